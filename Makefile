@@ -1,0 +1,34 @@
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := $(VENV)/.done
+
+.PHONY: help setup demo test lint types clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/'
+
+setup: $(SETUP) ## make .venv with the pinned versions
+
+$(SETUP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(SETUP) ## prepare, train, certify, verify and report on the State of the Union addresses
+	$(BIN)/sublora demo --config-file=config/demo.yaml
+
+test: lint types ## lint, types and the test suite
+	$(BIN)/pytest -n 2
+
+lint: $(SETUP) ## ruff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(SETUP) ## mypy
+	$(BIN)/mypy
+
+clean: ## remove .venv and what runs wrote
+	rm -rf $(VENV) out build *.egg-info

@@ -1,0 +1,7 @@
+"""`python -m sublora` is the command `sublora`."""
+
+import sys
+
+from sublora.cli import main
+
+sys.exit(main())

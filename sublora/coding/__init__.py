@@ -1,0 +1,1 @@
+"""From subspace coordinates to a self-delimiting message of a few hundred bytes, and back."""

@@ -1,0 +1,459 @@
+"""Typed configuration: one dataclass a section, YAML files, and `--section.key=value` flags.
+
+Later sources win: defaults, then the file, then the flags. Every key is checked against the dataclasses
+before anything runs, and every value is validated where its section is built.
+"""
+
+import dataclasses
+import difflib
+import json
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sublora.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+ALLOCATION_MODES = ("uniform", "fixed", "learned")
+ALLOCATION_SCOPES = ("layer", "shared")
+BOUND_TYPES = ("document_level",)
+QUANTIZERS = ("uniform", "kmeans", "rate_distortion")
+DTYPES = ("float32", "bfloat16")
+
+
+def _choice(name: str, value: str, legal: Sequence[str]) -> None:
+    if value not in legal:
+        words = f"{', '.join(legal[:-1])} or {legal[-1]}" if len(legal) > 1 else legal[0]
+        raise ConfigError(f"{name} {value!r} not recognized: {words}")
+
+
+def _range(name: str, value: float, low: float, high: float = math.inf) -> None:
+    if not low <= value <= high:
+        limits = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise ConfigError(f"{name} is {value}, but must be {limits}")
+
+
+@dataclass
+class Login:
+    """Where a run is written and who watches it."""
+
+    out_dir: str = "out"
+    """folder of the run: checkpoints, metrics, configuration"""
+    create_new_output_dir: bool = False
+    """write to a new dated folder below out_dir instead of out_dir itself"""
+    wandb_log: bool = False
+    """also log to Weights & Biases"""
+    wandb_project: str = "sublora"
+    """Weights & Biases project"""
+    wandb_run_name: str = "training"
+    """Weights & Biases run name"""
+
+
+@dataclass
+class Data:
+    """The corpus and how batches are cut from it."""
+
+    dataset_dir: str = ""
+    """folder that holds train.bin, or its parent (then `dataset` names the subfolder)"""
+    dataset: str = ""
+    """subfolder of dataset_dir"""
+    batch_size: int = 12
+    """sequences in a micro-batch"""
+    block_size: int = 1024
+    """context length in tokens"""
+    perturb_word_order_window_size: int = 0
+    """shuffle tokens inside windows of this size (0: keep the order)"""
+    eot_token: int | None = None
+    """end-of-text token; read from the corpus unless given"""
+    vocab_size: int | None = None
+    """number of tokens that can occur, end-of-text included; read from the corpus unless given"""
+
+    def __post_init__(self) -> None:
+        _range("data.batch_size", self.batch_size, 1)
+        _range("data.block_size", self.block_size, 2)
+        _range("data.perturb_word_order_window_size", self.perturb_word_order_window_size, 0)
+
+
+@dataclass
+class Training:
+    """How long to train and what to record."""
+
+    gradient_accumulation_steps: int = 1
+    """micro-batches per step"""
+    max_iters: int = 600000
+    """optimizer steps"""
+    eval_interval: int = 2000
+    """steps between evaluations and checkpoints"""
+    eval_iters: int = 200
+    """batches of an evaluation"""
+    log_interval: int = 10
+    """steps between lines of the metrics file"""
+    always_save_checkpoint: bool = False
+    """keep a checkpoint of every evaluation, not only the best and the last"""
+    eval_only: bool = False
+    """evaluate once and stop"""
+
+    def __post_init__(self) -> None:
+        for name in ("gradient_accumulation_steps", "eval_interval", "eval_iters", "log_interval"):
+            _range(f"training.{name}", getattr(self, name), 1)
+        _range("training.max_iters", self.max_iters, 0)
+
+
+@dataclass
+class Optimizer:
+    """AdamW (Loshchilov & Hutter 2019)."""
+
+    learning_rate: float = 5e-3
+    """peak learning rate of subspace_params"""
+    weight_decay: float = 1e-2
+    """decoupled weight decay of subspace_params; gates are never decayed"""
+    beta1: float = 0.9
+    """decay of the first moment"""
+    beta2: float = 0.999
+    """decay of the second moment"""
+    grad_clip: float = 0.0
+    """clip the gradient norm to this (0: do not)"""
+    adam_epsilon: float = 1e-6
+    """term added to the denominator"""
+    no_decay_bias: bool = False
+    """leave one-dimensional weights undecayed where weights are trained without a subspace"""
+    correct_bias: bool = True
+    """bias correction of the moments; only true is supported"""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "weight_decay", "grad_clip", "adam_epsilon"):
+            _range(f"optimizer.{name}", getattr(self, name), 0)
+        for name in ("beta1", "beta2"):
+            _range(f"optimizer.{name}", getattr(self, name), 0, 1)
+        if not self.correct_bias:
+            raise ConfigError("optimizer.correct_bias=false is not supported: torch's AdamW always corrects; set it to true")
+
+
+@dataclass
+class LearningRate:
+    """Cosine schedule with linear warm-up."""
+
+    decay_lr: bool = True
+    """follow the schedule; false keeps the rate constant after the warm-up"""
+    warmup_iters: int = 0
+    """steps of linear warm-up"""
+    lr_decay_iters: int | None = None
+    """steps until min_lr is reached; max_iters unless given"""
+    min_lr: float = 0.0
+    """final learning rate"""
+
+    def __post_init__(self) -> None:
+        _range("learning_rate.warmup_iters", self.warmup_iters, 0)
+        _range("learning_rate.min_lr", self.min_lr, 0)
+
+
+@dataclass
+class Model:
+    """The base model."""
+
+    n_layer: int = 12
+    """transformer layers"""
+    n_head: int = 12
+    """attention heads"""
+    n_embd: int = 768
+    """width"""
+    dropout: float = 0.0
+    """dropout while training"""
+    bias: bool = False
+    """train biases where all weights are trained (use_lora: false); frozen biases are zero"""
+    init_from: str = "scratch"
+    """scratch, best_ckpt, or a Hugging Face id or folder"""
+    best_checkpoint_path: str = ""
+    """checkpoint file, or folder of the run that holds it"""
+    apply_rope: bool = False
+    """rotary positions; not available for GPT-2, take a Llama folder with init_from instead"""
+    use_mistral_sliding_window: bool = False
+    """sliding-window attention; not available for GPT-2, take a Mistral folder with init_from instead"""
+
+    def __post_init__(self) -> None:
+        for name in ("n_layer", "n_head", "n_embd"):
+            _range(f"model.{name}", getattr(self, name), 1)
+        _range("model.dropout", self.dropout, 0, 1)
+        if self.n_embd % self.n_head:
+            raise ConfigError(f"model.n_embd {self.n_embd} is not a multiple of model.n_head {self.n_head}")
+        for name in ("apply_rope", "use_mistral_sliding_window"):
+            if getattr(self, name):
+                raise ConfigError(f"model.{name}=true is not available from scratch: give a model folder with model.init_from")
+
+
+@dataclass
+class Sublora:
+    """LoRA, the subspace, and how its coordinates are divided between A and B."""
+
+    use_lora: bool = True
+    """adapt with LoRA; false with intrinsic_dim > 0 is a linear subspace of all weights"""
+    lora_alpha: int = 32
+    """LoRA scaling is lora_alpha / r"""
+    lora_dropout: float = 0.0
+    """dropout on the input of LoRA while training"""
+    attention_linear_use_lora: bool = True
+    """LoRA on the attention projections"""
+    attention_linear_lora_r: int = 4
+    """rank on the attention projections"""
+    linear_head_lora_r: int = 4
+    """rank on the output head"""
+    linear_head_enable_lora: bool = True
+    """LoRA on the output head"""
+    intrinsic_dim: int = 50000
+    """number d of subspace coordinates; 0 trains every LoRA parameter"""
+    allocation_mode: str = "uniform"
+    """uniform, fixed or learned"""
+    allocation_ratio: float = 0.5
+    """d_B / (d_A + d_B); in learned mode every gate starts here"""
+    allocation_scope: str = "shared"
+    """learned mode: layer (each layer owns a slice of alpha) or shared (every layer reads all of it)"""
+    intrinsic_mode: str = "rdkronqr"
+    """kind of the operator P"""
+    gating_lr: float = 0.02
+    """learning rate of the gates"""
+    gating_steepness: int = 10
+    """steepness C of the soft mask: its transition is 1/C of the coordinates wide"""
+
+    def __post_init__(self) -> None:
+        _choice("allocation_mode", self.allocation_mode, ALLOCATION_MODES)
+        _choice("allocation_scope", self.allocation_scope, ALLOCATION_SCOPES)
+        _range("sublora.allocation_ratio", self.allocation_ratio, 0, 1)
+        _range("sublora.intrinsic_dim", self.intrinsic_dim, 0)
+        _range("sublora.lora_alpha", self.lora_alpha, 1)
+        _range("sublora.lora_dropout", self.lora_dropout, 0, 1)
+        _range("sublora.attention_linear_lora_r", self.attention_linear_lora_r, 1)
+        _range("sublora.linear_head_lora_r", self.linear_head_lora_r, 1)
+        _range("sublora.gating_lr", self.gating_lr, 0)
+        _range("sublora.gating_steepness", self.gating_steepness, 1)
+        if self.allocation_mode == "learned" and not 0 < self.allocation_ratio < 1:
+            raise ConfigError("sublora.allocation_ratio must lie inside (0, 1) in learned mode: a gate starts there")
+
+    @property
+    def attention_r(self) -> int:
+        """Rank on the attention projections, 0 where they have no LoRA."""
+        return self.attention_linear_lora_r if self.use_lora and self.attention_linear_use_lora else 0
+
+    @property
+    def head_r(self) -> int:
+        """Rank on the output head, 0 where it has no LoRA."""
+        return self.linear_head_lora_r if self.use_lora and self.linear_head_enable_lora else 0
+
+
+@dataclass
+class Bounds:
+    """Quantization, the message, and the bound."""
+
+    levels: int = 11
+    """number of quantization levels (uniform and kmeans)"""
+    use_kmeans: bool = False
+    """k-means codebook; the same as quantizer: kmeans"""
+    quantizer: str = "uniform"
+    """uniform, kmeans, or rate_distortion (step and symbols minimise the bound itself)"""
+    max_quant_iters: int = 0
+    """steps of quantization-aware training; only 0 is supported"""
+    quant_lr: float = 5e-5
+    """learning rate of quantization-aware training"""
+    eval_batch_size: int = 32
+    """windows scored at once"""
+    bound_samples: int = 10000
+    """documents drawn to measure the risk (0: all of them)"""
+    bound_type: str = "document_level"
+    """what the claim is about"""
+    sliding_window_size: int | None = None
+    """new tokens per window when a document is longer than block_size; block_size unless given"""
+    delta: float = 0.05
+    """probability that the certificate may be wrong"""
+    joint: bool = False
+    """make all claims hold at once by splitting delta; otherwise each holds on its own"""
+
+    def __post_init__(self) -> None:
+        _choice("bound_type", self.bound_type, BOUND_TYPES)
+        _choice("quantizer", self.quantizer, QUANTIZERS)
+        _range("bounds.levels", self.levels, 1)
+        _range("bounds.eval_batch_size", self.eval_batch_size, 1)
+        _range("bounds.bound_samples", self.bound_samples, 0)
+        if not 0 < self.delta < 1:
+            raise ConfigError(f"bounds.delta is {self.delta}, but must lie inside (0, 1)")
+        if self.max_quant_iters:
+            raise ConfigError("bounds.max_quant_iters must be 0: use bounds.quantizer=rate_distortion instead")
+        if self.sliding_window_size is not None:
+            _range("bounds.sliding_window_size", self.sliding_window_size, 1)
+        if self.use_kmeans:
+            if self.quantizer == "rate_distortion":
+                raise ConfigError("bounds.use_kmeans=true contradicts bounds.quantizer=rate_distortion: choose one")
+            self.quantizer = "kmeans"
+
+
+@dataclass
+class System:
+    """The machine and the seed."""
+
+    device: str = "auto"
+    """auto, cpu, cuda, mps, ..."""
+    dtype: str = "float32"
+    """float32, or bfloat16 autocast while training; scoring is always float32"""
+    compile: bool = False
+    """torch.compile the model for training"""
+    seed: int = 42
+    """root of every random stream"""
+    threads: int = 0
+    """CPU threads (0: as many as torch chooses)"""
+
+    def __post_init__(self) -> None:
+        _choice("dtype", self.dtype, DTYPES)
+        _range("system.seed", self.seed, 0)
+
+
+@dataclass
+class Config:
+    """All sections. `explicit` lists the keys that a file or a flag set, as `section.key`."""
+
+    login: Login = field(default_factory=Login)
+    data: Data = field(default_factory=Data)
+    training: Training = field(default_factory=Training)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    learning_rate: LearningRate = field(default_factory=LearningRate)
+    model: Model = field(default_factory=Model)
+    sublora: Sublora = field(default_factory=Sublora)
+    bounds: Bounds = field(default_factory=Bounds)
+    system: System = field(default_factory=System)
+    explicit: frozenset[str] = frozenset()
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """Return the sections as nested dictionaries of plain values."""
+        return {name: dataclasses.asdict(getattr(self, name)) for name in SECTIONS}
+
+    def to_yaml(self) -> str:
+        """Return the resolved configuration as YAML that loads to the same Config."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+SECTIONS: dict[str, type] = {
+    "login": Login,
+    "data": Data,
+    "training": Training,
+    "optimizer": Optimizer,
+    "learning_rate": LearningRate,
+    "model": Model,
+    "sublora": Sublora,
+    "bounds": Bounds,
+    "system": System,
+}
+ALIASES = {"optimizer.adam_epislon": "optimizer.adam_epsilon"}
+IGNORED = {
+    "data.openwebtext_train_eot_indices_file": "the index of documents is built from train.bin",
+    "data.empirical_document_length_distribution_file": "document lengths are read from the index",
+    "data.num_docs": "n is counted from the corpus",
+    "data.data_size": "n is counted from the corpus",
+    "bounds.misc_extra_bits": "every bit the decoder needs is in the message",
+    "model.use_mergedlinear": "the adapter is PEFT's LoRA",
+}
+
+
+def _check_key(key: str) -> None:
+    section, _, name = key.partition(".")
+    if section not in SECTIONS:
+        known = list(SECTIONS)
+        kind, where = "section", ""
+        word = section
+    else:
+        known = [f.name for f in dataclasses.fields(SECTIONS[section])]
+        kind, where = "key", f" of {section}"
+        word = name
+        if name in known:
+            return
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
+    raise ConfigError(f"unknown {kind} {word!r}{where}; the nearest is {near[0]!r}; known: {', '.join(known)}")
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        nested = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(nested, dict) or not all(v is None or isinstance(v, dict) for v in nested.values()):
+        raise ConfigError(f"{path} must hold sections of keys, as in config/sublora_train.yaml")
+    return {f"{section}.{name}": value for section, keys in nested.items() for name, value in (keys or {}).items()}
+
+
+def _split_flags(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    flags, words = [], list(arguments)
+    while words:
+        word = words.pop(0)
+        if not word.startswith("--"):
+            raise ConfigError(f"unexpected argument {word!r}: options are --config-file=FILE and --section.key=value")
+        name, equals, value = word[2:].partition("=")
+        if not equals:
+            if not words:
+                raise ConfigError(f"option --{name} needs a value: --{name}=VALUE")
+            value = words.pop(0)
+        flags.append((name, value))
+    return flags
+
+
+def load_config(arguments: Sequence[str] = ()) -> Config:
+    """Build the configuration from command-line words.
+
+    Args:
+        arguments: `--config-file=FILE` (or `--config-file FILE`, repeatable) and `--section.key=value`.
+
+    Raises:
+        ConfigError: an unknown key (the nearest known one is named), a value of the wrong type or outside its range.
+    """
+    values: dict[str, Any] = {}
+    flags = _split_flags(arguments)
+    for name, value in flags:
+        if name == "config-file":
+            values.update(_read_yaml(value))
+    values.update({name: value for name, value in flags if name != "config-file"})
+    return config_from_values(values)
+
+
+def config_from_values(values: dict[str, Any]) -> Config:
+    """Build the configuration from `{"section.key": value}`; strings are converted to the type of their key."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    nested: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    explicit = set()
+    for written, value in values.items():
+        key = ALIASES.get(written, written)
+        if key in IGNORED:
+            log.warning("%s is ignored: %s", key, IGNORED[key])
+            continue
+        _check_key(key)
+        section, _, name = key.partition(".")
+        nested[section][name] = value
+        explicit.add(key)
+    parser = ArgumentParser(exit_on_error=False)
+    for section, cls in SECTIONS.items():
+        parser.add_class_arguments(cls, section)
+    try:
+        parsed = parser.parse_object(nested)
+    except ArgumentError as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    sections = {name: cls(**vars(parsed[name])) for name, cls in SECTIONS.items()}
+    return Config(**sections, explicit=frozenset(explicit))
+
+
+def config_from_json(text: str) -> Config:
+    """Rebuild a configuration from the JSON of `Config.to_dict`."""
+    nested = json.loads(text)
+    return config_from_values({f"{s}.{k}": v for s, keys in nested.items() for k, v in keys.items()})
+
+
+def help_text() -> str:
+    """Return one line for every key: its name, type, default and meaning."""
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(add_help=False, usage="--config-file=FILE --section.key=value ...")
+    for section, cls in SECTIONS.items():
+        parser.add_class_arguments(cls, section)
+    return parser.format_help()

@@ -1,0 +1,66 @@
+"""Checkpoints: one safetensors file with alpha, the gates, the optimizer's moments, and the run's settings as metadata."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from sublora.config import Config, config_from_json
+from sublora.errors import TrainingError
+from sublora.files import write_bytes
+
+BEST, LAST = "best.safetensors", "last.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Tensors by name (`subspace_params`, `gating_params`, `optimizer.*`), and what they belong to."""
+
+    tensors: dict[str, Tensor]
+    iteration: int
+    best_val: float
+    vocab_size: int
+    corpus_sha256: str
+    config: Config
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; the old one stays until the new one is complete."""
+    metadata = {
+        "iteration": str(checkpoint.iteration),
+        "best_val": repr(checkpoint.best_val),
+        "vocab_size": str(checkpoint.vocab_size),
+        "corpus_sha256": checkpoint.corpus_sha256,
+        "config": json.dumps(checkpoint.config.to_dict()),
+    }
+    write_bytes(path, save(dict(checkpoint.tensors), metadata))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint file, or the best one of a run's folder.
+
+    Raises:
+        TrainingError: there is none, or it is damaged.
+    """
+    if path.is_dir():
+        path = path / BEST
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise TrainingError(f"no checkpoint at {path}: give model.best_checkpoint_path a run's folder or file") from error
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        return Checkpoint(
+            tensors,
+            int(header["iteration"]),
+            float(header["best_val"]),
+            int(header["vocab_size"]),
+            header["corpus_sha256"],
+            config_from_json(header["config"]),
+        )
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise TrainingError(f"the checkpoint {path} is damaged or was not written by sublora: {error}") from error

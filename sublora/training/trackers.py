@@ -1,0 +1,69 @@
+"""Who watches a run: a JSONL file always, TensorBoard always, Weights & Biases on request."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from sublora.config import Config
+from sublora.files import write_text
+
+METRICS = "metrics.jsonl"
+
+
+def _flatten(record: dict[str, Any]) -> dict[str, float]:
+    out: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, list):
+            out |= {f"{record['kind']}/{name}/{i}": v for i, v in enumerate(value)}
+        elif isinstance(value, int | float) and name != "iter":
+            out[f"{record['kind']}/{name}"] = value
+    return out
+
+
+def _stands(record: dict[str, Any], resume_at: int) -> bool:
+    # The evaluation at the step of the checkpoint is made again.
+    return record["iter"] < resume_at or (record["iter"] == resume_at and record["kind"] == "train")
+
+
+class Trackers:
+    """Write records `{"kind": "train" | "eval", "iter": int, ...}` to everything that watches.
+
+    Args:
+        out_dir: folder of the run.
+        config: section login says whether Weights & Biases is used.
+        resume_at: step that the run goes on from; what a lost continuation wrote after it is dropped. None starts a new file.
+    """
+
+    def __init__(self, out_dir: Path, config: Config, resume_at: int | None) -> None:
+        path = out_dir / METRICS
+        old = path.read_text().splitlines() if resume_at is not None and path.exists() else []
+        kept = [line for line in old if _stands(json.loads(line), resume_at or 0)]
+        write_text(path, "".join(line + "\n" for line in kept))
+        self._file = path.open("a")
+        self._board = SummaryWriter(str(out_dir / "tensorboard"), purge_step=resume_at)
+        self._wandb = None
+        if config.login.wandb_log:
+            import wandb
+
+            self._wandb = wandb.init(
+                project=config.login.wandb_project, name=config.login.wandb_run_name, dir=str(out_dir), config=config.to_dict()
+            )
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append one record."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        numbers = _flatten(record)
+        for name, value in numbers.items():
+            self._board.add_scalar(name, value, record["iter"])
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=record["iter"])
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self._file.close()
+        self._board.close()
+        if self._wandb is not None:
+            self._wandb.finish()
