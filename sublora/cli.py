@@ -1,4 +1,7 @@
-"""The command `sublora`. Thin: every subcommand reads its options and calls one function; torch is imported only where it is needed."""
+"""The command `sublora`. Thin: a subcommand reads its options and calls one function.
+
+torch is imported only where it is needed, so that `sublora --help` answers at once.
+"""
 
 import argparse
 import logging
@@ -14,7 +17,10 @@ _CONFIGURED = "takes --config-file=FILE and --section.key=value; `sublora {} --h
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="sublora", description="Train a language model in a random subspace, and certify it from a few hundred bytes.")
+    parser = argparse.ArgumentParser(
+        prog="sublora",
+        description="Train a language model in a random subspace, and certify it from a few hundred bytes.",
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     prepare = commands.add_parser("prepare", help="write a corpus as tokens and an index of documents")
@@ -22,7 +28,11 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--out", required=True, type=Path, help="folder to write")
     prepare.add_argument("--input", type=Path, nargs="*", default=[], help="files to read (text, jsonl)")
     prepare.add_argument("--tokenizer", default=None, help="bytes, gpt2, or a folder with a GPT-2 vocabulary")
-    for name, text in (("train", "train alpha"), ("bounds", "quantize, write the message, and certify"), ("demo", "prepare, train, bounds, verify and report in one go")):
+    for name, text in (
+        ("train", "train alpha"),
+        ("bounds", "quantize, write the message, and certify"),
+        ("demo", "prepare, train, bounds, verify and report in one go"),
+    ):
         commands.add_parser(name, help=f"{text}; {_CONFIGURED.format(name)}", add_help=False)
     verify = commands.add_parser("verify", help="re-check a certificate")
     verify.add_argument("certificate", type=Path, help="certificate.json, or the folder that holds it")
@@ -36,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
 def _prepare(options: argparse.Namespace) -> None:
     from sublora.corpus.prepare import prepare
 
-    prepare(options.source, options.out, inputs=options.input, tokenizer=options.tokenizer)
+    prepare(options.source, options.out, paths=options.input, tokenizer=options.tokenizer)
 
 
 def _train(arguments: Sequence[str]) -> None:
@@ -99,7 +109,9 @@ def _demo(arguments: Sequence[str]) -> None:
     _train(words)
     _bounds_of_run(words, run_dir)
     # Another process, so that nothing but the bytes is shared with the one that issued the certificate.
-    check = subprocess.run([sys.executable, "-m", "sublora", "verify", str(run_dir), "--data", config.data.dataset_dir], check=False)
+    check = subprocess.run(
+        [sys.executable, "-m", "sublora", "verify", str(run_dir), "--data", config.data.dataset_dir], check=False
+    )
     if check.returncode:
         raise SubloraError(f"the certificate in {run_dir} was not verified")
     from sublora.report.html import write_report

@@ -132,7 +132,9 @@ class Optimizer:
         for name in ("beta1", "beta2"):
             _range(f"optimizer.{name}", getattr(self, name), 0, 1)
         if not self.correct_bias:
-            raise ConfigError("optimizer.correct_bias=false is not supported: torch's AdamW always corrects; set it to true")
+            raise ConfigError(
+                "optimizer.correct_bias=false is not supported: torch's AdamW always corrects; set it to true"
+            )
 
 
 @dataclass
@@ -184,7 +186,9 @@ class Model:
             raise ConfigError(f"model.n_embd {self.n_embd} is not a multiple of model.n_head {self.n_head}")
         for name in ("apply_rope", "use_mistral_sliding_window"):
             if getattr(self, name):
-                raise ConfigError(f"model.{name}=true is not available from scratch: give a model folder with model.init_from")
+                raise ConfigError(
+                    f"model.{name}=true is not available from scratch: give a model folder with model.init_from"
+                )
 
 
 @dataclass

@@ -30,12 +30,17 @@ def statement(claim: dict[str, Any], terms: Terms, source: str) -> str:
 
 def limits(terms: Terms, base: str, tokenizer: str) -> list[str]:
     """Return what the claims do not say, one sentence each."""
-    together = "All claims hold at once: delta is divided between them." if terms.joint else "Each claim holds on its own with this probability, not all at once."
+    together = (
+        "All claims hold at once: delta is divided between them."
+        if terms.joint
+        else "Each claim holds on its own with this probability, not all at once."
+    )
     return [
         together,
-        "The claims are about documents drawn independently from the source of the training documents; paragraphs of one "
-        "speech, or pages of one site, depend on each other, and the claims inherit how well independence describes them.",
-        f"Base weights ({base}) and tokenizer ({tokenizer}) count as known beforehand: if they were fitted to the training documents, the claims are void.",
+        "The claims are about documents drawn independently from the source of the training documents; paragraphs of "
+        "one speech, or pages of one site, depend on each other, and the claims are as good as that assumption.",
+        f"Base weights ({base}) and tokenizer ({tokenizer}) count as known beforehand: if they were fitted to the "
+        "training documents, the claims are void.",
         "The length of a document is given; end-of-text is not predicted.",
     ]
 

@@ -11,7 +11,16 @@ import numpy as np
 
 import sublora
 from sublora import seeds
-from sublora.bounds.certificate import CERTIFICATE, FORMAT, LOSSES, MESSAGE, limits, metric_name, statement, write_certificate
+from sublora.bounds.certificate import (
+    CERTIFICATE,
+    FORMAT,
+    LOSSES,
+    MESSAGE,
+    limits,
+    metric_name,
+    statement,
+    write_certificate,
+)
 from sublora.bounds.claims import Terms, decompose, losses_by_metric, make_claims, reference_bound, risk_bound
 from sublora.bounds.measure import Protocol, draw_documents, rebuild, score
 from sublora.bounds.scores import Scores
@@ -53,19 +62,32 @@ class Certifier:
         device = "cpu" if self.config.system.device == "auto" else self.config.system.device
         self.protocol = Protocol(b.bound_samples, stride, b.eval_batch_size, device)
         rng = seeds.stream(self.spec.seed, "calibration")
-        self.calibration = np.sort(rng.choice(len(corpus.train), min(CALIBRATION_DOCUMENTS, len(corpus.train)), replace=False))
+        self.calibration = np.sort(
+            rng.choice(len(corpus.train), min(CALIBRATION_DOCUMENTS, len(corpus.train)), replace=False)
+        )
 
     def terms(self, bits: int, mixture_exponent: int) -> Terms:
         """Return what the bound depends on for a message of so many bits."""
         b = self.config.bounds
         n = len(self.corpus.train)
-        return Terms(bits, n, b.delta, b.joint, 2.0**-mixture_exponent, self.corpus.vocab_size - 1, self.corpus.min_tokens, b.bound_samples > 0)
+        return Terms(
+            bits,
+            n,
+            b.delta,
+            b.joint,
+            2.0**-mixture_exponent,
+            self.corpus.vocab_size - 1,
+            self.corpus.min_tokens,
+            b.bound_samples > 0,
+        )
 
     def score(self, data: bytes, split: Split, documents: np.ndarray, description: str) -> tuple[Scores, str]:
         """Decode a message and score documents with what it decodes to; also return the hash of the base weights."""
         message = decode_message(data, max_symbols=max(len(self.alpha), 1))
         model, base = rebuild(message, self.architecture)
-        return score(model, split, documents, self.corpus, self.architecture.block_size, self.protocol, description), base
+        return score(
+            model, split, documents, self.corpus, self.architecture.block_size, self.protocol, description
+        ), base
 
     def candidates(self) -> list[Quantized]:
         """Return the quantizations to choose from."""
@@ -92,7 +114,9 @@ class Certifier:
             exponent = min(MIXTURE_EXPONENTS, key=lambda e: self.estimate(draft, scores, e))
             encoded = encode_message(self.spec, exponent, quantized, self.gates)
             value = self.estimate(encoded, scores, exponent)
-            log.info("message of %d bits, mixture weight 2^-%d: estimated bound %.4f", 8 * len(encoded.data), exponent, value)
+            log.info(
+                "message of %d bits, mixture weight 2^-%d: estimated bound %.4f", 8 * len(encoded.data), exponent, value
+            )
             if best is None or value < best[0]:
                 best = (value, encoded)
         assert best is not None
@@ -116,14 +140,23 @@ class Certifier:
         base = f"random, seed {self.spec.seed}" if self.architecture.source == "scratch" else self.architecture.source
         certificate = {
             "format": FORMAT,
-            "statement": statement(next((c for c in claims if c["metric"] == "bpb"), claims[0]), terms, str(meta["source"])),
+            "statement": statement(
+                next((c for c in claims if c["metric"] == "bpb"), claims[0]), terms, str(meta["source"])
+            ),
             "delta": terms.delta,
             "joint": terms.joint,
             "bound_type": self.config.bounds.bound_type,
             "mixture_weight": terms.mixture_weight,
             "claims": [{**c, "name": metric_name(c["metric"])} for c in claims],
             "comparison": [reference_bound(scores, terms)],
-            "baselines": [{"name": "uniform coding", "held_out": math.log2(terms.n_symbols), "bits": 0, "bound": math.log2(terms.n_symbols)}],
+            "baselines": [
+                {
+                    "name": "uniform coding",
+                    "held_out": math.log2(terms.n_symbols),
+                    "bits": 0,
+                    "bound": math.log2(terms.n_symbols),
+                }
+            ],
             "decomposition": decompose(scores, terms, claims[0]["bound"]),
             "held_out": self.held_out(data, terms),
             "message": {"bits": terms.bits, "sha256": sha256(data), "ledger": encoded.ledger},
@@ -147,7 +180,8 @@ class Certifier:
             "draw": {"samples": self.protocol.samples, "batch_size": self.protocol.batch_size},
             "losses_sha256": sha256(losses),
             "limits": limits(terms, base, str(meta["tokenizer"])),
-            "versions": {"sublora": sublora.__version__} | {p: importlib.metadata.version(p) for p in ("torch", "transformers", "peft", "numpy", "constriction")},
+            "versions": {"sublora": sublora.__version__}
+            | {p: importlib.metadata.version(p) for p in ("torch", "transformers", "peft", "numpy", "constriction")},
         }
         write_certificate(out_dir / CERTIFICATE, certificate)
         return certificate
@@ -201,7 +235,10 @@ def certify(config: Config) -> Path:
     data = config.data
     corpus = open_corpus(Path(data.dataset_dir), data.dataset, eot_token=data.eot_token, vocab_size=data.vocab_size)
     if corpus.vocab_size != checkpoint.vocab_size:
-        raise CorpusError(f"the corpus has {corpus.vocab_size} tokens, the checkpoint's model {checkpoint.vocab_size}: give the corpus it was trained on")
+        raise CorpusError(
+            f"the corpus has {corpus.vocab_size} tokens, the checkpoint's model {checkpoint.vocab_size}: "
+            "give the corpus it was trained on"
+        )
     out_dir = path if path.is_dir() else path.parent
     Certifier(config, checkpoint, corpus).run(out_dir)
     return out_dir / CERTIFICATE

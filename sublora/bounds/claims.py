@@ -71,7 +71,9 @@ def risk_bound(losses: Float[np.ndarray, " m"], upper: float, terms: Terms, clai
     """
     delta = terms.delta / claims
     if terms.subsampled:
-        return betting_subsampled(losses, upper=upper, n=terms.n, message_nats=terms.bits * math.log(2), delta=delta).value
+        return betting_subsampled(
+            losses, upper=upper, n=terms.n, message_nats=terms.bits * math.log(2), delta=delta
+        ).value
     return betting(losses, upper=upper, nats=nats(terms.bits, delta))
 
 
@@ -87,7 +89,9 @@ def make_claims(scores: Scores, terms: Terms, margin: float = LOSS_MARGIN) -> li
     claims = []
     for metric, (losses, upper) in metrics.items():
         value = risk_bound(np.minimum(losses + margin, upper), upper, terms, len(metrics) if terms.joint else 1)
-        claims.append({"metric": metric, "empirical": float(losses.mean()), "bound": _round_up(min(value, upper)), "upper": upper})
+        claims.append(
+            {"metric": metric, "empirical": float(losses.mean()), "bound": _round_up(min(value, upper)), "upper": upper}
+        )
     return claims
 
 
@@ -114,8 +118,17 @@ def reference_bound(scores: Scores, terms: Terms) -> dict[str, Any]:
     for i, a in enumerate(TOKEN_SMOOTHING_GRID):
         low, high = token_smoothing_range(a, terms.n_symbols)
         value = hoeffding_subsampling(
-            scores.smoothed[:, i], spread=high - low, n=terms.n, message_nats=terms.bits * math.log(2), delta=terms.delta
+            scores.smoothed[:, i],
+            spread=high - low,
+            n=terms.n,
+            message_nats=terms.bits * math.log(2),
+            delta=terms.delta,
         )
         if value < best["bound"]:
             best = {"bound": value, "smoothing": a, "empirical": float(scores.smoothed[:, i].mean())}
-    return {"name": "hoeffding_subsampling", "metric": "bpd", **best, "note": "Lotfi et al. 2024; not a claim of this certificate"}
+    return {
+        "name": "hoeffding_subsampling",
+        "metric": "bpd",
+        **best,
+        "note": "Lotfi et al. 2024; not a claim of this certificate",
+    }

@@ -67,7 +67,15 @@ def draw_documents(data: bytes, corpus_sha256: str, n: int, samples: int) -> Int
     return uniform_draw(n, samples, hashlib.sha256(data + bytes.fromhex(corpus_sha256)).digest())
 
 
-def score(model: PreTrainedModel, split: Split, documents: Int[np.ndarray, " m"], corpus: Corpus, block_size: int, protocol: Protocol, description: str) -> Scores:
+def score(
+    model: PreTrainedModel,
+    split: Split,
+    documents: Int[np.ndarray, " m"],
+    corpus: Corpus,
+    block_size: int,
+    protocol: Protocol,
+    description: str,
+) -> Scores:
     """Score documents that may repeat; each distinct one is scored once."""
     distinct, rows = np.unique(documents, return_inverse=True)
     scores = score_documents(
@@ -82,5 +90,7 @@ def score(model: PreTrainedModel, split: Split, documents: Int[np.ndarray, " m"]
         description=description,
     )
     if not np.isfinite(scores.bits).all():
-        raise CertificateError("the decoded model gives some document no finite probability: there is nothing to certify")
+        raise CertificateError(
+            "the decoded model gives some document no finite probability: there is nothing to certify"
+        )
     return scores.take(rows)

@@ -61,7 +61,9 @@ def score_documents(
             part = documents[begin : begin + DOCUMENTS_AT_ONCE]
             sums = _score_part(model, split, part, eot_token, vocab_size, block_size, stride, batch_size, advance)
             lengths = split.lengths[part]
-            total["byte_lengths"].append(np.zeros_like(lengths) if split.byte_lengths is None else split.byte_lengths[part])
+            total["byte_lengths"].append(
+                np.zeros_like(lengths) if split.byte_lengths is None else split.byte_lengths[part]
+            )
             total["bits"].append(sums[:, 0])
             total["lengths"].append(lengths)
             total["smoothed"].append(sums[:, 1 : 1 + len(TOKEN_SMOOTHING_GRID)] / lengths[:, None])
@@ -95,7 +97,9 @@ def _score_part(
         hidden = model.base_model(input_ids=inputs, use_cache=False)[0][mask]
         losses = torch.cat(
             [
-                token_losses(_logits(model, hidden[i : i + LOGIT_ROWS], vocab_size), targets[i : i + LOGIT_ROWS], eot_token)
+                token_losses(
+                    _logits(model, hidden[i : i + LOGIT_ROWS], vocab_size), targets[i : i + LOGIT_ROWS], eot_token
+                )
                 for i in range(0, len(targets), LOGIT_ROWS)
             ]
         )
@@ -111,7 +115,10 @@ def _logits(model: nn.Module, hidden: Float[Tensor, "N e"], vocab_size: int) -> 
 
 
 def token_losses(
-    logits_NV: Float[Tensor, "N V"], targets_N: Int[Tensor, " N"], eot_token: int, grid: Sequence[float] = TOKEN_SMOOTHING_GRID
+    logits_NV: Float[Tensor, "N V"],
+    targets_N: Int[Tensor, " N"],
+    eot_token: int,
+    grid: Sequence[float] = TOKEN_SMOOTHING_GRID,
 ) -> Float[Tensor, "N columns"]:
     """Return, per token, its bits, its bits under token smoothing for each a, and whether it misses each top k.
 

@@ -65,7 +65,11 @@ def verify(path: Path, data_dir: Path | None, dataset: str = "") -> dict[str, An
     folder = path if path.is_dir() else path.parent
     message_bytes, message = _check_message(certificate, folder)
     scores = _check_arithmetic(certificate, folder)
-    log.info("%s: digest, message, ledger and the arithmetic of %d claims agree", folder / CERTIFICATE, len(certificate["claims"]))
+    log.info(
+        "%s: digest, message, ledger and the arithmetic of %d claims agree",
+        folder / CERTIFICATE,
+        len(certificate["claims"]),
+    )
     if data_dir is not None:
         corpus = open_corpus(data_dir, dataset)
         _check_corpus(certificate, corpus)
@@ -93,16 +97,22 @@ def _check_arithmetic(certificate: dict[str, Any], folder: Path) -> Scores:
     _expect("the hash of the losses", certificate["losses_sha256"], sha256(path.read_bytes()))
     terms = terms_of(certificate)
     _expect("the number of losses", certificate["draw"]["samples"] or terms.n, len(scores.bits))
-    _compare_claims(certificate, make_claims(scores, terms), lambda claimed, found: abs(claimed - found) <= _ARITHMETIC_TOLERANCE)
+    _compare_claims(
+        certificate, make_claims(scores, terms), lambda claimed, found: abs(claimed - found) <= _ARITHMETIC_TOLERANCE
+    )
     return scores
 
 
-def _compare_claims(certificate: dict[str, Any], found: list[dict[str, Any]], agrees: Callable[[float, float], bool]) -> None:
+def _compare_claims(
+    certificate: dict[str, Any], found: list[dict[str, Any]], agrees: Callable[[float, float], bool]
+) -> None:
     claimed = certificate["claims"]
     _expect("the list of claims", [c["metric"] for c in claimed], [f["metric"] for f in found])
     for c, f in zip(claimed, found, strict=True):
         if not agrees(c["bound"], f["bound"]):
-            raise CertificateError(f"the bound on {c['metric']} differs: the certificate says {c['bound']:.6f}, but it is {f['bound']:.6f}")
+            raise CertificateError(
+                f"the bound on {c['metric']} differs: the certificate says {c['bound']:.6f}, but it is {f['bound']:.6f}"
+            )
 
 
 def _check_corpus(certificate: dict[str, Any], corpus: Corpus) -> None:
@@ -124,6 +134,12 @@ def _replay(certificate: dict[str, Any], data: bytes, message: Message, corpus: 
     documents = draw_documents(data, certificate["corpus"]["sha256"], len(corpus.train), draw["samples"])
     protocol = Protocol(draw["samples"], certificate["prior"]["stride"], draw["batch_size"])
     scores = score(model, corpus.train, documents, corpus, architecture.block_size, protocol, "scoring again")
-    _expect("the documents' lengths", sha256(np.ascontiguousarray(recorded.lengths).tobytes()), sha256(np.ascontiguousarray(scores.lengths).tobytes()))
+    _expect(
+        "the documents' lengths",
+        sha256(np.ascontiguousarray(recorded.lengths).tobytes()),
+        sha256(np.ascontiguousarray(scores.lengths).tobytes()),
+    )
     # Nothing is added to the new losses, so a claim that passes follows from them without any tolerance.
-    _compare_claims(certificate, make_claims(scores, terms_of(certificate), margin=0.0), lambda claimed, found: found <= claimed)
+    _compare_claims(
+        certificate, make_claims(scores, terms_of(certificate), margin=0.0), lambda claimed, found: found <= claimed
+    )

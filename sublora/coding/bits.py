@@ -1,6 +1,8 @@
 """Bits, most significant first, and the universal codes of integers that the header is made of."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+
+import numpy as np
 
 from sublora.errors import MessageError
 
@@ -175,11 +177,12 @@ def read_decimal(reader: BitReader) -> int:
     return rest * 10**zeros
 
 
-def best_exp_golomb_order(values: Iterable[int], orders: int) -> int:
-    """Return the order below `orders` that codes `values` (integers >= 0) in the fewest bits."""
-    counted = list(values)
+def best_exp_golomb_order(values: Sequence[int], orders: int) -> int:
+    """Return the order below `orders` that codes `values` (0 <= value < 2**52) in the fewest bits."""
+    array = np.array(values, dtype=np.int64)
 
     def cost(order: int) -> int:
-        return sum(2 * ((value >> order) + 1).bit_length() - 1 + order for value in counted)
+        # frexp's exponent is the bit length, exactly, for integers below 2**53.
+        return int((2 * np.frexp((array >> order) + 1.0)[1] - 1 + order).sum())
 
     return min(range(orders), key=cost)

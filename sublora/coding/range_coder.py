@@ -1,8 +1,9 @@
 """Range coding (Martin 1979; Pasco 1976) by `constriction`, cut to the shortest self-delimiting prefix.
 
-Tables of frequencies are integers that add up to 2**24, constriction's fixed-point precision. constriction turns weights w
-into frequencies 1 + floor(cumulated w * (2**24 - L) / sum w), differenced; for w = frequency - 1 the sum is 2**24 - L, the
-quotient is exactly 1, and every number is an integer below 2**24, exact even in float32. No rounding is left to chance.
+Tables of frequencies are integers that add up to 2**24, constriction's fixed-point precision. From L weights w
+constriction makes the cumulative frequencies floor(scale * cumulative w) + index, with scale = (2**24 - L) / sum w. For
+w = frequency - 1 the scale is exactly 1 and every sum is an integer below 2**24, exact even in float32: no rounding is
+left to chance.
 """
 
 from collections.abc import Callable
@@ -17,9 +18,6 @@ from sublora.errors import MessageError
 PRECISION = 24
 TOTAL = 1 << PRECISION
 _WORD, _STATE = 32, 64
-
-Encoder = constriction.stream.queue.RangeEncoder
-Decoder = constriction.stream.queue.RangeDecoder
 
 
 def frequencies(weights: list[int]) -> Int64[np.ndarray, "L"]:
@@ -45,7 +43,7 @@ def model(table: Int64[np.ndarray, "L"]) -> constriction.stream.model.Categorica
     return constriction.stream.model.Categorical(probabilities(table), perfect=False)
 
 
-def write_payload(writer: BitWriter, encoder: Encoder) -> None:
+def write_payload(writer: BitWriter, encoder: constriction.stream.queue.RangeEncoder) -> None:
     """Write the fewest bits b such that b followed by anything decodes to what `encoder` has encoded.
 
     The coder's final interval is [low, low + range) / 2**length; the bits are the shortest binary fraction whose
@@ -69,8 +67,8 @@ def write_payload(writer: BitWriter, encoder: Encoder) -> None:
 def read_payload(
     reader: BitReader,
     count: int,
-    decode: Callable[[Decoder], Int[np.ndarray, "n"]],
-    encode: Callable[[Int[np.ndarray, "n"]], Encoder],
+    decode: Callable[[constriction.stream.queue.RangeDecoder], Int[np.ndarray, "n"]],
+    encode: Callable[[Int[np.ndarray, "n"]], constriction.stream.queue.RangeEncoder],
 ) -> Int[np.ndarray, "n"]:
     """Decode `count` symbols and move the reader to the end of their canonical bits.
 
@@ -81,7 +79,7 @@ def read_payload(
     padded = limit + -limit % _WORD
     data = reader.peek(padded).to_bytes(padded // 8, "big")
     try:
-        symbols = decode(Decoder(np.frombuffer(data, dtype=">u4").astype(np.uint32)))
+        symbols = decode(constriction.stream.queue.RangeDecoder(np.frombuffer(data, dtype=">u4").astype(np.uint32)))
     except AssertionError as error:  # constriction's word for a point that lies in no symbol's interval
         raise MessageError("the payload is not the code of any symbols") from error
     again = BitWriter()

@@ -9,7 +9,7 @@ import numpy as np
 
 log = logging.getLogger(__name__)
 
-# The name of the list of layers in GPT-2 and Bloom (h), Llama, Mistral, Qwen, GPT-NeoX and OPT (layers), BERT (layer), MPT (blocks).
+# The list of layers: h (GPT-2, Bloom), layers (Llama, Mistral, Qwen, GPT-NeoX, OPT), layer (BERT), blocks (MPT).
 _LAYER = re.compile(r"(?:^|\.)(h|layers|layer|blocks|block)\.(\d+)\.")
 
 
@@ -52,9 +52,17 @@ def find_groups(names: Sequence[str]) -> list[Group]:
     groups = [Group(side, layer, tuple(i for i, k in enumerate(keys) if k == (layer, side))) for layer, side in order]
     n_layers = len({layer for layer, _ in order if layer is not None})
     if n_layers:
-        log.info("found %d layers and %d groups of parameters: %s", n_layers, len(groups), ", ".join(g.name for g in groups[:4]) + ", ...")
+        log.info(
+            "found %d layers and %d groups of parameters: %s",
+            n_layers,
+            len(groups),
+            ", ".join(g.name for g in groups[:4]) + ", ...",
+        )
     else:
-        log.warning("no transformer layers found in the parameter names (such as %s): all parameters are outside the layers", names[0])
+        log.warning(
+            "no transformer layers found in the parameter names (such as %s): all parameters are outside the layers",
+            names[0],
+        )
     return groups
 
 

@@ -87,10 +87,14 @@ def _load_pretrained(a: Architecture) -> PreTrainedModel:
         raise ConfigError(f"cannot load the base model {a.source!r}: {str(error).splitlines()[0]}") from error
     have = model.get_input_embeddings().weight.shape[0]
     if have < a.vocab_size:
-        raise ConfigError(f"{a.source!r} has {have} tokens, but the corpus has {a.vocab_size}: use the model's own tokenizer")
+        raise ConfigError(
+            f"{a.source!r} has {have} tokens, but the corpus has {a.vocab_size}: use the model's own tokenizer"
+        )
     positions = getattr(model.config, "max_position_embeddings", a.block_size)
     if positions < a.block_size:
-        raise ConfigError(f"{a.source!r} has {positions} positions: set data.block_size to at most that (it is {a.block_size})")
+        raise ConfigError(
+            f"{a.source!r} has {positions} positions: set data.block_size to at most that (it is {a.block_size})"
+        )
     return model
 
 
@@ -108,7 +112,9 @@ def hash_weights(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def add_lora(model: PreTrainedModel, *, seed: int, attention_r: int, head_r: int, lora_alpha: int, lora_dropout: float = 0.0) -> nn.Module:
+def add_lora(
+    model: PreTrainedModel, *, seed: int, attention_r: int, head_r: int, lora_alpha: int, lora_dropout: float = 0.0
+) -> nn.Module:
     """Add PEFT LoRA: A uniform in +-1/sqrt(d_in) from the named seed, B zero (Hu et al. 2021; PEFT's initialisation).
 
     Args:
@@ -123,13 +129,17 @@ def add_lora(model: PreTrainedModel, *, seed: int, attention_r: int, head_r: int
     if attention_r:
         found = next((t for t in ATTENTION_TARGETS if any(n.endswith(f".{t[0]}") for n in names)), None)
         if found is None:
-            raise ConfigError(f"no attention projections found in {type(model).__name__}: set sublora.attention_linear_use_lora=false")
+            raise ConfigError(
+                f"no attention projections found in {type(model).__name__}: set sublora.attention_linear_use_lora=false"
+            )
         ranks |= dict.fromkeys(found, attention_r)
     if head_r:
         head = model.get_output_embeddings()
         ranks[next(name for name, module in model.named_modules() if module is head)] = head_r
     if not ranks:
-        raise ConfigError("LoRA is on nothing: enable sublora.attention_linear_use_lora or sublora.linear_head_enable_lora")
+        raise ConfigError(
+            "LoRA is on nothing: enable sublora.attention_linear_use_lora or sublora.linear_head_enable_lora"
+        )
     lora = LoraConfig(
         r=max(ranks.values()),
         rank_pattern=ranks,
@@ -170,7 +180,9 @@ def build_model(
     base_sha256 = hash_weights(base)
     net: nn.Module = base
     if use_lora:
-        net = add_lora(base, seed=seed, attention_r=attention_r, head_r=head_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout)
+        net = add_lora(
+            base, seed=seed, attention_r=attention_r, head_r=head_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout
+        )
     model = create_intrinsic_model(net, seed=seed, **subspace)  # type: ignore[arg-type]
     model.base_sha256 = base_sha256  # type: ignore[assignment]
     log.info("model: D = %d trainable parameters, d = %d coordinates", model.D, model.d)
@@ -210,7 +222,7 @@ def get_model(config: Config, vocab_size: int) -> SubspaceModule:
 
 
 def merge(model: SubspaceModule) -> PreTrainedModel:
-    """Write the trained parameters into the base model, LoRA merged, and return that plain transformers model for scoring.
+    """Write the trained parameters into the base model, merge LoRA, and return that plain transformers model.
 
     The subspace module is used up: its wrapped module is the returned one.
     """

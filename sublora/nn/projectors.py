@@ -37,7 +37,9 @@ class SubspaceModule(nn.Module, ABC):
         super().__init__()
         trainable = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
         if not trainable:
-            raise ConfigError("the model has no trainable parameters: enable LoRA (sublora.use_lora and a rank), or unfreeze some")
+            raise ConfigError(
+                "the model has no trainable parameters: enable LoRA (sublora.use_lora and a rank), or unfreeze some"
+            )
         self.net = net
         self.names = [name for name, _ in trainable]
         self.shapes = [p.shape for _, p in trainable]
@@ -45,7 +47,9 @@ class SubspaceModule(nn.Module, ABC):
         self.D = sum(self.sizes)
         self.d = intrinsic_dim
         if not 1 <= intrinsic_dim <= self.D:
-            raise ConfigError(f"intrinsic_dim is {intrinsic_dim}, but must lie between 1 and the {self.D} trainable parameters")
+            raise ConfigError(
+                f"intrinsic_dim is {intrinsic_dim}, but must lie between 1 and the {self.D} trainable parameters"
+            )
         theta0 = torch.cat([p.detach().reshape(-1).float() for _, p in trainable])
         self.register_buffer("theta0", theta0, persistent=False)
         for _, p in trainable:
@@ -57,7 +61,7 @@ class SubspaceModule(nn.Module, ABC):
 
     @abstractmethod
     def blocks(self) -> list[tuple[list[int], Float[Tensor, " g"]]]:
-        """Return the change of the parameters as (indices of parameters, their flat change) pairs that cover all or some of them."""
+        """Return the change of (some of) the parameters as pairs of their indices and their flat change."""
 
     @abstractmethod
     def group_energy(self, group: Group) -> float:
@@ -76,7 +80,9 @@ class SubspaceModule(nn.Module, ABC):
                 delta.register_hook(lambda grad, number=number: self._record(number, grad))
             for member, part in zip(members, delta.split([self.sizes[m] for m in members]), strict=True):
                 values[member] = origin[member] + part
-        return {name: values[i].view(shape) for i, (name, shape) in enumerate(zip(self.names, self.shapes, strict=True))}
+        return {
+            name: values[i].view(shape) for i, (name, shape) in enumerate(zip(self.names, self.shapes, strict=True))
+        }
 
     def _record(self, number: int, grad: Tensor) -> None:
         seen = self._recorded.get(number)
@@ -146,7 +152,7 @@ class GroupOperator(nn.Module):
 
 @dataclass(frozen=True)
 class Reading:
-    """A group, the slice of alpha that it reads, the gate (if any) that masks it, and the norm of its operator's columns."""
+    """A group, the slice of alpha that it reads, the gate that masks it (if any), and its columns' norm."""
 
     group: Group
     start: int
@@ -196,7 +202,8 @@ class StructuredIDModule(SubspaceModule):
         super().__init__(net, intrinsic_dim)
         if not {"A", "B"} <= {group.side for group in self.groups}:
             raise ConfigError(
-                f"allocation_mode {allocation_mode!r} divides coordinates between LoRA's A and B, and the model has none: set sublora.use_lora=true"
+                f"allocation_mode {allocation_mode!r} divides alpha between LoRA's A and B, and the model has none: "
+                "set sublora.use_lora=true"
             )
         self.steepness = float(gating_steepness)
         self.gating_params: nn.Parameter | None = None
@@ -206,7 +213,9 @@ class StructuredIDModule(SubspaceModule):
         else:
             readings = self._learned_readings(allocation_scope)
             layers = sorted({g.layer for g in self.groups if g.layer is not None})
-            self.gating_params = nn.Parameter(torch.full((len(layers),), _logit(allocation_ratio), device=self.theta0.device))
+            self.gating_params = nn.Parameter(
+                torch.full((len(layers),), _logit(allocation_ratio), device=self.theta0.device)
+            )
         self.readings = [r for r in readings if r.width]
         self.operators = nn.ModuleList(
             GroupOperator(intrinsic_mode, self._rows(r.group), r.width, (seed, "operator", r.group.name), r.column_norm)
@@ -224,7 +233,8 @@ class StructuredIDModule(SubspaceModule):
             group = Group(side, None, members)
             if width > self._rows(group):
                 raise ConfigError(
-                    f"side {side} has {self._rows(group)} parameters for {width} coordinates: change sublora.allocation_ratio or intrinsic_dim"
+                    f"side {side} has {self._rows(group)} parameters for {width} coordinates: "
+                    "change sublora.allocation_ratio or sublora.intrinsic_dim"
                 )
             readings.append(Reading(group, start, width, gate=None, column_norm=1.0))
         return readings
@@ -268,7 +278,7 @@ class StructuredIDModule(SubspaceModule):
 
     @torch.no_grad()
     def group_energy(self, group: Group) -> float:
-        """The masked adjoint of the gradient of the group's parameters; a block may hold several groups (fixed mode)."""
+        """The masked adjoint of the gradient of the group's parameters; in fixed mode a block holds several groups."""
         total = 0.0
         for number, (reading, operator) in enumerate(zip(self.readings, self.operators, strict=True)):
             members = reading.group.members

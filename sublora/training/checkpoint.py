@@ -1,4 +1,4 @@
-"""Checkpoints: one safetensors file with alpha, the gates, the optimizer's moments, and the run's settings as metadata."""
+"""Checkpoints: a safetensors file with alpha, gates and optimizer moments, and the run's settings as metadata."""
 
 import json
 from dataclasses import dataclass
@@ -50,7 +50,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise TrainingError(f"no checkpoint at {path}: give model.best_checkpoint_path a run's folder or file") from error
+        raise TrainingError(
+            f"no checkpoint at {path}: give model.best_checkpoint_path a run's folder or file"
+        ) from error
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]

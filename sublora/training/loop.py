@@ -37,7 +37,12 @@ def create_optimizer(model: SubspaceModule, config: Config) -> torch.optim.AdamW
     """Return AdamW with one group for alpha and, where there are gates, one for them without weight decay."""
     o, s = config.optimizer, config.sublora
     groups: list[dict[str, Any]] = [
-        {"params": [model.subspace_params], "lr": o.learning_rate, "peak": o.learning_rate, "weight_decay": o.weight_decay}
+        {
+            "params": [model.subspace_params],
+            "lr": o.learning_rate,
+            "peak": o.learning_rate,
+            "weight_decay": o.weight_decay,
+        }
     ]
     if (gates := getattr(model, "gating_params", None)) is not None:
         groups.append({"params": [gates], "lr": s.gating_lr, "peak": s.gating_lr, "weight_decay": 0.0})
@@ -55,7 +60,10 @@ def train(config: Config) -> Path:
         TrainingError: the loss is not a number, or a checkpoint is damaged.
     """
     corpus = open_corpus(
-        Path(config.data.dataset_dir), config.data.dataset, eot_token=config.data.eot_token, vocab_size=config.data.vocab_size
+        Path(config.data.dataset_dir),
+        config.data.dataset,
+        eot_token=config.data.eot_token,
+        vocab_size=config.data.vocab_size,
     )
     out_dir = Path(config.login.out_dir)
     if config.login.create_new_output_dir:
@@ -117,14 +125,17 @@ def _previous(out_dir: Path, config: Config) -> Checkpoint | None:
             fixed = name == "system.seed" if section == "system" else name not in _FREE_KEYS
             if fixed and value != then[section][key]:
                 raise ConfigError(
-                    f"{out_dir} holds a run with {name}={then[section][key]!r}, not {value!r}: choose another login.out_dir, or remove it"
+                    f"{out_dir} holds a run with {name}={then[section][key]!r}, not {value!r}: "
+                    "choose another login.out_dir, or remove it"
                 )
     return checkpoint
 
 
 def _check_block(split: Split, block_size: int) -> None:
     if len(split.tokens) <= block_size:
-        raise ConfigError(f"the training text has {len(split.tokens)} tokens, fewer than data.block_size + 1 = {block_size + 1}")
+        raise ConfigError(
+            f"the training text has {len(split.tokens)} tokens, fewer than data.block_size + 1 = {block_size + 1}"
+        )
 
 
 class Run:
@@ -157,18 +168,25 @@ class Run:
             for name, parameter in self._trained().items():
                 saved = checkpoint.tensors.get(name)
                 if saved is None or saved.shape != parameter.shape:
-                    raise TrainingError(f"the checkpoint has no {name} of shape {tuple(parameter.shape)}: it belongs to another model")
+                    raise TrainingError(
+                        f"the checkpoint has no {name} of shape {tuple(parameter.shape)}: it belongs to another model"
+                    )
                 parameter.copy_(saved)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go on where a checkpoint of this run was written."""
         if checkpoint.corpus_sha256 != self.corpus.train.sha256:
-            raise TrainingError(f"the run in {self.out_dir} was trained on another corpus: choose another login.out_dir")
+            raise TrainingError(
+                f"the run in {self.out_dir} was trained on another corpus: choose another login.out_dir"
+            )
         self.restore_values(checkpoint)
         self.iteration, self.best_val = checkpoint.iteration, checkpoint.best_val
         for name, parameter in self._trained().items():
             state = {k: checkpoint.tensors[f"optimizer.{name}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = {"step": state.pop("step"), **{k: v.to(self.device) for k, v in state.items()}}
+            self.optimizer.state[parameter] = {
+                "step": state.pop("step"),
+                **{k: v.to(self.device) for k, v in state.items()},
+            }
 
     def _trained(self) -> dict[str, torch.nn.Parameter]:
         return {name: p for name, p in self.subspace.named_parameters() if p.requires_grad}
@@ -181,12 +199,18 @@ class Run:
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 value = state[key].detach().cpu() if state else torch.zeros(() if key == "step" else parameter.shape)
                 tensors[f"optimizer.{name}.{key}"] = value.contiguous()
-        return Checkpoint(tensors, self.iteration, self.best_val, self.corpus.vocab_size, self.corpus.train.sha256, self.config)
+        return Checkpoint(
+            tensors, self.iteration, self.best_val, self.corpus.vocab_size, self.corpus.train.sha256, self.config
+        )
 
     def loop(self, resumed: bool) -> None:
         """Run to the last step, evaluating and saving on the way."""
         t = self.config.training
-        trackers = Trackers(self.out_dir, self.config, self.iteration if resumed else None) if self.accelerator.is_main_process else None
+        trackers = (
+            Trackers(self.out_dir, self.config, self.iteration if resumed else None)
+            if self.accelerator.is_main_process
+            else None
+        )
         try:
             with progress("training", t.max_iters) as advance:
                 advance(self.iteration)
@@ -207,7 +231,9 @@ class Run:
         """This process's rows of the global batch of a named stream."""
         d = self.config.data
         rng = seeds.stream(self.config.system.seed, *stream)
-        x, y = sample_batch(split, rng, d.batch_size * self.accelerator.num_processes, d.block_size, d.perturb_word_order_window_size)
+        x, y = sample_batch(
+            split, rng, d.batch_size * self.accelerator.num_processes, d.block_size, d.perturb_word_order_window_size
+        )
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         return torch.from_numpy(x[rank::world]).to(self.device), torch.from_numpy(y[rank::world]).to(self.device)
 
@@ -225,8 +251,10 @@ class Run:
             group["lr"] = group["peak"] * learning_rate_factor(
                 self.iteration, self.config.learning_rate, o.learning_rate, t.max_iters
             )
-        # Dropout is the one thing that reads torch's generator: every step has its own seed, so that a resumed run agrees.
-        torch.manual_seed(seeds.key(self.config.system.seed, "dropout", self.iteration, self.accelerator.process_index) % 2**63)
+        # Dropout alone reads torch's generator: every step has its own seed, so that a resumed run agrees.
+        torch.manual_seed(
+            seeds.key(self.config.system.seed, "dropout", self.iteration, self.accelerator.process_index) % 2**63
+        )
         self.model.train()
         self.subspace.record_gradients = (self.iteration + 1) % t.log_interval == 0
         total = torch.zeros((), device=self.device)
@@ -242,7 +270,8 @@ class Run:
             last = self.out_dir / LAST
             raise TrainingError(
                 f"the loss is {value} (gradient norm {norm}) at step {self.iteration}, learning rate {rate:g}: lower "
-                f"optimizer.learning_rate or set optimizer.grad_clip; the last good checkpoint is {last if last.exists() else 'none'}"
+                f"optimizer.learning_rate or set optimizer.grad_clip; the last good checkpoint is "
+                f"{last if last.exists() else 'none'}"
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -270,7 +299,9 @@ class Run:
             for name, split in (("train", self.corpus.train), ("val", self.corpus.val)):
                 if split is None or len(split.tokens) <= self.config.data.block_size:
                     continue
-                losses = [self._loss(*self._batch(split, "eval", name, i)) for i in range(self.config.training.eval_iters)]
+                losses = [
+                    self._loss(*self._batch(split, "eval", name, i)) for i in range(self.config.training.eval_iters)
+                ]
                 mean = self.accelerator.gather(torch.stack(losses).mean().reshape(1)).mean()
                 bpd[f"{name}_bpd"] = float(mean) / math.log(2)
         gammas = self.subspace.gammas()
@@ -278,7 +309,9 @@ class Run:
         log.info("step %d: %s", self.iteration, ", ".join(f"{k} {v:.4f}" for k, v in bpd.items()))
         if trackers is None:
             return
-        trackers.write({"kind": "eval", "iter": self.iteration, **bpd, "gamma": None if gammas is None else gammas.tolist()})
+        trackers.write(
+            {"kind": "eval", "iter": self.iteration, **bpd, "gamma": None if gammas is None else gammas.tolist()}
+        )
         if self.config.training.eval_only:
             return
         improved = score < self.best_val

@@ -33,7 +33,7 @@ class Trackers:
     Args:
         out_dir: folder of the run.
         config: section login says whether Weights & Biases is used.
-        resume_at: step that the run goes on from; what a lost continuation wrote after it is dropped. None starts a new file.
+        resume_at: step that the run goes on from; what was written after it is dropped. None starts a new file.
     """
 
     def __init__(self, out_dir: Path, config: Config, resume_at: int | None) -> None:
@@ -48,7 +48,10 @@ class Trackers:
             import wandb
 
             self._wandb = wandb.init(
-                project=config.login.wandb_project, name=config.login.wandb_run_name, dir=str(out_dir), config=config.to_dict()
+                project=config.login.wandb_project,
+                name=config.login.wandb_run_name,
+                dir=str(out_dir),
+                config=config.to_dict(),
             )
 
     def write(self, record: dict[str, Any]) -> None:

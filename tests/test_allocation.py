@@ -1,0 +1,61 @@
+"""Groups, budgets: exact for every ratio, every number of layers, every naming scheme."""
+
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sublora.nn.allocation import find_groups, largest_remainder, layer_of, side_of, split_budget
+
+
+@given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=100), st.integers(0, 10**6))
+def test_budgets_add_up_and_stay_within_one_of_their_quota(shares, total):
+    budgets = largest_remainder(shares, total)
+    assert sum(budgets) == total
+    for share, budget in zip(shares, budgets, strict=True):
+        assert abs(budget - share / sum(shares) * total) < 1 + 1e-6
+
+
+def test_largest_remainder_by_hand():
+    assert largest_remainder([47.0, 16.0, 15.8, 12.0, 6.1, 3.1], 10) == [5, 2, 1, 1, 1, 0]
+    assert largest_remainder([1.0, 1.0, 1.0], 2) == [1, 1, 0]
+
+
+@given(st.integers(1, 10**7), st.floats(0, 1))
+def test_sides_add_up(d, ratio):
+    d_a, d_b = split_budget(d, ratio)
+    assert d_a + d_b == d and d_a >= 0 and d_b >= 0
+    assert abs(d_b - ratio * d) <= 0.5 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("base_model.model.transformer.h.11.attn.c_attn.lora_A.default.weight", 11),
+        ("base_model.model.model.layers.3.self_attn.q_proj.lora_B.default.weight", 3),
+        ("gpt_neox.layers.5.attention.query_key_value.weight", 5),
+        ("model.decoder.layers.7.self_attn.v_proj.weight", 7),
+        ("bert.encoder.layer.2.attention.self.query.weight", 2),
+        ("base_model.model.lm_head.lora_A.default.weight", None),
+        ("transformer.wte.weight", None),
+    ],
+)
+def test_layers_are_found_in_every_naming_scheme(name, layer):
+    assert layer_of(name) == layer
+
+
+def test_groups_cover_every_parameter_once():
+    names = [f"transformer.h.{i}.c_attn.lora_{s}.default.weight" for i in (0, 1, 10, 2) for s in "AB"]
+    names += ["lm_head.lora_A.default.weight", "lm_head.lora_B.default.weight", "extra.weight"]
+    groups = find_groups(names)
+    assert sorted(i for g in groups for i in g.members) == list(range(len(names)))
+    assert [g.layer for g in groups if g.side == "A"] == [0, 1, 2, 10, None]
+    assert side_of("extra.weight") == "other"
+
+
+def test_no_layers_is_a_warning(caplog):
+    with caplog.at_level(logging.WARNING):
+        groups = find_groups(["linear.weight", "linear.bias"])
+    assert len(groups) == 1
+    assert "no transformer layers" in caplog.text

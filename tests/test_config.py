@@ -1,0 +1,104 @@
+"""Configuration: files of the field load, mistakes are named, nothing is overridden silently."""
+
+import json
+import logging
+
+import pytest
+import yaml
+
+from sublora.config import SECTIONS, config_from_json, load_config
+from sublora.errors import ConfigError
+
+REFERENCE_FILE = """
+login: {wandb_log: True, wandb_project: SubLoRA_Pretrain, wandb_run_name: training, out_dir: TOADD}
+data:
+  batch_size: 8
+  block_size: 1024
+  perturb_word_order_window_size: 0
+  dataset_dir: TOADD
+  openwebtext_train_eot_indices_file: TOADD
+  empirical_document_length_distribution_file: TOADD
+training: {gradient_accumulation_steps: 40, max_iters: 600000, eval_interval: 10, eval_iters: 10, log_interval: 10}
+optimizer: {beta1: 0.9, learning_rate: 5e-3, weight_decay: 1e-2, correct_bias: True, adam_epislon: 1e-06}
+learning_rate: {lr_decay_iters: 600000}
+model: {n_layer: 12, n_head: 12, n_embd: 768, apply_rope: False, use_mistral_sliding_window: False, init_from: scratch}
+sublora:
+  use_lora: True
+  lora_alpha: 32
+  lora_dropout: 0.1
+  attention_linear_use_lora: True
+  attention_linear_lora_r: 4
+  linear_head_lora_r: 4
+  linear_head_enable_lora: True
+  intrinsic_dim: 50000
+bounds: {levels: 11, bound_samples: 10000, sliding_window_size: 100, misc_extra_bits: 7}
+"""
+
+
+def test_a_file_of_the_research_code_loads(tmp_path, caplog):
+    path = tmp_path / "train.yaml"
+    path.write_text(REFERENCE_FILE)
+    with caplog.at_level(logging.WARNING):
+        config = load_config([f"--config-file={path}"])
+    assert config.optimizer.adam_epsilon == 1e-6
+    assert config.optimizer.learning_rate == 5e-3
+    assert config.training.gradient_accumulation_steps == 40
+    ignored = [r.getMessage() for r in caplog.records]
+    assert any(m.startswith("bounds.misc_extra_bits is ignored: ") for m in ignored)
+    assert any(m.startswith("data.openwebtext_train_eot_indices_file is ignored: ") for m in ignored)
+
+
+def test_flags_win_over_the_file_and_both_spellings_work(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("sublora: {intrinsic_dim: 7}\ntraining: {max_iters: 5}\n")
+    config = load_config(["--sublora.intrinsic_dim=9", "--config-file", str(path), "--optimizer.learning_rate", "3e-4"])
+    assert (config.sublora.intrinsic_dim, config.training.max_iters, config.optimizer.learning_rate) == (9, 5, 3e-4)
+    assert config.explicit == {"sublora.intrinsic_dim", "training.max_iters", "optimizer.learning_rate"}
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--sublora.allocation_mode=learnt", "allocation_mode 'learnt' not recognized: uniform, fixed or learned"),
+        ("--sublora.intrinsic_dimm=3", "unknown key 'intrinsic_dimm' of sublora; the nearest is 'intrinsic_dim'"),
+        ("--trainning.max_iters=3", "unknown section 'trainning'; the nearest is 'training'"),
+        ("--sublora.allocation_ratio=1.5", "sublora.allocation_ratio is 1.5, but must be between 0 and 1"),
+        ("--sublora.intrinsic_dim=-1", "sublora.intrinsic_dim is -1, but must be at least 0"),
+        ("--bounds.levels=many", 'Parser key "bounds.levels"'),
+        ("--bounds.delta=1", "bounds.delta is 1"),
+        ("--model.n_head=5", "model.n_embd 768 is not a multiple of model.n_head 5"),
+        ("--optimizer.correct_bias=false", "optimizer.correct_bias=false is not supported"),
+        ("stray", "unexpected argument 'stray'"),
+        ("--config-file=missing.yaml", "cannot read the config file missing.yaml"),
+    ],
+)
+def test_mistakes_are_one_clear_line(flag, message):
+    with pytest.raises(ConfigError, match="^" + __import__("re").escape(message)) as caught:
+        load_config([flag])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["sublora_train", "sublora_bounds", "demo"])
+def test_shipped_files_load(name):
+    load_config([f"--config-file=config/{name}.yaml"])
+
+
+def test_round_trips():
+    config = load_config(["--sublora.allocation_mode=fixed", "--bounds.sliding_window_size=3"])
+    assert config_from_json(json.dumps(config.to_dict())).to_dict() == config.to_dict()
+    assert yaml.safe_load(config.to_yaml()) == config.to_dict()
+
+
+def test_every_key_is_documented():
+    import ast
+    import inspect
+
+    for cls in SECTIONS.values():
+        body = ast.parse(inspect.getsource(cls)).body[0].body
+        fields = [i for i, node in enumerate(body) if isinstance(node, ast.AnnAssign)]
+        assert fields
+        for i in fields:
+            follows = body[i + 1]
+            assert isinstance(follows, ast.Expr) and isinstance(follows.value, ast.Constant), (
+                f"{cls.__name__}.{body[i].target.id}"
+            )

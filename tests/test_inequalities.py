@@ -1,0 +1,469 @@
+"""Each inequality against a reference, its mathematical properties, and mistakes it must notice."""
+
+import math
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+from scipy.special import gammaln
+
+from sublora.bounds import inequalities as ineq
+from sublora.bounds.inequalities import betting_all, betting_drawn
+from sublora.bounds.inequalities.betting_all import regret
+from sublora.bounds.inequalities.betting_drawn import HEDGE, SAMPLE_SHARE, stage_costs
+from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID, mixture_bits, mixture_upper, token_smoothing_range
+from sublora.errors import CertificateError
+from sublora.seeds import stream
+
+LN2 = math.log(2)
+
+
+def _token_betting(losses, *, lower, upper, nats):
+    return ineq.token_betting(
+        losses, ineq.running_mean(losses, (lower + upper) / 2), least=lower, upper=upper, nats=nats
+    )
+
+
+# Every inequality that takes an exponent, with one signature.
+BOUNDS = {
+    "betting": lambda x, *, lower, upper, nats: ineq.betting(x, upper=upper, nats=nats),
+    "hoeffding": ineq.hoeffding,
+    "kl_inverse": ineq.kl_inverse,
+    "empirical_bernstein": ineq.empirical_bernstein,
+    "token_azuma": ineq.token_azuma,
+    "token_betting": _token_betting,
+}
+SUBSAMPLED = {"betting_subsampled", "hoeffding_subsampling"}
+every_bound = pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS.keys())
+loss_lists = st.lists(st.floats(0, 1), min_size=1, max_size=30).map(lambda x: np.array(x))
+
+
+def test_table_is_complete():
+    assert set(ineq.INEQUALITIES) == set(BOUNDS) | SUBSAMPLED
+    for name, row in ineq.INEQUALITIES.items():
+        assert row.function is getattr(ineq, name)
+        assert row.statement and row.assumptions and row.source
+
+
+def test_nats():
+    assert ineq.nats(10, 0.05) == pytest.approx(10 * LN2 + math.log(20))
+    for bits, delta in ((10, 0.0), (10, 1.0), (10, math.nan), (-1, 0.5)):
+        with pytest.raises(ValueError):
+            ineq.nats(bits, delta)
+
+
+@every_bound
+@given(losses=loss_lists, nats=st.floats(0, 50), more=st.floats(0, 20))
+@settings(max_examples=40, deadline=None)
+def test_between_mean_and_limit_and_monotone(bound, losses, nats, more):
+    value, larger = (bound(losses, lower=0.0, upper=1.0, nats=exponent) for exponent in (nats, nats + more))
+    assert losses.mean() - 1e-9 <= value <= 1
+    # The search stops at an accuracy of 1e-3 in ln c, where a bound is flat to second order.
+    assert larger >= value - 1e-6
+
+
+@every_bound
+def test_scales_with_the_unit(bound):
+    losses = stream(1, "losses").beta(2, 5, 200)
+    shifted = bound(3 + 4 * losses, lower=3.0, upper=7.0, nats=5.0)
+    assert shifted == pytest.approx(3 + 4 * bound(losses, lower=0.0, upper=1.0, nats=5.0), abs=1e-6)
+
+
+@every_bound
+def test_illegal_input(bound):
+    good = np.array([0.2, 0.5])
+    for losses in (np.array([]), np.array([0.2, np.nan]), np.array([0.2, -np.inf]), np.array([0.2, 1.0 + 2e-6])):
+        with pytest.raises(ValueError):
+            bound(losses, lower=0.0, upper=1.0, nats=3.0)
+    for exponent in (-1.0, math.nan, math.inf):
+        with pytest.raises(ValueError):
+            bound(good, lower=0.0, upper=1.0, nats=exponent)
+
+
+@pytest.mark.parametrize("name", ["hoeffding", "kl_inverse", "empirical_bernstein", "token_azuma"])
+def test_loss_below_its_lower_limit(name):
+    with pytest.raises(ValueError):
+        BOUNDS[name](np.array([0.2, 0.5]), lower=0.3, upper=1.0, nats=3.0)
+
+
+@every_bound
+def test_float32_losses_are_rounded_up(bound):
+    losses = stream(2, "losses").uniform(9, 16, 500)
+    rounded = bound(losses.astype(np.float32), lower=9.0, upper=16.0, nats=5.0)
+    exact = bound(losses, lower=9.0, upper=16.0, nats=5.0)
+    # The bets of token_betting may move both ways with the losses, by as much as the losses moved.
+    assert exact - (1e-6 if bound is _token_betting else 0) <= rounded <= exact + 4e-6
+
+
+def test_known_values():
+    losses = np.array([0.0, 0.0, 1.0, 1.0])
+    assert ineq.hoeffding(losses, lower=0.0, upper=1.0, nats=0.5) == pytest.approx(0.75)
+    assert ineq.token_azuma(losses, lower=0.0, upper=1.0, nats=0.5) == pytest.approx(0.75)
+    # With V = 0.01/3 and nats = 0 the exponent is ln 2.
+    assert ineq.empirical_bernstein(losses * 0.1, lower=0.0, upper=1.0, nats=0.0) == pytest.approx(
+        0.05 + math.sqrt(2 * 0.01 / 3 * LN2 / 4) + 7 * LN2 / 9
+    )
+    # No errors among n: (1 - p)^n = e^-L.
+    zeros = np.zeros(50)
+    assert ineq.kl_inverse(zeros, lower=0.0, upper=1.0, nats=3.0) == pytest.approx(-math.expm1(-3 / 50), abs=1e-12)
+    assert ineq.kl_inverse(np.ones(50), lower=0.0, upper=1.0, nats=3.0) == 1
+    # Betting everything on losses that are all zero: 1 - e^(-L'/n).
+    limit = -math.expm1(-(3 + 0.5 * math.log(math.pi * 50 + 1)) / 50)
+    assert ineq.betting(zeros, upper=1.0, nats=3.0) == pytest.approx(limit, abs=1e-6)
+    assert ineq.betting(np.ones(50), upper=1.0, nats=3.0) == 1
+
+
+@pytest.mark.parametrize("p", [0.01, 0.2, 0.5, 0.97])
+def test_kl_inverse_solves_its_equation(p):
+    losses = (np.arange(1000) < 1000 * p).astype(float)
+    value = ineq.kl_inverse(losses, lower=0.0, upper=1.0, nats=7.0)
+    divergence = p * math.log(p / value) + (1 - p) * math.log((1 - p) / (1 - value))
+    assert 1000 * divergence == pytest.approx(7.0, rel=1e-8)
+
+
+@pytest.mark.parametrize("nats", [0.5, 5.0, 60.0, 2000.0])
+@pytest.mark.parametrize("law", ["beta", "rare", "near_limit", "constant"])
+def test_betting_finds_the_best_bet(law, nats):
+    rng = stream(3, law)
+    losses = {
+        "beta": rng.beta(2, 5, 400),
+        "rare": (rng.random(400) < 0.01).astype(float),
+        "near_limit": 1 - 1e-4 * rng.random(400),
+        "constant": np.full(400, 0.3),
+    }[law]
+    y = 1 - losses
+    cost = (nats + 0.5 * math.log(math.pi * 400 + 1)) / 400
+    grid = np.geomspace(1e-6, 1e8, 3000) / y.mean()
+    brute = 1 - max(0.0, max(math.expm1(np.log1p(c * y).mean() - cost) / c for c in grid))
+    value = ineq.betting(losses, upper=1.0, nats=nats)
+    assert value <= brute + 1e-7
+    assert value == pytest.approx(brute, abs=1e-5)
+
+
+def test_regret_covers_the_exact_one():
+    n = np.arange(1, 5000)
+    exact = 0.5 * math.log(math.pi) + gammaln(n + 1) - gammaln(n + 0.5)
+    stated = np.array([regret(int(i)) for i in n])
+    assert (stated >= exact).all()
+    assert (stated - exact).max() < 0.02
+
+
+def _log_mixture_wealth(y, mean):
+    """ln of the integral of prod(1 - theta + theta y_i/mean) over theta ~ Beta(1/2, 1/2), exactly.
+
+    Chebyshev's nodes integrate polynomials of degree below twice their number against this density.
+    """
+    k = np.arange(1, len(y) + 1)
+    theta = np.sin((2 * k - 1) * math.pi / (4 * len(y)))[:, None] ** 2
+    logs = np.log(1 - theta + theta * y / mean).sum(axis=1)
+    return logs.max() + math.log(np.exp(logs - logs.max()).mean())
+
+
+def _is_implied_by_mixture(bound_minus, losses, nats):
+    """Whether every mean that the bound excludes is one at which the mixture's wealth, of mean 1, reaches e^nats."""
+    y = 1 - losses
+    return all(_log_mixture_wealth(y, (1 - bound_minus) * share) >= nats - 1e-9 for share in (1, 0.9, 0.5))
+
+
+@given(losses=loss_lists.filter(lambda x: (x < 0.999).any()), nats=st.floats(0.1, 20))
+@settings(max_examples=100, deadline=None)
+def test_betting_follows_from_the_mixture(losses, nats):
+    value = ineq.betting(losses, upper=1.0, nats=nats)
+    assert value == 1 or _is_implied_by_mixture(value, losses, nats)
+
+
+def test_betting_without_regret_does_not_follow(monkeypatch):
+    monkeypatch.setattr(betting_all, "regret", lambda n: 0.0)
+    for losses in (np.zeros(30), stream(4, "losses").beta(2, 5, 30)):
+        assert not _is_implied_by_mixture(ineq.betting(losses, upper=1.0, nats=2.0), losses, 2.0)
+
+
+def test_a_small_part_of_many_losses_tunes_the_bet(monkeypatch):
+    losses = stream(5, "losses").beta(2, 5, 20_000)
+    full = ineq.betting(losses, upper=1.0, nats=20.0)
+    monkeypatch.setattr(betting_all, "SEARCH_LOSSES", 500)
+    part = ineq.betting(losses, upper=1.0, nats=20.0)
+    assert full <= part + 1e-7
+    assert part - losses.mean() == pytest.approx(full - losses.mean(), rel=0.02)
+
+
+@pytest.mark.parametrize("nats", [3.0, 1e5])
+def test_ten_million_losses(nats):
+    losses = stream(6, "losses").random(10_000_000)
+    # A(c) of uniform losses in closed form.
+    cost = (nats + 0.5 * math.log(math.pi * 1e7 + 1)) / 1e7
+
+    def bound(ln_c):
+        c = math.exp(ln_c)
+        return 1 - math.expm1(((1 + c) * math.log1p(c) - c) / c - cost) / c
+
+    best = minimize_scalar(bound, bounds=(-10, 10), method="bounded").fun
+    assert ineq.betting(losses, upper=1.0, nats=nats) - losses.mean() == pytest.approx(best - 0.5, rel=2e-3)
+
+
+def test_exponent_far_above_n():
+    losses = np.full(10, 0.1)
+    assert ineq.betting(losses, upper=1.0, nats=1e5) == 1
+    assert ineq.kl_inverse(losses, lower=0.0, upper=1.0, nats=1e5) == 1
+    stated = ineq.betting_subsampled(losses, upper=1.0, n=10, message_nats=1e5, delta=0.05)
+    assert stated.value == 1
+
+
+def test_weighted_minimum():
+    losses = stream(7, "losses").beta(2, 5, 300)
+    betting = partial(ineq.betting, losses, upper=1.0)
+    kl = partial(ineq.kl_inverse, losses, lower=0.0, upper=1.0)
+    value = ineq.weighted_minimum([(0.9, lambda L: betting(nats=L)), (0.1, lambda L: kl(nats=L))], 5.0)
+    assert value == min(betting(nats=5 + math.log(1 / 0.9)), kl(nats=5 + math.log(10)))
+    for weights in ((0.9, 0.2), (1.0, 0.0), ()):
+        with pytest.raises(ValueError):
+            ineq.weighted_minimum([(w, lambda L: 0.5) for w in weights], 5.0)
+
+
+# Two stages
+
+SETTING = {"upper": 1.0, "n": 50_000, "message_nats": 200.0, "delta": 0.05}
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return stream(8, "losses").beta(2, 5, 4000)
+
+
+def test_two_stages_is_the_formula_on_the_draws_after_the_pilot(drawn):
+    bound = ineq.betting_subsampled(drawn, **SETTING)
+    assert bound.pilot == 200
+    z = np.log(1 + bound.c * (1 - drawn[200:]))
+    weight = HEDGE[bound.weight_index][1]
+    growth = (np.exp(np.log(1 + bound.c2 * z).mean() - math.log(1 / (weight * 0.045)) / 3800) - 1) / bound.c2
+    exponent = 200 + math.log(1 / 0.005) + 0.5 * math.log(math.pi * 50_000 + 1)
+    expected = 1 - (math.exp(growth - exponent / 50_000) - 1) / bound.c
+    assert bound.value == pytest.approx(expected, abs=1e-10)
+
+
+def test_hedge_weights_are_a_share_of_delta():
+    assert math.fsum(weight for _, weight in HEDGE) <= 1
+    sample, draw = stage_costs(50, 10, 3.0, 0.05, 2, 0.9)
+    assert sample == pytest.approx((3 + math.log(1 / (SAMPLE_SHARE * 0.05)) + regret(10)) / 10)
+    assert draw == pytest.approx(math.log(2 / (0.9 * 0.9 * 0.05)) / 50)
+
+
+def test_two_stages_chooses_nearly_the_best_bets(drawn):
+    chosen = ineq.betting_subsampled(drawn, **SETTING)
+    best = min(
+        ineq.betting_subsampled(drawn[200:], choices=(c, c2), **SETTING).value
+        for c in np.geomspace(1e-3, 1e3, 40)
+        for c2 in np.geomspace(1e-3, 1e4, 40)
+    )
+    assert chosen.value - drawn.mean() <= 1.03 * (best - drawn.mean())
+
+
+def test_hedge_rescues_an_unlucky_pilot(monkeypatch):
+    # A pilot without the frequent large losses bets far too much.
+    losses = np.concatenate([np.zeros(200), (stream(9, "losses").random(3800) < 0.3).astype(float)])
+    hedged = ineq.betting_subsampled(losses, **SETTING)
+    monkeypatch.setattr(betting_drawn, "HEDGE", ((1.0, 1.0),))
+    assert hedged.weight_index > 0
+    assert hedged.value < ineq.betting_subsampled(losses, **SETTING).value - 0.01
+
+
+def test_pilot_changes_nothing_but_the_bets(drawn):
+    changed = drawn.copy()
+    changed[:200] = changed[:200][::-1]
+    a, b = (ineq.betting_subsampled(x, **SETTING) for x in (drawn, changed))
+    assert a.value == pytest.approx(b.value, abs=1e-9)
+    without = ineq.betting_subsampled(drawn[200:], choices=(a.c, a.c2), **SETTING)
+    assert a.weight_index == 0 and without.value == pytest.approx(a.value, abs=1e-12)
+    assert without.pilot == 0
+
+
+@pytest.mark.parametrize(("m", "pilot"), [(2, 1), (30, 15), (500, 100), (10_000, 500)])
+def test_size_of_the_pilot(m, pilot):
+    assert ineq.betting_subsampled(stream(10, m).random(m), **SETTING).pilot == pilot
+
+
+def test_two_stages_is_monotone_and_above_the_mean(drawn):
+    def value(**changes):
+        return ineq.betting_subsampled(drawn, **{**SETTING, **changes}).value
+
+    base = value()
+    assert drawn[200:].mean() < base < 1
+    for worse in ({"message_nats": 400.0}, {"delta": 0.01}, {"n": 25_000}, {"claims": 8}):
+        assert value(**worse) > base
+
+
+def test_check_recomputes_and_notices(drawn):
+    bound = ineq.betting_subsampled(drawn, claims=3, **SETTING)
+    check = partial(ineq.check_betting_subsampled, losses_drawn=drawn, **SETTING)
+    check(bound, claims=3)
+    changes = [
+        {"value": bound.value - 1e-6},
+        {"value": math.nan},
+        {"c": bound.c * 1.01},
+        {"c2": bound.c2 * 1.5},
+        {"c": -1.0},
+        {"weight_index": 1},
+        {"weight_index": 9},
+        {"pilot": 0},
+        {"pilot": 4000},
+    ]
+    for change in changes:
+        with pytest.raises(CertificateError):
+            check(replace(bound, **change), claims=3)
+    with pytest.raises(CertificateError):
+        check(bound)
+    moved = drawn.copy()
+    moved[-1] += 0.01
+    with pytest.raises(CertificateError):
+        ineq.check_betting_subsampled(bound, moved, claims=3, **SETTING)
+
+
+def test_two_stages_illegal_input(drawn):
+    for change in (
+        {"delta": 0.0},
+        {"delta": 1.0},
+        {"n": 0},
+        {"claims": 0},
+        {"message_nats": -1.0},
+        {"pilot": 4000},
+        {"pilot": 0},
+        {"choices": (0.0, 1.0)},
+        {"choices": (1.0, 1.0), "pilot": 5},
+    ):
+        with pytest.raises(ValueError):
+            ineq.betting_subsampled(drawn, **{**SETTING, **change})
+    for losses in (np.array([]), np.array([0.5]), np.array([0.5, np.nan]), np.array([0.5, 1.1])):
+        with pytest.raises(ValueError):
+            ineq.betting_subsampled(losses, **SETTING)
+
+
+def test_hoeffding_subsampling():
+    losses = np.full(100, 0.25)
+    value = ineq.hoeffding_subsampling(losses, spread=2.0, n=300, message_nats=10.0, delta=0.05)
+    sample, draw = math.log(4 / 0.05) + 10, math.log(1 / (0.75 * 0.05))
+    assert value == pytest.approx(0.25 + 2 * (math.sqrt(sample / 600) + math.sqrt(draw / 200)))
+    for wrong in ({"delta": 1.0}, {"n": 0}, {"spread": 0.0}, {"message_nats": math.nan}):
+        with pytest.raises(ValueError):
+            ineq.hoeffding_subsampling(losses, **{"spread": 2.0, "n": 300, "message_nats": 1.0, "delta": 0.05, **wrong})
+    for x in (np.array([]), np.array([0.0, np.nan]), np.array([0.0, 2.1])):
+        with pytest.raises(ValueError):
+            ineq.hoeffding_subsampling(x, spread=2.0, n=300, message_nats=1.0, delta=0.05)
+
+
+# Tokens
+
+
+def test_running_mean_looks_only_back():
+    losses = np.array([1.0, 0.0, 0.5, 9.0])
+    np.testing.assert_allclose(ineq.running_mean(losses, 0.5), [0.5, 0.75, 0.5, 0.5])
+
+
+def test_good_predictions_help_and_impossible_ones_are_refused():
+    rng = stream(11, "tokens")
+    conditional = rng.uniform(0.1, 0.9, 5000)
+    losses = np.clip(conditional + rng.normal(0, 0.02, 5000), 0, 1)
+    bound = partial(ineq.token_betting, losses, least=0.0, upper=1.0, nats=20.0)
+    assert bound(conditional) - losses.mean() < 0.25 * (bound(np.full(5000, 0.5)) - losses.mean())
+    for predicted in (conditional[1:], conditional - 0.2, np.full(5000, np.nan)):
+        with pytest.raises((ValueError, TypeError)):  # TypeError: the annotated shapes are checked first
+            bound(predicted)
+    with pytest.raises(ValueError):
+        ineq.token_betting(losses, conditional, least=1.0, upper=1.0, nats=20.0)
+
+
+# Smoothing
+
+
+@pytest.mark.parametrize("a", TOKEN_SMOOTHING_GRID)
+def test_token_smoothing_range(a):
+    vocab_size = 257
+    low, high = token_smoothing_range(a, vocab_size)
+    for p, limit in ((1.0, low), (0.0, high)):
+        assert -math.log2((1 - a) * p + a / vocab_size) == pytest.approx(limit)
+    assert high - low == pytest.approx(math.log2(1 + (1 - a) * vocab_size / a))
+
+
+def test_mixture_is_the_mixture_and_obeys_its_limits():
+    bits, lengths = np.array([0.0, 3.0, 20.0, 60.0]), np.array([1, 2, 3, 5])
+    for weight in (0.5, 0.01):
+        expected = -np.log2((1 - weight) * 2.0**-bits + weight * 257.0**-lengths) / lengths
+        np.testing.assert_allclose(mixture_bits(bits, lengths, 257, weight), expected, rtol=1e-12, atol=1e-15)
+
+
+def test_mixture_of_long_and_impossible_documents():
+    lengths = np.array([16, 10_000, 10_000, 16])
+    bits = np.array([1e9, 1e9, 1.0, np.inf])
+    values = mixture_bits(bits, lengths, 50_257, 0.5)
+    uniform = math.log2(50_257) + 1 / lengths
+    np.testing.assert_allclose(values[[0, 1, 3]], uniform[[0, 1, 3]], rtol=1e-12)
+    assert values[2] == pytest.approx(2 / 10_000)
+    assert values.max() <= mixture_upper(50_257, 0.5, 16) + 1e-12
+    assert mixture_upper(50_257, 0.5, 1) == pytest.approx(math.log2(50_257) + 1)
+
+
+def test_mixture_adds_up_to_one():
+    # All documents of three tokens over a vocabulary of four, from one model.
+    p = stream(12, "model").dirichlet(np.ones(4))
+    documents = np.indices((4, 4, 4)).reshape(3, -1)
+    bits = -np.log2(p[documents]).sum(axis=0)
+    values = mixture_bits(bits, np.full(64, 3), 4, 0.1)
+    assert (2.0 ** (-3 * values)).sum() == pytest.approx(1.0)
+
+
+def test_smoothing_illegal_input():
+    bits, lengths = np.array([1.0]), np.array([1])
+    for call in (
+        lambda: token_smoothing_range(0.0, 10),
+        lambda: token_smoothing_range(0.5, 0),
+        lambda: mixture_upper(10, 1.0, 1),
+        lambda: mixture_upper(10, 0.5, 0),
+        lambda: mixture_bits(np.array([-1.0]), lengths, 10, 0.5),
+        lambda: mixture_bits(np.array([np.nan]), lengths, 10, 0.5),
+        lambda: mixture_bits(bits, np.array([0]), 10, 0.5),
+        lambda: mixture_bits(bits, lengths, 10, math.nan),
+    ):
+        with pytest.raises(ValueError):
+            call()
+
+
+# What to expect: gaps on normal losses, as in benchmarks/bounds.py.
+
+
+@pytest.mark.parametrize(
+    ("bits", "reference", "two_stages"), [(3_000, 0.445, 0.049), (30_000, 0.907, 0.100), (150_000, 1.744, 0.203)]
+)
+def test_gaps_when_ten_thousand_of_eight_million_are_measured(bits, reference, two_stages):
+    low, high = token_smoothing_range(0.1, 50_257)
+    setting = {"n": 8_009_762, "message_nats": bits * LN2, "delta": 0.05}
+    gaps = []
+    for repetition in range(20):  # one draw moves the gap by 0.0025
+        losses = np.clip(stream(13, repetition).normal(9.5, 1.0, 10_000), low, high)
+        gaps.append(ineq.betting_subsampled(losses, upper=high, **setting).value - losses.mean())
+    assert np.mean(gaps) == pytest.approx(two_stages, rel=0.05)
+    value = ineq.hoeffding_subsampling(losses, spread=high - low, **setting)
+    assert value - losses.mean() == pytest.approx(reference, rel=0.005)
+
+
+@pytest.mark.parametrize(
+    ("bits", "expected"),
+    [
+        (300, (0.726, 0.703, 0.279, 0.078, 0.060)),
+        (1_000, (1.319, 1.296, 0.833, 0.219, 0.139)),
+        (3_000, (2.281, 2.266, 2.356, 0.607, 0.356)),
+    ],
+)
+def test_gaps_when_all_are_measured(bits, expected):
+    low, high = token_smoothing_range(0.1, 257)
+    losses = np.clip(stream(14, "losses").normal(3.9, 0.45, 25_000), low, 8)
+    exponent = ineq.nats(bits, 0.05)
+    values = [
+        BOUNDS[b](losses, lower=low, upper=high, nats=exponent)
+        for b in ("hoeffding", "kl_inverse", "empirical_bernstein", "betting")
+    ]
+    values.append(ineq.betting(losses, upper=mixture_upper(257, 0.5, 16), nats=exponent))
+    # The figures are rounded at 0.001.
+    np.testing.assert_allclose(np.array(values) - losses.mean(), expected, rtol=0.01, atol=5e-4)

@@ -1,0 +1,216 @@
+"""The subspace around a model: what moves, what is trained, what the gradient is, against the definition."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from sublora.errors import ConfigError
+from sublora.nn.create_model import Architecture, add_lora, build_model, create_base, merge
+from sublora.nn.projectors import StructuredIDModule, create_intrinsic_model
+
+TINY = Architecture("scratch", n_layer=3, n_head=2, n_embd=16, block_size=12, vocab_size=11)
+SPEC = {"seed": 3, "use_lora": True, "attention_r": 2, "head_r": 2, "lora_alpha": 8, "intrinsic_mode": "dense"}
+MODES = [
+    {"allocation_mode": "uniform"},
+    {"allocation_mode": "fixed", "allocation_ratio": 0.8},
+    {"allocation_mode": "learned", "allocation_scope": "shared"},
+    {"allocation_mode": "learned", "allocation_scope": "layer"},
+]
+IDS = ["uniform", "fixed", "learned-shared", "learned-layer"]
+
+
+def tiny(d=37, **mode):
+    return build_model(TINY, **SPEC, intrinsic_dim=d, **mode)
+
+
+def flat(model):
+    return torch.cat([v.detach().reshape(-1) for v in model.parameters_by_name().values()])
+
+
+def fill(model, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        model.subspace_params.copy_(torch.randn(model.d, generator=generator))
+
+
+@pytest.mark.parametrize("mode", MODES, ids=IDS)
+def test_alpha_is_the_one_trainable_tensor_and_zero_is_theta0(mode):
+    model = tiny(**mode)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained == {"subspace_params"} | ({"gating_params"} if mode["allocation_mode"] == "learned" else set())
+    assert torch.equal(flat(model), model.theta0)
+    lora = add_lora(create_base(TINY, 3), seed=3, attention_r=2, head_r=2, lora_alpha=8).eval()
+    tokens = torch.arange(10)[None]
+    assert torch.equal(model.eval()(input_ids=tokens).logits, lora(input_ids=tokens).logits)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=IDS)
+def test_every_coordinate_moves_parameters_and_every_parameter_is_moved(mode):
+    model = tiny(**mode)
+    moved = torch.zeros(model.D, dtype=torch.bool)
+    for i in range(model.d):
+        with torch.no_grad():
+            model.subspace_params.zero_()
+            model.subspace_params[i] = 1.0
+        change = flat(model) != model.theta0
+        assert change.any(), f"coordinate {i} moves nothing"
+        moved |= change
+    assert moved.all()
+
+
+def test_fixed_coordinates_move_their_own_side_only():
+    model = tiny(allocation_mode="fixed", allocation_ratio=0.8)
+    side = torch.cat([torch.full((n,), ".lora_B." in name) for name, n in zip(model.names, model.sizes, strict=True)])
+    d_b = round(0.8 * model.d)
+    for i, is_b in ((0, False), (model.d - d_b - 1, False), (model.d - d_b, True), (model.d - 1, True)):
+        with torch.no_grad():
+            model.subspace_params.zero_()
+            model.subspace_params[i] = 1.0
+        change = flat(model) != model.theta0
+        assert change[side == is_b].all() and not change[side != is_b].any()
+
+
+@pytest.mark.parametrize("ratio", [0.0, 1.0])
+def test_a_side_without_coordinates_stays_at_theta0(ratio):
+    model = tiny(d=20, allocation_mode="fixed", allocation_ratio=ratio)
+    fill(model)
+    for name, value in model.parameters_by_name().items():
+        assert torch.equal(value, model.net.get_parameter(name)) == ((".lora_B." in name) != (ratio == 1.0))
+
+
+def test_learned_is_the_formula():
+    model = tiny(allocation_mode="learned", allocation_scope="shared", allocation_ratio=0.3, gating_steepness=7)
+    assert isinstance(model, StructuredIDModule)
+    fill(model)
+    i = torch.arange(model.d)
+    mask = torch.sigmoid(7 * (0.3 - (i + 0.5) / model.d))
+    alpha = model.subspace_params.detach()
+    values = model.parameters_by_name()
+    for reading, operator in zip(model.readings, model.operators, strict=True):
+        share = {"A": 1 - mask, "B": mask}[reading.group.side] if reading.gate is not None else torch.ones(model.d)
+        rows = sum(model.sizes[m] for m in reading.group.members)
+        P = operator.operator.to_dense()[:rows] * operator.scale
+        expected = P @ (alpha * share)
+        got = torch.cat(
+            [
+                (values[model.names[m]] - model.net.get_parameter(model.names[m])).reshape(-1)
+                for m in reading.group.members
+            ]
+        )
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_gates_start_at_the_ratio_and_receive_gradients():
+    model = tiny(allocation_mode="learned", allocation_ratio=0.3)
+    torch.testing.assert_close(model.gammas(), torch.full((3,), 0.3))
+    fill(model)
+    model(input_ids=torch.arange(10)[None]).logits.logsumexp(-1).sum().backward()
+    assert (model.gating_params.grad != 0).all()
+
+
+@pytest.mark.parametrize("mode", MODES, ids=IDS)
+def test_gradient_is_the_directional_derivative(mode):
+    model = tiny(**mode).double()
+    fill(model)
+    tokens = torch.arange(10)[None]
+
+    def loss():
+        return model(input_ids=tokens).logits.logsumexp(-1).mean()
+
+    loss().backward()
+    gradient = model.subspace_params.grad.clone()
+    direction = torch.randn(model.d, generator=torch.Generator().manual_seed(1)).to(gradient)
+    step = 1e-3
+    with torch.no_grad():
+        model.subspace_params += step * direction
+        up = loss()
+        model.subspace_params -= 2 * step * direction
+        down = loss()
+    assert math.isclose(float((up - down) / (2 * step)), float(gradient @ direction), rel_tol=2e-3, abs_tol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES, ids=IDS)
+def test_gradient_norms_of_the_groups_match_autograd(mode):
+    model = tiny(**mode)
+    fill(model)
+    model.record_gradients = True
+    model(input_ids=torch.arange(10)[None]).logits.logsumexp(-1).sum().backward()
+    norms = model.pop_gradient_norms()
+    assert set(norms) == {group.name for group in model.groups}
+    group = model.groups[1]
+    # Freeze everything but the group: what is left of alpha's gradient is the group's part.
+    model.record_gradients = False
+    values = {n: v if i in group.members else v.detach() for i, (n, v) in enumerate(model.parameters_by_name().items())}
+    model.subspace_params.grad = None
+    torch.func.functional_call(model.net, values, (), {"input_ids": torch.arange(10)[None]}).logits.logsumexp(
+        -1
+    ).sum().backward()
+    assert norms[group.name] == pytest.approx(float(model.subspace_params.grad.norm()), rel=1e-4)
+    assert model.pop_gradient_norms() == {}
+
+
+@pytest.mark.parametrize("mode", MODES, ids=IDS)
+def test_merging_changes_nothing_but_the_form(mode):
+    model = tiny(**mode).eval()
+    fill(model)
+    tokens = torch.arange(10)[None]
+    with torch.no_grad():
+        before = model(input_ids=tokens).logits
+        embedding = model.net.get_input_embeddings().weight.clone()
+        plain = merge(model)
+        after = plain(input_ids=tokens).logits
+    assert not any("lora" in name for name, _ in plain.named_parameters())
+    assert torch.equal(plain.get_input_embeddings().weight, embedding)
+    torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-4)
+    at_theta0 = tiny(**mode).eval()(input_ids=tokens).logits
+    assert (after - at_theta0).abs().max() > 1e-3
+
+
+def test_any_module_can_be_wrapped():
+    net = nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 2))
+    net[0].bias.requires_grad_(False)
+    model = create_intrinsic_model(net, intrinsic_dim=3, seed=0, intrinsic_mode="dense")
+    x = torch.ones(1, 5)
+    before = model(x)
+    fill(model)
+    assert model.D == 20 + 8 + 2
+    assert not torch.equal(model(x), before)
+    assert torch.equal(net[0].bias, model.net[0].bias)
+
+
+def test_no_subspace_trains_every_parameter():
+    model = tiny(d=0)
+    fill(model)
+    assert model.d == model.D
+    torch.testing.assert_close(flat(model), model.theta0 + model.subspace_params.detach())
+
+
+def test_base_weights_follow_the_seed_alone():
+    torch.manual_seed(1)
+    one = tiny().base_sha256
+    torch.manual_seed(2)
+    assert tiny().base_sha256 == one
+    assert build_model(TINY, **{**SPEC, "seed": 4}, intrinsic_dim=5).base_sha256 != one
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"intrinsic_dim": 10**6}, "intrinsic_dim is 1000000, but must lie between 1 and the"),
+        ({"intrinsic_dim": 5, "use_lora": False, "allocation_mode": "fixed"}, "set sublora.use_lora=true"),
+        ({"intrinsic_dim": 5, "attention_r": 0, "head_r": 0}, "LoRA is on nothing"),
+        ({"intrinsic_dim": 5, "allocation_mode": "learnt"}, "allocation_mode 'learnt' not recognized"),
+        ({"intrinsic_dim": 400, "allocation_mode": "fixed", "allocation_ratio": 0.0}, "side A has"),
+    ],
+)
+def test_what_does_not_fit_is_said(change, message):
+    with pytest.raises(ConfigError, match=message):
+        build_model(TINY, **{**SPEC, **change})
+
+
+def test_a_frozen_module_is_refused():
+    net = nn.Linear(2, 2).requires_grad_(False)
+    with pytest.raises(ConfigError, match="no trainable parameters"):
+        create_intrinsic_model(net, intrinsic_dim=1, seed=0)
