@@ -24,8 +24,10 @@ from sublora.bounds.certificate import (
 from sublora.bounds.claims import Terms, decompose, losses_by_metric, make_claims, reference_bound, risk_bound
 from sublora.bounds.measure import Protocol, draw_documents, rebuild, score
 from sublora.bounds.scores import Scores
+from sublora.coding.gates import quantize_gates
 from sublora.coding.message import Encoded, ModelSpec, decode_message, encode_message
-from sublora.coding.quantizers import Quantized, quantize, quantize_gates, rate_distortion_quantize
+from sublora.coding.quantizers import Quantized, quantize
+from sublora.coding.rate_distortion import rate_distortion_quantize
 from sublora.config import Config
 from sublora.corpus.corpus import Corpus, Split, open_corpus
 from sublora.errors import ConfigError, CorpusError

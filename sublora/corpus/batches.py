@@ -76,7 +76,7 @@ def windows(
     """
     _check_stride(block_size, stride)
     inputs = np.concatenate([np.array([eot_token], document.dtype), document[:-1]])
-    for k in range(int(_n_windows(np.array(len(document)), block_size, stride))):
+    for k in range(int(_n_windows(np.array([len(document)]), block_size, stride)[0])):
         cut = slice(k * stride, k * stride + block_size)
         yield inputs[cut], document[cut], block_size - stride if k else 0
 
@@ -131,7 +131,7 @@ def pack_windows(split: Split, documents: Integer[np.ndarray, " n"], block_size:
     return PackedWindows(inputs, targets, real & (column >= n_context[:, None]), document, width)
 
 
-def _n_windows(lengths: Integer[np.ndarray, "*n"], block_size: int, stride: int) -> Integer[np.ndarray, "*n"]:
+def _n_windows(lengths: Integer[np.ndarray, " n"], block_size: int, stride: int) -> Integer[np.ndarray, " n"]:
     return 1 + np.maximum(0, -((block_size - lengths) // stride))
 
 

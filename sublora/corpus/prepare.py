@@ -183,6 +183,7 @@ class _Writer:
         self.file.close()
 
     def add(self, tokens: np.ndarray, n_bytes: int) -> None:
+        """Append a document of so many bytes, and the end-of-text token."""
         data = np.append(tokens, self.eot_token).astype(TOKEN).tobytes()
         self.file.write(data)
         self.digest.update(data)
