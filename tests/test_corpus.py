@@ -41,6 +41,7 @@ def make_split(lengths, eot=9):
     starts = np.cumsum([0, *(n + 1 for n in lengths[:-1])]).astype(np.int64)
     tokens = (1000 + np.arange(sum(lengths) + len(lengths))).astype("<u2")
     tokens[starts + lengths] = eot
+    tokens = tokens[:-1]  # the last document is not closed: nothing stands behind it
     return Split(Path("train.bin"), tokens, starts, np.array(lengths, np.int64), None, eot, 1, "")
 
 
@@ -121,6 +122,11 @@ def test_hugging_face_stream(tmp_path):
     corpus = open_corpus(out)
     assert (len(corpus.train), len(corpus.val)) == (48, 2)
     assert bytes(corpus.train.document(2).astype(np.uint8)).decode() == TEXTS[2]
+    (tmp_path / "set" / "train.jsonl").write_text('{"words": "a", "n": 1}\n')
+    with pytest.raises(CorpusError, match='no column "text", but words, n'):
+        prepare(f"hf:{tmp_path / 'set'}", tmp_path / "out 2", tokenizer="bytes")
+    with pytest.raises(CorpusError, match="cannot read the data set"):
+        prepare(f"hf:{tmp_path / 'missing'}", tmp_path / "out 2", tokenizer="bytes")
 
 
 def test_second_prepare_does_nothing(tmp_path, caplog):
@@ -193,7 +199,7 @@ def test_gpt2_tokens_from_a_folder(tmp_path):
     (folder / "vocab.bpe").write_text("#version: 0.2\n" + "\n".join(map(" ".join, merges)) + "\n")
     texts = ["hello world é", "a text with <|endoftext|> in it", "hello"]
     source = write_text(tmp_path / "in.txt", texts)
-    corpus = open_corpus(prepare("text", tmp_path / "out", paths=[source], tokenizer="gpt2", tokenizer_dir=folder))
+    corpus = open_corpus(prepare("text", tmp_path / "out", paths=[source], tokenizer=str(folder)))
     assert (corpus.vocab_size, corpus.eot_token, corpus.min_tokens) == (261, 260, 1)
     assert [[tokens[t] for t in corpus.train.document(i)] for i in (0, 2)] == [
         ["hell", "o", "Ġw", "o", "r", "l", "d", "Ġ", "Ã", "©"],
@@ -204,7 +210,7 @@ def test_gpt2_tokens_from_a_folder(tmp_path):
 
     (folder / "vocab.bpe").write_text("h q\n")
     with pytest.raises(CorpusError, match="merges"):
-        prepare("text", tmp_path / "bad", paths=[source], tokenizer="gpt2", tokenizer_dir=folder)
+        prepare("text", tmp_path / "bad", paths=[source], tokenizer=str(folder))
 
 
 def test_index_without_meta_is_the_index_with_meta(tmp_path):
@@ -250,6 +256,12 @@ def test_index_follows_the_file(tmp_path):
     for case in ([[1, 2, 3]], [[1], [3]], [[4, 5, 6], [7]], [[5], [5, 6, 7]]):
         write_tokens(tmp_path, case)
         assert documents() == case
+    # A second write within one tick of the file system's clock, with the same size, is seen as well.
+    stat = (tmp_path / "train.bin").stat()
+    write_tokens(tmp_path, [[5, 5, 7], [6]])
+    os.utime(tmp_path / "train.bin", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert documents() == [[5, 5, 7], [6]]
+    write_tokens(tmp_path, case)
     make_old(tmp_path)
     assert documents() == case
     train = open_corpus(tmp_path, eot_token=7, vocab_size=10).train
@@ -359,8 +371,8 @@ def test_errors_of_preparing(tmp_path):
         ("text", {"paths": [tmp_path / "none.txt"]}, "cannot read"),
         ("text", {"paths": [latin]}, "not UTF-8"),
         ("jsonl", {"paths": [lines]}, "line 1: not a JSON object"),
-        ("text", {"paths": [source], "tokenizer": "words"}, "bytes or gpt2"),
-        ("text", {"paths": [source], "tokenizer": "gpt2", "tokenizer_dir": tmp_path}, "no vocab.json or encoder.json"),
+        ("text", {"paths": [source], "tokenizer": "words"}, "bytes, gpt2 or a folder"),
+        ("text", {"paths": [source], "tokenizer": str(tmp_path)}, "no vocab.json or encoder.json"),
         ("text", {"paths": [source], "min_characters": 10**6}, "no document of at least"),
         ("text", {"paths": [source], "val_every": 1}, "val_every"),
         ("text", {"paths": [source], "max_documents": 0}, "max_documents"),

@@ -16,7 +16,7 @@ from sublora.bounds.inequalities.betting_drawn import stage_costs
 from sublora.seeds import stream
 
 Bound = Callable[[np.ndarray, float], float]
-SAMPLES = 15_000
+SAMPLES = 10_000
 
 # All with losses in [0, 1]; the second argument is the exponent, K = 0.
 BOUNDS: dict[str, Bound] = {

@@ -163,10 +163,10 @@ def _log_mixture_wealth(y, mean):
     return logs.max() + math.log(np.exp(logs - logs.max()).mean())
 
 
-def _is_implied_by_mixture(bound_minus, losses, nats):
+def _is_implied_by_mixture(bound, losses, nats):
     """Whether every mean that the bound excludes is one at which the mixture's wealth, of mean 1, reaches e^nats."""
     y = 1 - losses
-    return all(_log_mixture_wealth(y, (1 - bound_minus) * share) >= nats - 1e-9 for share in (1, 0.9, 0.5))
+    return all(_log_mixture_wealth(y, (1 - bound) * share) >= nats - 1e-9 for share in (1, 0.9, 0.5))
 
 
 @given(losses=loss_lists.filter(lambda x: (x < 0.999).any()), nats=st.floats(0.1, 20))
@@ -360,6 +360,19 @@ def test_hoeffding_subsampling():
 def test_running_mean_looks_only_back():
     losses = np.array([1.0, 0.0, 0.5, 9.0])
     np.testing.assert_allclose(ineq.running_mean(losses, 0.5), [0.5, 0.75, 0.5, 0.5])
+
+
+def test_token_betting_is_its_formula():
+    rng = stream(15, "tokens")
+    losses, predicted = rng.random(300), rng.uniform(0.2, 1, 300)
+    values = [
+        predicted.mean()
+        - (np.prod((1 + rate * (predicted - losses)) ** (1 / 300)) * math.exp(-(2 + math.log(32)) / 300) - 1) / rate
+        for rate in np.geomspace(1e-3, 0.99, 32) / 0.8
+    ]
+    value = ineq.token_betting(losses, predicted, least=0.2, upper=1.0, nats=2.0)
+    assert value == pytest.approx(min(values), abs=1e-10)
+    assert value < 1
 
 
 def test_good_predictions_help_and_impossible_ones_are_refused():

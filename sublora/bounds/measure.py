@@ -79,7 +79,7 @@ def score(
     """Score documents that may repeat; each distinct one is scored once."""
     distinct, rows = np.unique(documents, return_inverse=True)
     scores = score_documents(
-        model.to(protocol.device),
+        model.to(torch.device(protocol.device)),
         split,
         distinct,
         eot_token=corpus.eot_token,

@@ -94,7 +94,7 @@ def _score_part(
         inputs = torch.from_numpy(packed.inputs[rows, :width].astype(np.int64)).to(device)
         mask = torch.from_numpy(packed.mask[rows, :width]).to(device)
         targets = torch.from_numpy(packed.targets[rows, :width].astype(np.int64)).to(device)[mask]
-        hidden = model.base_model(input_ids=inputs, use_cache=False)[0][mask]
+        hidden = model.base_model(input_ids=inputs, use_cache=False)[0][mask]  # type: ignore[operator]
         losses = torch.cat(
             [
                 token_losses(

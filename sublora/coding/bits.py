@@ -132,6 +132,11 @@ def write_exp_golomb(writer: BitWriter, value: int, order: int) -> None:
     writer.write(value & ((1 << order) - 1), order)
 
 
+def exp_golomb_length(value: int, order: int) -> int:
+    """Return the bits that `write_exp_golomb` takes."""
+    return 2 * ((value >> order) + 1).bit_length() - 1 + order
+
+
 def read_exp_golomb(reader: BitReader, order: int) -> int:
     """Read an integer >= 0 written by `write_exp_golomb` of the same order."""
     high = read_gamma(reader) - 1

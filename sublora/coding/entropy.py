@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import constriction
 import numpy as np
@@ -20,12 +21,14 @@ from sublora.coding.bits import (
     BitReader,
     BitWriter,
     best_exp_golomb_order,
+    exp_golomb_length,
     read_exp_golomb,
     read_signed,
     read_uniform,
     write_exp_golomb,
     write_signed,
     write_uniform,
+    zigzag,
 )
 from sublora.coding.codebooks import MAX_CENTROIDS, Codebook, Grid, TrellisGrid, nearest_scale_index
 from sublora.coding.range_coder import PRECISION, TOTAL, frequencies, model, probabilities
@@ -36,7 +39,7 @@ ADAPTIVE_SYMBOLS, ADAPTIVE_LEVELS = 1 << 14, 1 << 10
 """The adaptive model is decoded symbol by symbol in Python, so it is offered for short messages only."""
 _FRACTION = 96
 _RHO_INDICES = (-24, 128)
-_RHO_CENTRE = 8
+_RHO_CENTRE, _RHO_ORDER = 8, 3
 _STATIC_BITS = 32
 
 
@@ -145,12 +148,12 @@ class Parametric(TableModel):
 
     def write(self, writer: BitWriter, codebook: Codebook) -> None:
         """Write the scale."""
-        write_signed(writer, self.rho_index - _RHO_CENTRE, 3)
+        write_signed(writer, self.rho_index - _RHO_CENTRE, _RHO_ORDER)
 
     @classmethod
     def read(cls, reader: BitReader, shape: str) -> "Parametric":
         """Read the scale."""
-        index = read_signed(reader, 3) + _RHO_CENTRE
+        index = read_signed(reader, _RHO_ORDER) + _RHO_CENTRE
         if not _RHO_INDICES[0] <= index <= _RHO_INDICES[1]:
             raise MessageError(f"scale index {index} is outside {_RHO_INDICES[0]}..{_RHO_INDICES[1]}")
         return cls(shape, index)
@@ -158,9 +161,17 @@ class Parametric(TableModel):
     def tables(self, codebook: Codebook) -> Int64[np.ndarray, "contexts levels"]:
         """Evaluate the density at the positions of the grid."""
         assert isinstance(codebook, Grid)
-        positions = np.abs(codebook.positions())
-        weights = SHAPES[self.shape](int(positions.max()), self.rho_index)
-        return np.stack([frequencies([weights[z] for z in row]) for row in positions.tolist()])
+        return _parametric_tables(self.shape, self.rho_index, type(codebook)(0, codebook.levels))
+
+
+@lru_cache(maxsize=64)
+def _parametric_tables(shape: str, rho_index: int, grid: Grid) -> Int64[np.ndarray, "contexts levels"]:
+    """Return the tables on a grid of step 1: they are the same for every step, and a fit tries the same ones often."""
+    positions = np.abs(grid.positions())
+    weights = SHAPES[shape](int(positions.max()), rho_index)
+    tables = np.stack([frequencies([weights[z] for z in row]) for row in positions.tolist()])
+    tables.flags.writeable = False
+    return tables
 
 
 @dataclass(frozen=True)
@@ -254,12 +265,6 @@ def _adaptive_cost(counts: Int64[np.ndarray, "levels"]) -> float:
     return (nats - sum(math.lgamma(count + 0.5) for count in counts.tolist())) / math.log(2)
 
 
-def _side_bits(entropy_model: EntropyModel, codebook: Codebook) -> int:
-    writer = BitWriter()
-    entropy_model.write(writer, codebook)
-    return writer.length
-
-
 def _fit_parametric(counts: Int64[np.ndarray, "contexts levels"], grid: Grid, shape: str) -> tuple[float, Parametric]:
     """Return the scale of least cost: a walk from the scale of equal moments, along which the cost is convex."""
     moment = float((counts * (np.abs(grid.positions()) / 2.0) ** 2).sum() / counts.sum())
@@ -268,8 +273,8 @@ def _fit_parametric(counts: Int64[np.ndarray, "contexts levels"], grid: Grid, sh
     def cost(rho_index: int) -> float:
         if not _RHO_INDICES[0] <= rho_index <= _RHO_INDICES[1]:
             return math.inf
-        candidate = Parametric(shape, rho_index)
-        return _cost(counts, candidate.tables(grid)) + _side_bits(candidate, grid)
+        side = exp_golomb_length(zigzag(rho_index - _RHO_CENTRE), _RHO_ORDER)
+        return _cost(counts, Parametric(shape, rho_index).tables(grid)) + side
 
     best = cost(index)
     for direction in (-1, 1):
@@ -284,7 +289,9 @@ def _fit_static(counts: Int64[np.ndarray, "levels"], codebook: Codebook) -> tupl
     for shift in range(int(counts.max()).bit_length()):
         weights = np.where(counts > 0, np.maximum(counts >> shift, 1), 0)
         candidate = Static(tuple(weights.tolist()))
-        cost = _cost(counts[None], candidate.tables(codebook)) + _side_bits(candidate, codebook)
+        side = BitWriter()
+        candidate.write(side, codebook)
+        cost = _cost(counts[None], candidate.tables(codebook)) + side.length
         if best is None or cost < best[0]:
             best = (cost, candidate)
     assert best is not None

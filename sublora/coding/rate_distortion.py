@@ -21,7 +21,7 @@ GRIDS: dict[str, type[Grid]] = {"scalar": UniformGrid, "trellis": TrellisGrid}
 _ROUNDS = 6
 
 
-def _bits_by_k(quantized: Quantized, model: TableModel, half: int) -> Float64[np.ndarray, "contexts 2*half+1"]:
+def _bits_by_k(quantized: Quantized, model: TableModel, half: int) -> Float64[np.ndarray, "contexts width"]:
     """Return the bits of k = -half..half in every quantizer of the grid, 24 beyond the coded levels."""
     bits = PRECISION - np.log2(model.tables(quantized.codebook))
     missing = half - quantized.codebook.levels // 2
@@ -45,7 +45,7 @@ def _move(
     curvature: Float64[np.ndarray, "d"],
     lagrangian: float,
     grid: Grid,
-    bits: Float64[np.ndarray, "contexts 2*half+1"],
+    bits: Float64[np.ndarray, "contexts width"],
 ) -> Int64[np.ndarray, "d"]:
     """Return the k of least objective for every coordinate, given the bits of every k."""
     half = bits.shape[1] // 2

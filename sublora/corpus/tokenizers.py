@@ -12,8 +12,9 @@ import numpy as np
 from sublora.corpus.corpus import BYTES_TOKENIZER
 from sublora.errors import CorpusError
 
-NAMES = ("bytes", "gpt2")
 INSTALL = "pip install 'sublora[corpora]'"
+
+A_FOLDER_DOES = "a folder with vocab.json and merges.txt in its place does without"
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -58,15 +59,12 @@ class TiktokenTokenizer:
         try:
             import tiktoken
         except ImportError as error:
-            raise CorpusError(
-                f"tokenizer gpt2 needs tiktoken ({INSTALL}), or a folder with vocab.json and merges.txt (tokenizer_dir)"
-            ) from error
+            raise CorpusError(f"tokenizer gpt2 needs tiktoken ({INSTALL}); {A_FOLDER_DOES}") from error
         try:
             self._encoding: Any = tiktoken.get_encoding("gpt2")
         except OSError as error:
             raise CorpusError(
-                f"tiktoken cannot fetch the gpt2 vocabulary ({type(error).__name__}): "
-                "give a folder with vocab.json and merges.txt (tokenizer_dir)"
+                f"tiktoken cannot fetch the gpt2 vocabulary ({type(error).__name__}); {A_FOLDER_DOES}"
             ) from error
         self.eot_token: int = self._encoding.eot_token
         self.vocab_size: int = self._encoding.n_vocab
@@ -106,21 +104,22 @@ class FolderTokenizer:
         return [np.asarray(e.ids) for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
-def make_tokenizer(name: str, folder: Path | None = None) -> Tokenizer:
+def make_tokenizer(name: str) -> Tokenizer:
     """Return a tokenizer.
 
     Args:
-        name: `bytes` or `gpt2`.
-        folder: for gpt2, where vocab.json (or encoder.json) and merges.txt (or vocab.bpe) are; None takes tiktoken.
+        name: `bytes`, `gpt2` (from tiktoken), or a folder with vocab.json and merges.txt (or encoder.json, vocab.bpe).
 
     Raises:
         CorpusError: no such tokenizer, a package or file that is missing.
     """
-    if name not in NAMES:
-        raise CorpusError(f"tokenizer {name!r} not recognized: {' or '.join(NAMES)}")
     if name == "bytes":
         return ByteTokenizer()
-    return TiktokenTokenizer() if folder is None else FolderTokenizer(folder)
+    if name == "gpt2":
+        return TiktokenTokenizer()
+    if not Path(name).is_dir():
+        raise CorpusError(f"tokenizer {name!r} not recognized: bytes, gpt2 or a folder with vocab.json and merges.txt")
+    return FolderTokenizer(Path(name))
 
 
 def _read_encoding(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], str]:
@@ -133,7 +132,7 @@ def _read_encoding(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]],
     except ValueError as error:
         raise CorpusError(f"the tokenizer files in {folder} are damaged: {error}") from error
     pairs = [line.split() for line in lines if line and not line.startswith("#version")]
-    if END_OF_TEXT not in vocabulary:
+    if not isinstance(vocabulary, dict) or END_OF_TEXT not in vocabulary:
         raise CorpusError(f"the vocabulary in {folder} has no {END_OF_TEXT} token")
     if not all(len(pair) == 2 and {*pair, "".join(pair)} <= vocabulary.keys() for pair in pairs):
         raise CorpusError(f"the merges in {folder} make tokens that its vocabulary lacks")

@@ -5,6 +5,7 @@ import logging
 import math
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -85,7 +86,7 @@ def _load_pretrained(a: Architecture) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(a.source, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot load the base model {a.source!r}: {str(error).splitlines()[0]}") from error
-    have = model.get_input_embeddings().weight.shape[0]
+    have = model.get_input_embeddings().num_embeddings
     if have < a.vocab_size:
         raise ConfigError(
             f"{a.source!r} has {have} tokens, but the corpus has {a.vocab_size}: use the model's own tokenizer"
@@ -226,9 +227,9 @@ def merge(model: SubspaceModule) -> PreTrainedModel:
 
     The subspace module is used up: its wrapped module is the returned one.
     """
-    net = model.materialize()
+    net: Any = model.materialize()
     if not hasattr(net, "merge_and_unload"):
-        return net.eval()  # type: ignore[return-value]
+        return net.eval()
     head = net.get_output_embeddings()
     base = getattr(head, "base_layer", head)
     # A tied head shares its weight with the input embedding, which merging must not move.

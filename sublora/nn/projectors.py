@@ -33,6 +33,8 @@ class SubspaceModule(nn.Module, ABC):
         ConfigError: nothing is trainable, or d is outside 1..D.
     """
 
+    theta0: Tensor
+
     def __init__(self, net: nn.Module, intrinsic_dim: int) -> None:
         super().__init__()
         trainable = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
@@ -217,7 +219,7 @@ class StructuredIDModule(SubspaceModule):
                 torch.full((len(layers),), _logit(allocation_ratio), device=self.theta0.device)
             )
         self.readings = [r for r in readings if r.width]
-        self.operators = nn.ModuleList(
+        self.operators: list[GroupOperator] = nn.ModuleList(  # type: ignore[assignment]
             GroupOperator(intrinsic_mode, self._rows(r.group), r.width, (seed, "operator", r.group.name), r.column_norm)
             for r in self.readings
         )

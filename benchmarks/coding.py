@@ -1,0 +1,143 @@
+"""Measure the code: bits at given errors, distance from the empirical entropy, and speed. Writes results/coding.json.
+
+python benchmarks/coding.py
+"""
+
+import json
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from sublora.coding.codebooks import TrellisGrid
+from sublora.coding.message import Encoded, ModelSpec, decode_message, encode_message
+from sublora.coding.quantizers import QUANTIZERS, Quantized, quantize, quantize_uniform
+from sublora.coding.rate_distortion import rate_distortion_quantize
+from sublora.seeds import stream
+
+RESULTS = Path(__file__).parent / "results" / "coding.json"
+SEEDS = 10
+
+
+def coded(quantized: Quantized) -> Encoded:
+    """Return the message of a standard model with these coordinates, checked by decoding it."""
+    spec = ModelSpec(
+        seed=0,
+        intrinsic_dim=len(quantized.symbols),
+        intrinsic_mode="rdkronqr",
+        use_lora=True,
+        attention_r=4,
+        head_r=4,
+        lora_alpha=32,
+        allocation_mode="uniform",
+        allocation_scope="shared",
+        budget_b=0,
+        gating_steepness=0,
+        n_gates=0,
+    )
+    encoded = encode_message(spec, 1, quantized, np.zeros(0))
+    decoded = decode_message(encoded.data, max_symbols=len(quantized.symbols)).alpha
+    assert np.array_equal(decoded.view(np.uint32), quantized.reconstruction.view(np.uint32))
+    return encoded
+
+
+def measured(quantizer: Callable[[np.ndarray], Quantized], dim: int) -> dict[str, float]:
+    """Return means over seeds of the message, its payload, the squared error and the time, for Gaussian coordinates."""
+    rows = []
+    for seed in range(SEEDS):
+        alpha = stream(seed, "benchmark", dim).standard_normal(dim)
+        start = time.perf_counter()
+        quantized = quantizer(alpha)
+        seconds = time.perf_counter() - start
+        encoded = coded(quantized)
+        error = float(np.mean((quantized.reconstruction - alpha) ** 2))
+        floor = dim / 2 * math.log2(float(np.mean(alpha**2)) / error)
+        rows.append((8 * len(encoded.data), encoded.ledger["payload"], error, floor, seconds))
+    names = ("message_bits", "payload_bits", "mean_squared_error", "rate_distortion_function_bits", "quantize_seconds")
+    return {name: round(float(value), 5) for name, value in zip(names, np.mean(rows, axis=0), strict=True)}
+
+
+def at_error(dim: int, target: float, grid: str) -> dict[str, float]:
+    """Bisect the lagrangian until the mean squared error is at most `target`, and as near to it as 9 steps bring it."""
+
+    def row(lagrangian: float) -> dict[str, float]:
+        return measured(lambda alpha: rate_distortion_quantize(alpha, np.ones(dim), lagrangian, grid=grid), dim)
+
+    low, high = math.log(target / 5), math.log(5 * target)
+    best: dict[str, float] = {}
+    for _ in range(9):
+        middle = (low + high) / 2
+        tried = row(math.exp(middle))
+        if tried["mean_squared_error"] <= target:
+            best, low = tried | {"lagrangian": round(math.exp(middle), 6)}, middle
+        else:
+            high = middle
+    return best
+
+
+def entropy_distance(dim: int) -> dict[str, float]:
+    """Return how far the payload is from the empirical entropy of its symbols."""
+    quantized = quantize(stream(0, "entropy", dim).standard_normal(dim), levels=11, method="uniform")
+    share = np.bincount(quantized.symbols) / dim
+    share = share[share > 0]
+    entropy = -dim * float((share * np.log2(share)).sum())
+    encoded = coded(quantized)
+    payload = encoded.ledger["payload"]
+    return {
+        "empirical_entropy_bits": round(entropy, 1),
+        "payload_bits": payload,
+        "limit_bits": round(1.005 * entropy + 16, 1),
+        "header_bits": 8 * len(encoded.data) - payload - encoded.ledger["padding"],
+    }
+
+
+def speed(quantized: Quantized) -> dict[str, float]:
+    """Return the seconds that encoding and decoding a message take."""
+    start = time.perf_counter()
+    data = coded(quantized).data
+    both = time.perf_counter() - start
+    start = time.perf_counter()
+    decode_message(data, max_symbols=len(quantized.symbols))
+    decode = time.perf_counter() - start
+    return {"encode_seconds": round(both - decode, 3), "decode_seconds": round(decode, 3)}
+
+
+def main() -> None:
+    """Run everything and write the results."""
+    million = stream(0, "speed").standard_normal(1_000_000)
+    k = np.clip(np.rint(million / 0.5), -8, 8)
+    results = {
+        "command": "python benchmarks/coding.py",
+        "versions": {"python": platform.python_version()}
+        | {name: version(name) for name in ("numpy", "constriction", "kmeans1d")},
+        "gaussian_coordinates": {
+            f"d={dim}, mean squared error <= {target}": {
+                "trellis": at_error(dim, target, "trellis"),
+                "scalar": at_error(dim, target, "scalar"),
+            }
+            for dim, target in ((200, 0.0153), (1000, 0.0418))
+        },
+        "least_squares_11_levels": {
+            f"d={dim}": {method: measured(partial(quantize, levels=11, method=method), dim) for method in QUANTIZERS}
+            for dim in (200, 1000)
+        },
+        "payload_against_entropy": {f"d={dim}": entropy_distance(dim) for dim in (200, 1000, 10_000, 1_000_000)},
+        "one_million_symbols": {
+            "parametric": speed(quantize_uniform(million, 0.5)),
+            "static": speed(quantize(million, levels=11, method="kmeans")),
+            "trellis": speed(Quantized((k + 8).astype(np.int32), TrellisGrid(0, 17))),
+        },
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    sys.stdout.write(RESULTS.read_text())
+
+
+if __name__ == "__main__":
+    main()
