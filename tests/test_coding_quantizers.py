@@ -86,7 +86,7 @@ def test_unknown_quantizer_is_named() -> None:
 def test_viterbi_finds_the_cheapest_path(seed: int, count: int) -> None:
     costs = stream(seed, "costs").random((count, 4))
     branches = cheapest_branches(costs)
-    states = trellis_states(branches & 1)
+    states = trellis_states((branches & 1).astype(np.uint8))
     assert np.array_equal(states & 1, branches >> 1)
     found = costs[np.arange(count), branches].sum()
     for path in range(2**count):

@@ -28,14 +28,17 @@ def statement(claim: dict[str, Any], terms: Terms, source: str) -> str:
     )
 
 
-def limits(terms: Terms, base: str, tokenizer: str) -> list[str]:
-    """Return what the claims do not say, one sentence each."""
+def limits(terms: Terms, base: str, tokenizer: str, bound: float, baselines: list[dict[str, Any]]) -> list[str]:
+    """Return what the claims do not say, one sentence each; `bound` is the claim on bits per token."""
+    better = [b["name"] for b in baselines if b["bound"] <= bound]
     together = (
         "All claims hold at once: delta is divided between them."
         if terms.joint
         else "Each claim holds on its own with this probability, not all at once."
     )
+    uninteresting = [f"Uninteresting: certified no better than {', '.join(better)}."] if better else []
     return [
+        *uninteresting,
         together,
         "The claims are about documents drawn independently from the source of the training documents; paragraphs of "
         "one speech, or pages of one site, depend on each other, and the claims are as good as that assumption.",

@@ -11,6 +11,7 @@ import numpy as np
 
 import sublora
 from sublora import seeds
+from sublora.bounds.baselines import baselines
 from sublora.bounds.certificate import (
     CERTIFICATE,
     FORMAT,
@@ -139,6 +140,7 @@ class Certifier:
         losses = scores.to_bytes()
         write_bytes(out_dir / LOSSES, losses)
         meta = self.corpus.meta
+        beside = baselines(self.corpus, terms)
         base = f"random, seed {self.spec.seed}" if self.architecture.source == "scratch" else self.architecture.source
         certificate = {
             "format": FORMAT,
@@ -151,14 +153,7 @@ class Certifier:
             "mixture_weight": terms.mixture_weight,
             "claims": [{**c, "name": metric_name(c["metric"])} for c in claims],
             "comparison": [reference_bound(scores, terms)],
-            "baselines": [
-                {
-                    "name": "uniform coding",
-                    "held_out": math.log2(terms.n_symbols),
-                    "bits": 0,
-                    "bound": math.log2(terms.n_symbols),
-                }
-            ],
+            "baselines": beside,
             "decomposition": decompose(scores, terms, claims[0]["bound"]),
             "held_out": self.held_out(data, terms),
             "message": {"bits": terms.bits, "sha256": sha256(data), "ledger": encoded.ledger},
@@ -181,7 +176,7 @@ class Certifier:
             },
             "draw": {"samples": self.protocol.samples, "batch_size": self.protocol.batch_size},
             "losses_sha256": sha256(losses),
-            "limits": limits(terms, base, str(meta["tokenizer"])),
+            "limits": limits(terms, base, str(meta["tokenizer"]), claims[0]["bound"], beside),
             "versions": {"sublora": sublora.__version__}
             | {p: importlib.metadata.version(p) for p in ("torch", "transformers", "peft", "numpy", "constriction")},
         }

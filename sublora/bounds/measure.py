@@ -79,7 +79,7 @@ def score(
     """Score documents that may repeat; each distinct one is scored once."""
     distinct, rows = np.unique(documents, return_inverse=True)
     scores = score_documents(
-        model.to(torch.device(protocol.device)),
+        model.to(protocol.device),  # type: ignore[arg-type]
         split,
         distinct,
         eot_token=corpus.eot_token,

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32, Int64
+from jaxtyping import Float, Float32, Int32, Int64, UInt8
 
 from sublora.coding.bits import (
     BitReader,
@@ -32,6 +32,7 @@ MAX_CENTROIDS = 1 << 12
 STEP_INDICES = (-1240, 1100)
 """From below the smallest float32 to above the largest."""
 _CENTROID_BITS = 40
+_BLOCK = 1 << 13
 _EXPONENTS = (-200, 140)
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -80,9 +81,9 @@ class Codebook(ABC):
     def read(cls, reader: BitReader) -> "Codebook":
         """Read what `write` wrote; raises MessageError if it is illegal."""
 
-    def contexts(self, symbols: Int32[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    def contexts(self, symbols: Int32[np.ndarray, "n"]) -> UInt8[np.ndarray, "n"]:
         """Return which of the codebook's quantizers each symbol belongs to (0 where there is only one)."""
-        return np.zeros(len(symbols), dtype=np.int64)
+        return np.zeros(len(symbols), dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,12 @@ class Grid(Codebook):
 
     def reconstruct(self, symbols: Int32[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
         """Return z * step / 2 of every symbol, as float32."""
-        return _to_float32(self.positions() * (self.step / 2))[self.contexts(symbols), symbols]
+        table, contexts = _to_float32(self.positions() * (self.step / 2)), self.contexts(symbols)
+        values = np.empty(len(symbols), dtype=np.float32)
+        for start in range(0, len(symbols), _BLOCK):  # numpy copies indices to 64 bits
+            part = slice(start, start + _BLOCK)
+            values[part] = table[contexts[part], symbols[part]]
+        return values
 
 
 class UniformGrid(Grid):
@@ -145,9 +151,9 @@ class TrellisGrid(Grid):
         k = np.arange(self.levels, dtype=np.int64) - self.levels // 2
         return np.stack([2 * k, 2 * k + 1])
 
-    def contexts(self, symbols: Int32[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+    def contexts(self, symbols: Int32[np.ndarray, "n"]) -> UInt8[np.ndarray, "n"]:
         """Return the grid of every symbol: the lowest bit of the trellis state."""
-        return trellis_states((symbols - self.levels // 2) & 1) & 1
+        return trellis_states((symbols & 1).astype(np.uint8) ^ (self.levels // 2 & 1)) & 1
 
     def write(self, writer: BitWriter) -> None:
         """Write the step and half the number of levels."""

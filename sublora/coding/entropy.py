@@ -119,7 +119,7 @@ class TableModel(EntropyModel):
         if len(models) == 1:
             encoder.encode(symbols, models[0])
         else:
-            for symbol, context in zip(symbols.tolist(), codebook.contexts(symbols).tolist(), strict=True):
+            for symbol, context in zip(symbols.data, codebook.contexts(symbols).data, strict=True):
                 encoder.encode(symbol, models[context])
         return encoder
 
@@ -311,7 +311,7 @@ def offered(codebook: Codebook, count: int) -> list[str]:
 def fit(symbols: Int32[np.ndarray, "n"], codebook: Codebook) -> tuple[float, str, EntropyModel]:
     """Return the bits (estimated, its own and the payload's), the name, and the model that codes `symbols` shortest."""
     contexts = len(codebook.positions()) if isinstance(codebook, Grid) else 1
-    flat = codebook.contexts(symbols) * codebook.levels + symbols
+    flat = codebook.contexts(symbols).astype(np.int64) * codebook.levels + symbols
     counts = np.bincount(flat, minlength=contexts * codebook.levels).reshape(contexts, codebook.levels)
     fitted: list[tuple[float, str, EntropyModel]] = []
     for name in offered(codebook, len(symbols)):

@@ -82,7 +82,7 @@ def _optimise(
     for _ in range(_ROUNDS):
         k = _move(values, curvature, lagrangian, grid, bits)
         reach = int(np.abs(k).max())
-        quantized = Quantized((k + reach).astype(np.int32), kind(index, 2 * reach + 1))
+        quantized = Quantized((k + reach).astype(np.int32), kind(index if reach else 0, 2 * reach + 1))
         objective = float((0.5 * curvature * (quantized.reconstruction - values) ** 2).sum())
         side = BitWriter()
         write_codebook(side, quantized.codebook)
@@ -131,6 +131,7 @@ def rate_distortion_quantize(
     if largest == 0 or mean == 0:
         return Quantized(np.zeros(len(values), dtype=np.int32), kind(0, 1))
     # At high rate the error of a step s costs curvature s^2 / 24, and a bit is worth ln 2 / 12 curvature s^2 of it.
+    # The two grids of a trellis, each of step s, together make one of step s / 2.
     ideal = math.sqrt(12 * lagrangian / (math.log(2) * mean))
     index = step_index(min(max(ideal * (2 if grid == "trellis" else 1), 4 * largest / MAX_LEVELS), 4 * largest))
     best = _optimise(values, weights, lagrangian, kind, index)

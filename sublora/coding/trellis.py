@@ -6,7 +6,7 @@ polynomials 515 and 362 (octal) (Ungerboeck 1982, "Channel coding with multileve
 """
 
 import numpy as np
-from jaxtyping import Float64, Int, Int64
+from jaxtyping import Float64, Int64, UInt8
 
 STATES = 256
 _FEEDBACK, _INPUT = 0o515 >> 1, 0o362 >> 1
@@ -20,14 +20,14 @@ def next_state(state: int, parity: int) -> int:
 NEXT_STATE = [[next_state(state, parity) for parity in (0, 1)] for state in range(STATES)]
 
 
-def trellis_states(parities: Int[np.ndarray, "n"]) -> Int64[np.ndarray, "n"]:
+def trellis_states(parities: UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "n"]:
     """Return the state in which each symbol is read, from state 0 on."""
-    states = np.empty(len(parities), dtype=np.int64)
+    states = bytearray(len(parities))
     state = 0
-    for index, parity in enumerate(parities.tolist()):
+    for index, parity in enumerate(parities.tobytes()):
         states[index] = state
         state = NEXT_STATE[state][parity]
-    return states
+    return np.frombuffer(states, dtype=np.uint8)
 
 
 def _predecessors() -> tuple[Int64[np.ndarray, "256 2"], Int64[np.ndarray, "256 2"]]:

@@ -86,7 +86,7 @@ def _load_pretrained(a: Architecture) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_pretrained(a.source, dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot load the base model {a.source!r}: {str(error).splitlines()[0]}") from error
-    have = model.get_input_embeddings().num_embeddings
+    have = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
     if have < a.vocab_size:
         raise ConfigError(
             f"{a.source!r} has {have} tokens, but the corpus has {a.vocab_size}: use the model's own tokenizer"

@@ -16,7 +16,7 @@ MEMORY_BUDGET = 2 << 30
 
 
 class Dense(LinearOperator):
-    """P has independent N(0, 1/D) entries (Li et al. 2018, "Measuring the intrinsic dimension of objective landscapes").
+    """P has independent N(0, 1/D) entries (Li et al. 2018, "Measuring the intrinsic dimension", section 2).
 
     A block of rows is drawn from its own counter, so that any block can be made alone.
 

@@ -12,7 +12,7 @@ class Identity(LinearOperator):
 
     def __init__(self, D: int, d: int, seed: Seed) -> None:
         super().__init__(D, d, seed)
-        if D != d:
+        if d != D:
             raise ConfigError(f"the identity operator needs intrinsic_dim = D = {D}, not {d}")
 
     def matvec(self, alpha_d: Float[Tensor, " d"]) -> Float[Tensor, " D"]:

@@ -70,12 +70,12 @@ class Rkron(LinearOperator):
 
 
 class Rdkron(Rkron):
-    """The sum of two independent Kronecker products over sqrt(2): entries closer to Gaussian at twice the price."""
+    """The sum of two independent Kronecker products over sqrt(2): entries closer to Gaussian at twice the cost."""
 
     terms = 2
 
 
 class Rdkronqr(Rkron):
-    """One Kronecker product whose factors have orthonormal columns: an isometry but for the rows that rounding drops."""
+    """One Kronecker product of factors with orthonormal columns: an isometry but for the rows that rounding drops."""
 
     orthogonal = True

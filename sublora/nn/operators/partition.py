@@ -46,6 +46,6 @@ class Partition(LinearOperator):
 
 
 class PartitionSigned(Partition):
-    """Partition with a random sign for every parameter, so that one coordinate does not push all its parameters one way."""
+    """Partition with a random sign for every parameter: a coordinate does not push all of them one way."""
 
     signed = True

@@ -11,7 +11,7 @@ from sublora.nn.operators.base import LinearOperator, Seed
 
 
 class Sparse(LinearOperator):
-    """Every column has k = round(sqrt(D)) entries +-1/sqrt(k) at random rows (Li, Hastie & Church 2006, density 1/sqrt(D)).
+    """Every column has k = round(sqrt(D)) entries +-1/sqrt(k) at random rows (Li, Hastie & Church 2006).
 
     Rows are drawn with replacement: an entry that is hit twice holds the sum.
     """

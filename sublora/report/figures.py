@@ -1,0 +1,225 @@
+"""The figures of one run: where its bound and its bits come from, and how it was trained."""
+
+import math
+from typing import Any
+
+import matplotlib
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from sublora.report.svg import STYLE
+
+# Okabe & Ito (2008), distinguishable with any kind of colour vision. Yellow and black are left out: they vanish on a
+# light and on a dark page.
+BLUE, RED, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+# Inches. Small enough that 9 pt text is still readable when the figure is scaled to the width of a phone.
+WIDTH = 5.4
+PARTS = {
+    "empirical": ("empirical risk", BLUE),
+    "smoothing": ("smoothing", ORANGE),
+    "complexity": ("complexity", GREEN),
+    "sampling": ("sampling", PURPLE),
+}
+# The training loss is averaged with weights that halve over this share of the records.
+HALF_LIFE = 0.02
+
+Record = dict[str, Any]
+
+
+def new_axes(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
+    """Return a transparent figure of `height` inches and its array of rows x columns axes."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.patch.set_alpha(0)
+    grid = figure.subplots(rows, columns, squeeze=False, **options)
+    for axes in grid.flat:
+        axes.patch.set_alpha(0)
+    return figure, grid
+
+
+def _one(height: float) -> tuple[Figure, Axes]:
+    figure, grid = new_axes(height)
+    return figure, grid[0, 0]
+
+
+@matplotlib.rc_context(STYLE)
+def decomposition(certificate: Record) -> Figure:
+    """Draw the bound of the first claim as a stack of empirical risk, smoothing, complexity and sampling.
+
+    The units are bits per token; the held-out loss, where it is known, is a line.
+    """
+    figure, axes = _one(1.75)
+    left = 0.0
+    for name, value in certificate["decomposition"].items():
+        text, colour = PARTS[name]
+        axes.barh(0, value, left=left, height=0.6, color=colour, label=f"{text} {value:.3f}")
+        left += value
+    if held_out := certificate["held_out"]:
+        axes.axvline(held_out["bpd"], color="black", linestyle="--", linewidth=1.2)
+        # A label of its own, because a dashed handle is not seen at this size.
+        axes.plot([], [], color="black", linestyle="--", linewidth=1.2, label=f"held-out {held_out['bpd']:.3f}")
+    axes.set(xlabel="bits per token", yticks=[], ylim=(-0.45, 0.45), xlim=(0, None))
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper left", ncols=3, handlelength=1.4, columnspacing=1.2)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def ledger(certificate: Record) -> Figure:
+    """Draw how many bits of the message each field takes, the longest first."""
+    fields = sorted(certificate["message"]["ledger"].items(), key=lambda field: field[1])
+    figure, axes = _one(0.7 + 0.24 * len(fields))
+    bars = axes.barh([name.replace("_", " ") for name, _ in fields], [bits for _, bits in fields], color=BLUE)
+    axes.bar_label(bars, labels=[f"{bits:,.4g}" if bits < 100 else f"{bits:,.0f}" for _, bits in fields], padding=3)
+    axes.set(xlabel="bits")
+    axes.grid(axis="y", visible=False)
+    axes.margins(x=0.12)
+    return figure
+
+
+def top_k_claims(certificate: Record) -> list[tuple[int, Record]]:
+    """Return the claims on top-k errors with their k, by growing k."""
+    claims = [c for c in certificate["claims"] if c["metric"].startswith("top_")]
+    return sorted(((int(c["metric"].split("_")[1]), c) for c in claims), key=lambda pair: pair[0])
+
+
+def k_axis(axes: Axes, ks: list[int]) -> None:
+    """Make the x axis logarithmic with a tick at some of the k."""
+    axes.set_xscale("log")
+    axes.set_xticks(shown := [k for k in ks if k in (1, 2, 3, 5, 10, 50, 100)], labels=[str(k) for k in shown])
+    axes.minorticks_off()
+
+
+@matplotlib.rc_context(STYLE)
+def top_k(certificate: Record) -> Figure:
+    """Draw the share of tokens that are not among the k most probable, and its bound, against k."""
+    claims = top_k_claims(certificate)
+    figure, axes = _one(2.7)
+    ks = [k for k, _ in claims]
+    axes.plot(ks, [c["bound"] for _, c in claims], color=RED, marker="s", markersize=4, label="bound")
+    axes.plot(ks, [c["empirical"] for _, c in claims], color=BLUE, marker="o", markersize=4, label="empirical")
+    k_axis(axes, ks)
+    axes.set(xlabel="k (logarithmic)", ylabel="top-k error, share of tokens", ylim=(0, 1.02))
+    axes.legend()
+    return figure
+
+
+def column(metrics: list[Record], kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps of the records of a kind that have a value, and their values (one row per step)."""
+    rows = [(r["iter"], r[name]) for r in metrics if r["kind"] == kind and r.get(name) is not None]
+    return np.array([i for i, _ in rows]), np.array([v for _, v in rows])
+
+
+def smooth(values: Float[np.ndarray, " n"], half_life: float) -> Float[np.ndarray, " n"]:
+    """Return the running average whose weights halve every `half_life` records, unbiased from the first record on."""
+    keep = 0.5 ** (1 / half_life)
+    total, weight = 0.0, 0.0
+    out = np.empty(len(values))
+    for i, value in enumerate(values):
+        total, weight = keep * total + value, keep * weight + 1
+        out[i] = total / weight
+    return out
+
+
+@matplotlib.rc_context(STYLE)
+def training(metrics: list[Record]) -> Figure:
+    """Draw the training loss, raw and smoothed, and both evaluations against the step, in bits per token."""
+    figure, axes = _one(2.9)
+    steps, losses = column(metrics, "train", "loss")
+    if len(steps):
+        bits = losses / math.log(2)
+        axes.plot(steps, bits, color=SKY, alpha=0.45, linewidth=0.8, label="batches")
+        axes.plot(
+            steps, smooth(bits, max(HALF_LIFE * len(bits), 1.0)), color=BLUE, linewidth=1.4, label="batches, smoothed"
+        )
+    for name, colour, marker, label in (
+        ("train_bpd", GREEN, "o", "training documents"),
+        ("val_bpd", RED, "s", "held-out documents"),
+    ):
+        steps, values = column(metrics, "eval", name)
+        if len(steps):
+            axes.plot(steps, values, color=colour, marker=marker, markersize=3.5, linewidth=1.2, label=label)
+    axes.set(xlabel="step", ylabel="bits per token")
+    axes.legend()
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def learning_rate(metrics: list[Record]) -> Figure | None:
+    """Draw the learning rate of alpha against the step; None where no step is recorded."""
+    steps, rates = column(metrics, "train", "lr")
+    if not len(steps):
+        return None
+    figure, axes = _one(2.0)
+    axes.plot(steps, rates, color=BLUE, linewidth=1.4)
+    axes.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def gates_by_step(metrics: list[Record]) -> Figure | None:
+    """Draw every layer's gamma against the step; None where nothing is gated."""
+    steps, gammas = column(metrics, "eval", "gamma")
+    if not len(steps):
+        return None
+    figure, axes = _one(2.7)
+    colours = ScalarMappable(Normalize(0, max(gammas.shape[1] - 1, 1)), "cividis")
+    for layer, curve in enumerate(gammas.T):
+        axes.plot(steps, curve, color=colours.to_rgba(layer), linewidth=1.3)
+    figure.colorbar(colours, ax=axes, label="layer", ticks=MaxNLocator(integer=True))
+    axes.set(xlabel="step", ylabel="gamma, share of B")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def gates_by_layer(metrics: list[Record]) -> Figure | None:
+    """Draw the last gamma of every layer, and the first; None where nothing is gated."""
+    steps, gammas = column(metrics, "eval", "gamma")
+    if not len(steps):
+        return None
+    figure, axes = _one(2.7)
+    layers = np.arange(gammas.shape[1])
+    axes.plot(layers, gammas[0], color=SKY, linestyle="--", linewidth=1.2, label=f"step {steps[0]:,}")
+    axes.plot(layers, gammas[-1], color=BLUE, marker="o", markersize=4, label=f"step {steps[-1]:,}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="layer", ylabel="gamma, share of B")
+    axes.legend()
+    return figure
+
+
+def _sides(metrics: list[Record]) -> list[tuple[np.ndarray, np.ndarray, str, str, str]]:
+    sides = (("grad_norm_a", BLUE, "o", "through A"), ("grad_norm_b", RED, "s", "through B"))
+    found = [(*column(metrics, "train", name), colour, marker, label) for name, colour, marker, label in sides]
+    return [side for side in found if len(side[0])]
+
+
+@matplotlib.rc_context(STYLE)
+def gradients_by_step(metrics: list[Record]) -> Figure | None:
+    """Draw the norm of the gradient that reaches alpha through A and through B: mean and range over layers."""
+    if not (sides := _sides(metrics)):
+        return None
+    figure, axes = _one(2.7)
+    for steps, norms, colour, _, label in sides:
+        axes.plot(steps, norms.mean(1), color=colour, linewidth=1.2, label=label)
+        axes.fill_between(steps, norms.min(1), norms.max(1), color=colour, alpha=0.15, linewidth=0)
+    axes.set(xlabel="step", ylabel="gradient norm (logarithmic)", yscale="log")
+    axes.legend()
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def gradients_by_layer(metrics: list[Record]) -> Figure | None:
+    """Draw the norm of the gradient through A and through B by layer, averaged over the second half of training."""
+    if not (sides := _sides(metrics)):
+        return None
+    figure, axes = _one(2.7)
+    for _, norms, colour, marker, label in sides:
+        axes.plot(norms[len(norms) // 2 :].mean(0), color=colour, marker=marker, markersize=4, label=label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="layer", ylabel="gradient norm (logarithmic)", yscale="log")
+    axes.legend()
+    return figure

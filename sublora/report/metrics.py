@@ -1,0 +1,60 @@
+"""Reading what training recorded: metrics.jsonl, one record per line."""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sublora.errors import SubloraError
+
+METRICS = "metrics.jsonl"
+_LISTS = ("grad_norm_a", "grad_norm_b", "gamma")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read the records of a run.
+
+    Raises:
+        SubloraError: the file is missing, empty or damaged, or a record is not one.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise SubloraError(f"cannot read {path}: {error.strerror}; give a folder that `sublora train` wrote") from error
+    if not lines:
+        raise SubloraError(f"{path} is empty: the run recorded nothing")
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError as error:
+            raise SubloraError(f"{path}, line {number}, is damaged: {error}") from error
+    return check_metrics(records, f"{path}, line")
+
+
+def check_metrics(records: Iterable[Any], where: str) -> list[dict[str, Any]]:
+    """Return the records if they can be drawn.
+
+    Args:
+        records: objects with a kind, a step and numbers.
+        where: what precedes the number of a record in an error.
+
+    Raises:
+        SubloraError: a record without kind or step, a number that is not finite, or layers that come and go.
+    """
+    records = list(records)
+    layers: dict[str, int] = {}
+    for number, record in enumerate(records, 1):
+        if not isinstance(record, dict) or "kind" not in record or not isinstance(record.get("iter"), int):
+            raise SubloraError(f"{where} {number}: not a record with a kind and an iter")
+        for name, value in record.items():
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, float) and not math.isfinite(item):
+                    raise SubloraError(
+                        f"{where} {number}: {name} is {item} at step {record['iter']}: "
+                        "the run diverged; lower the learning rate and train again"
+                    )
+            if name in _LISTS and isinstance(value, list) and layers.setdefault(name, len(value)) != len(value):
+                raise SubloraError(f"{where} {number}: {name} has {len(value)} layers, before it had {layers[name]}")
+    return records

@@ -1,0 +1,82 @@
+"""The table that a certified run ends with, for a terminal."""
+
+from collections.abc import Mapping
+from decimal import ROUND_CEILING, Decimal
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+DIGITS = 4
+
+
+def upward(value: float, digits: int = DIGITS) -> str:
+    """Return a bound with so many decimals, rounded up: a claim rounded down would not be the one that was proved."""
+    return str(Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-digits), ROUND_CEILING))
+
+
+def headline(certificate: dict[str, Any]) -> dict[str, Any]:
+    """Return the claim that stands for the certificate: bits per byte, or bits per token where bytes are unknown."""
+    claims = {claim["metric"]: claim for claim in certificate["claims"]}
+    return claims.get("bpb", claims["bpd"])
+
+
+def confidence(certificate: dict[str, Any]) -> str:
+    """Return 1 - delta in per cent."""
+    return f"{100 * (1 - certificate['delta']):g} %"
+
+
+def length(bits: int) -> str:
+    """Return the length of a message in words."""
+    return f"{bits:,} bits ({bits // 8:,} bytes)"
+
+
+def beside(certificate: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what a certified bound is compared with, as pairs of a name with its unit, and a value."""
+    names = {claim["metric"]: claim["name"] for claim in certificate["claims"]}
+    rows = [
+        (f"the same message under {c['name']}, {names.get(c['metric'], c['metric'])}", upward(c["bound"]))
+        for c in certificate["comparison"]
+    ]
+    # A file of an early version, or a corpus too large for counts, has no baselines.
+    return rows + [(f"{b['name']}, bits per token", baseline_text(b)) for b in certificate.get("baselines", [])]
+
+
+def baseline_text(baseline: dict[str, Any]) -> str:
+    """Return a baseline's held-out loss, certified bound and K in words."""
+    if not baseline["bits"]:
+        return upward(baseline["bound"])
+    held_out = "" if baseline["held_out"] is None else f"held-out {baseline['held_out']:.{DIGITS}f}, "
+    return f"{held_out}certified {upward(baseline['bound'])} (K = {baseline['bits']:,} bits)"
+
+
+def claims_table(certificate: dict[str, Any], files: Mapping[str, Path]) -> Table:
+    """Return the headline numbers of a certificate.
+
+    Args:
+        certificate: as `read_certificate` returns it.
+        files: names and paths to list at the end.
+    """
+    main = headline(certificate)
+    unit, sure = main["name"], confidence(certificate)
+    rows = []
+    if held_out := certificate["held_out"]:
+        rows.append((f"held-out {unit}", f"{held_out[main['metric']]:.{DIGITS}f}"))
+    rows += [
+        (f"empirical {unit} of the decoded model", f"{main['empirical']:.{DIGITS}f}"),
+        ("K, length of the message", length(certificate["message"]["bits"])),
+        (f"certified {unit} at {sure}", upward(main["bound"])),
+        *beside(certificate),
+    ]
+    for claim in certificate["claims"]:
+        if claim["metric"] == "top_1_error":
+            value = f"{claim['empirical']:.{DIGITS}f}, {upward(claim['bound'])}"
+            rows.append((f"top-1 error, and its bound at {sure}", value))
+    rows += [(name, str(path)) for name, path in files.items()]
+    table = Table(show_header=False)
+    table.add_column()
+    # A path may be longer than the terminal is wide: fold it, because a path that is cut cannot be used.
+    table.add_column(overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
