@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 ALLOCATION_MODES = ("uniform", "fixed", "learned")
 ALLOCATION_SCOPES = ("layer", "shared")
 BOUND_TYPES = ("document_level",)
-QUANTIZERS = ("uniform", "kmeans", "rate_distortion")
+QUANTIZERS = ("uniform", "kmeans", "trellis", "feedback")
 DTYPES = ("float32", "bfloat16")
 
 
@@ -258,7 +258,9 @@ class Bounds:
     use_kmeans: bool = False
     """k-means codebook; the same as quantizer: kmeans"""
     quantizer: str = "uniform"
-    """uniform, kmeans, or rate_distortion (step and symbols minimise the bound itself)"""
+    """uniform or kmeans with so many levels; trellis or feedback, whose step minimises the estimated bound"""
+    curvature_samples: int = 512
+    """training sequences that the curvature of the loss is estimated from (feedback)"""
     max_quant_iters: int = 0
     """steps of quantization-aware training; only 0 is supported"""
     quant_lr: float = 5e-5
@@ -280,17 +282,18 @@ class Bounds:
         _choice("bound_type", self.bound_type, BOUND_TYPES)
         _choice("quantizer", self.quantizer, QUANTIZERS)
         _range("bounds.levels", self.levels, 1)
+        _range("bounds.curvature_samples", self.curvature_samples, 1)
         _range("bounds.eval_batch_size", self.eval_batch_size, 1)
         _range("bounds.bound_samples", self.bound_samples, 0)
         if not 0 < self.delta < 1:
             raise ConfigError(f"bounds.delta is {self.delta}, but must lie inside (0, 1)")
         if self.max_quant_iters:
-            raise ConfigError("bounds.max_quant_iters must be 0: use bounds.quantizer=rate_distortion instead")
+            raise ConfigError("bounds.max_quant_iters must be 0: use bounds.quantizer=feedback instead")
         if self.sliding_window_size is not None:
             _range("bounds.sliding_window_size", self.sliding_window_size, 1)
         if self.use_kmeans:
-            if self.quantizer == "rate_distortion":
-                raise ConfigError("bounds.use_kmeans=true contradicts bounds.quantizer=rate_distortion: choose one")
+            if self.quantizer in ("trellis", "feedback"):
+                raise ConfigError(f"bounds.use_kmeans=true contradicts bounds.quantizer={self.quantizer}: choose one")
             self.quantizer = "kmeans"
 
 

@@ -103,7 +103,14 @@ def test_all_documents_can_be_scored(run_copy, data_dir):
     assert certificate["draw"]["samples"] == 0
 
 
-@pytest.mark.parametrize("extra", [["--bounds.quantizer=uniform"], ["--bounds.use_kmeans=true", "--bounds.levels=4"]])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        ["--bounds.quantizer=trellis"],
+        ["--bounds.quantizer=feedback", "--bounds.curvature_samples=64"],
+        ["--bounds.use_kmeans=true", "--bounds.levels=4"],
+    ],
+)
 def test_other_codebooks(run_copy, data_dir, extra):
     certify(load_config(flags(data_dir, run_copy, *extra)))
     verify(run_copy, data_dir)

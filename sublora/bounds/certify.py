@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import sublora
 from sublora import seeds
@@ -23,8 +24,10 @@ from sublora.bounds.certificate import (
     write_certificate,
 )
 from sublora.bounds.claims import Terms, decompose, losses_by_metric, make_claims, reference_bound, risk_bound
+from sublora.bounds.curvature import MAX_DIMENSION, fisher
 from sublora.bounds.measure import Protocol, draw_documents, rebuild, score
 from sublora.bounds.scores import Scores
+from sublora.coding.feedback import feedback_quantize
 from sublora.coding.gates import quantize_gates
 from sublora.coding.message import Encoded, ModelSpec, decode_message, encode_message
 from sublora.coding.quantizers import Quantized, quantize
@@ -34,7 +37,8 @@ from sublora.corpus.corpus import Corpus, Split, open_corpus
 from sublora.errors import ConfigError, CorpusError
 from sublora.files import sha256, write_bytes
 from sublora.nn.allocation import split_budget
-from sublora.nn.create_model import architecture_from_config
+from sublora.nn.create_model import architecture_from_config, get_model
+from sublora.nn.projectors import SubspaceModule
 from sublora.training.checkpoint import Checkpoint, load_checkpoint
 from sublora.training.loop import adopt_checkpoint
 
@@ -42,11 +46,11 @@ log = logging.getLogger(__name__)
 
 # Training documents that decide between quantizations and mixture weights. They are chosen by the root seed; the
 # documents that the risk is measured on are drawn afterwards, from a hash of the message.
-CALIBRATION_DOCUMENTS = 200
+CALIBRATION_DOCUMENTS = 150
 HELD_OUT_DOCUMENTS = 1000
 MIXTURE_EXPONENTS = range(1, 17)
-# Quantization steps tried by rate_distortion, as multiples of the root mean square of alpha.
-STEPS = tuple(2.0 ** (i / 2) for i in range(-2, 4))
+# Quantization steps that are tried, as multiples of the root mean square of alpha. Feedback affords coarser ones.
+STEPS = {"trellis": (0.15, 0.21, 0.3, 0.42), "feedback": (0.4, 0.55, 0.75, 1.0)}
 
 
 class Certifier:
@@ -57,6 +61,7 @@ class Certifier:
         self.corpus = corpus
         self.architecture = architecture_from_config(self.config, corpus.vocab_size)
         self.spec = _spec(self.config, checkpoint)
+        self.tensors = checkpoint.tensors
         self.alpha = checkpoint.tensors["subspace_params"].numpy().astype(np.float32)
         gates = checkpoint.tensors.get("gating_params")
         self.gates = quantize_gates(1 / (1 + np.exp(-gates.double().numpy()))) if gates is not None else np.zeros(0)
@@ -93,14 +98,42 @@ class Certifier:
         ), base
 
     def candidates(self) -> list[Quantized]:
-        """Return the quantizations to choose from."""
+        """Return the quantizations to choose from.
+
+        Raises:
+            ConfigError: feedback quantization of more coordinates than a curvature matrix can have.
+        """
         b = self.config.bounds
-        if b.quantizer != "rate_distortion":
+        if b.quantizer not in STEPS:
             return [quantize(self.alpha, levels=b.levels, method=b.quantizer)]
         rms = float(np.sqrt(np.mean(self.alpha.astype(np.float64) ** 2))) or 1.0
-        ones = np.ones(len(self.alpha))
-        # At the optimum of high-resolution theory the distortion is step^2 / 12 and falls by a factor 4 per bit.
-        return [rate_distortion_quantize(self.alpha, ones, (k * rms) ** 2 * math.log(4) / 12) for k in STEPS]
+        steps = [factor * rms for factor in STEPS[b.quantizer]]
+        if b.quantizer == "trellis":
+            # At high rate a step s costs s^2 / 24 in half the squared error, and a bit is worth ln 2 / 12 s^2 of it.
+            ones = np.ones(len(self.alpha))
+            return [rate_distortion_quantize(self.alpha, ones, step**2 * math.log(4) / 12) for step in steps]
+        if len(self.alpha) > MAX_DIMENSION:
+            raise ConfigError(
+                f"bounds.quantizer=feedback works for up to {MAX_DIMENSION} coordinates, not {len(self.alpha)}: "
+                "use bounds.quantizer=trellis"
+            )
+        curvature = fisher(
+            self.trained_model(),
+            self.corpus.train,
+            seed=self.spec.seed,
+            samples=b.curvature_samples,
+            block_size=self.architecture.block_size,
+        )
+        return [feedback_quantize(self.alpha, curvature, step) for step in steps]
+
+    def trained_model(self) -> SubspaceModule:
+        """Return the model at the checkpoint's alpha and gates, before quantization."""
+        model = get_model(self.config, self.corpus.vocab_size)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(self.tensors[name])
+        return model.to(self.protocol.device)
 
     def estimate(self, encoded: Encoded, scores: Scores, mixture_exponent: int) -> float:
         """Return the bound that a message would get if all n documents lost what the calibration documents lose."""

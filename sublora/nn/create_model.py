@@ -234,4 +234,6 @@ def merge(model: SubspaceModule) -> PreTrainedModel:
     base = getattr(head, "base_layer", head)
     # A tied head shares its weight with the input embedding, which merging must not move.
     base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
-    return net.merge_and_unload().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return net.merge_and_unload().eval()

@@ -8,17 +8,19 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from sublora.report.svg import STYLE
 
 # Okabe & Ito (2008), distinguishable with any kind of colour vision. Yellow and black are left out: they vanish on a
 # light and on a dark page.
 BLUE, RED, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+# From first to last layer; every colour stands out from white and from black.
+DEPTH = LinearSegmentedColormap.from_list("depth", [BLUE, SKY, ORANGE, RED])
 # Inches. Small enough that 9 pt text is still readable when the figure is scaled to the width of a phone.
-WIDTH = 5.4
+WIDTH = 4.8
 PARTS = {
     "empirical": ("empirical risk", BLUE),
     "smoothing": ("smoothing", ORANGE),
@@ -54,17 +56,17 @@ def decomposition(certificate: Record) -> Figure:
     """
     figure, axes = _one(1.75)
     left = 0.0
+    parts: list[Any] = []
     for name, value in certificate["decomposition"].items():
         text, colour = PARTS[name]
-        axes.barh(0, value, left=left, height=0.6, color=colour, label=f"{text} {value:.3f}")
+        parts.append(axes.barh(0, value, left=left, height=0.6, color=colour, label=f"{text} {value:.3f}"))
         left += value
     if held_out := certificate["held_out"]:
-        axes.axvline(held_out["bpd"], color="black", linestyle="--", linewidth=1.2)
-        # A label of its own, because a dashed handle is not seen at this size.
-        axes.plot([], [], color="black", linestyle="--", linewidth=1.2, label=f"held-out {held_out['bpd']:.3f}")
+        label = f"held-out {held_out['bpd']:.3f}"
+        parts.append(axes.axvline(held_out["bpd"], color="black", linestyle="--", linewidth=1.2, label=label))
     axes.set(xlabel="bits per token", yticks=[], ylim=(-0.45, 0.45), xlim=(0, None))
     axes.grid(axis="y", visible=False)
-    figure.legend(loc="outside upper left", ncols=3, handlelength=1.4, columnspacing=1.2)
+    figure.legend(handles=parts, loc="outside upper left", ncols=3, handlelength=1.6, columnspacing=1.2)
     return figure
 
 
@@ -79,6 +81,15 @@ def ledger(certificate: Record) -> Figure:
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.12)
     return figure
+
+
+def log_axis(axes: Axes, axis: str) -> None:
+    """Make an axis, "x" or "y", logarithmic with its ticks written as plain numbers."""
+    axes.set(**{f"{axis}scale": "log"})
+    ticks = getattr(axes, f"{axis}axis")
+    ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ticks.set_minor_formatter(NullFormatter())
 
 
 def top_k_claims(certificate: Record) -> list[tuple[int, Record]]:
@@ -167,9 +178,10 @@ def gates_by_step(metrics: list[Record]) -> Figure | None:
     if not len(steps):
         return None
     figure, axes = _one(2.7)
-    colours = ScalarMappable(Normalize(0, max(gammas.shape[1] - 1, 1)), "cividis")
-    for layer, curve in enumerate(gammas.T):
-        axes.plot(steps, curve, color=colours.to_rgba(layer), linewidth=1.3)
+    layers = gammas.shape[1]
+    colours = ScalarMappable(Normalize(-0.5, layers - 0.5), DEPTH.resampled(layers))
+    for curve, colour in zip(gammas.T, colours.to_rgba(np.arange(layers)), strict=True):
+        axes.plot(steps, curve, color=colour, linewidth=1.3)
     figure.colorbar(colours, ax=axes, label="layer", ticks=MaxNLocator(integer=True))
     axes.set(xlabel="step", ylabel="gamma, share of B")
     return figure
@@ -206,7 +218,8 @@ def gradients_by_step(metrics: list[Record]) -> Figure | None:
     for steps, norms, colour, _, label in sides:
         axes.plot(steps, norms.mean(1), color=colour, linewidth=1.2, label=label)
         axes.fill_between(steps, norms.min(1), norms.max(1), color=colour, alpha=0.15, linewidth=0)
-    axes.set(xlabel="step", ylabel="gradient norm (logarithmic)", yscale="log")
+    axes.set(xlabel="step", ylabel="gradient norm (logarithmic)")
+    log_axis(axes, "y")
     axes.legend()
     return figure
 
@@ -220,6 +233,7 @@ def gradients_by_layer(metrics: list[Record]) -> Figure | None:
     for _, norms, colour, marker, label in sides:
         axes.plot(norms[len(norms) // 2 :].mean(0), color=colour, marker=marker, markersize=4, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set(xlabel="layer", ylabel="gradient norm (logarithmic)", yscale="log")
+    axes.set(xlabel="layer", ylabel="gradient norm (logarithmic)")
+    log_axis(axes, "y")
     axes.legend()
     return figure

@@ -50,9 +50,10 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         title=f"SubLoRA {'certificate' if certificate else 'run'}: {run_dir.resolve().name}",
         certificate=certificate,
         cards=_cards(certificate) if certificate else [],
-        beside=beside(certificate) if certificate else [],
+        beside=[_own(certificate), *beside(certificate)] if certificate else [],
         known=_known(certificate) if certificate else [],
         bound_panels=_bound_panels(certificate) if certificate else [],
+        top_k_panels=[_top_k_panel(certificate)] if certificate else [],
         training_panels=_training_panels(metrics),
         config=config,
     )
@@ -83,15 +84,9 @@ def _bound_panels(certificate: dict[str, Any]) -> list[Panel]:
         Panel(
             "decomposition",
             "Where the bound comes from",
-            "Bound on bits per token: the empirical risk of the decoded model; the price of making the loss bounded; the "
-            "price of K bits and n documents; the price of measuring a draw rather than every document.",
+            "Bound on bits per token: the empirical risk of the decoded model; the price of making the loss bounded; "
+            "the price of K bits and n documents; the price of measuring a draw rather than every document.",
             figures.decomposition(certificate),
-        ),
-        Panel(
-            "top_k",
-            "Top-k error",
-            "Share of tokens that are not among the k most probable: measured, and the bound on it.",
-            figures.top_k(certificate),
         ),
         Panel(
             "ledger",
@@ -100,6 +95,15 @@ def _bound_panels(certificate: dict[str, Any]) -> list[Panel]:
             figures.ledger(certificate),
         ),
     ]
+
+
+def _top_k_panel(certificate: dict[str, Any]) -> Panel:
+    return Panel(
+        "top_k",
+        "Top-k error",
+        "Share of tokens that are not among the k most probable: measured, and the bound on it.",
+        figures.top_k(certificate),
+    )
 
 
 def _training_panels(metrics: list[dict[str, Any]]) -> list[Panel]:
@@ -133,15 +137,11 @@ def _cards(certificate: dict[str, Any]) -> list[tuple[str, str]]:
     main = headline(certificate)
     cards = [(upward(main["bound"], 3), f"certified {main['name']}, at {confidence(certificate)}")]
     if held_out := certificate["held_out"]:
+        label = f"{main['name']} on {held_out['documents']:,} held-out documents"
         # The standard error is in bits per token, which is the unit shown only where a token is a byte.
-        same = held_out[main["metric"]] == held_out["bpd"]
-        error = f" ± {held_out['standard_error']:.3f}" if same else ""
-        cards.append(
-            (
-                f"{held_out[main['metric']]:.3f}{error}",
-                f"{main['name']} on {held_out['documents']:,} held-out documents{', ± standard error' if same else ''}",
-            )
-        )
+        if held_out[main["metric"]] == held_out["bpd"]:
+            label += f", standard error {held_out['standard_error']:.3f}"
+        cards.append((f"{held_out[main['metric']]:.3f}", label))
     bits = certificate["message"]["bits"]
     return [
         *cards,
@@ -149,6 +149,12 @@ def _cards(certificate: dict[str, Any]) -> list[tuple[str, str]]:
         (f"{certificate['delta']:g}", "delta, the probability that the claim may fail"),
         (f"{certificate['corpus']['n']:,}", "training documents, n"),
     ]
+
+
+def _own(certificate: dict[str, Any]) -> tuple[str, int, float | None, float]:
+    held_out = certificate["held_out"]
+    bpd = next(claim for claim in certificate["claims"] if claim["metric"] == "bpd")
+    return "this certificate", certificate["message"]["bits"], held_out["bpd"] if held_out else None, bpd["bound"]
 
 
 def _known(certificate: dict[str, Any]) -> list[tuple[str, str]]:

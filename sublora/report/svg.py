@@ -7,12 +7,13 @@ import io
 import re
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
 # Text stays text: it can be searched and copied, and is drawn in a font the reader has.
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
     "font.family": "sans-serif",
@@ -48,19 +49,18 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
     svg = svg[svg.index("<svg") :]
     # The style sheet inside would reach the whole page.
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    head = f'<svg viewBox="\\1" role="img" aria-label="{escape(label)}" stroke-linejoin="round">'
+    # matplotlib gives black text no fill, so it takes the one of the root.
+    head = f'<svg viewBox="\\1" role="img" aria-label="{escape(label)}" fill="currentColor" stroke-linejoin="round">'
     svg = re.sub(r'^<svg [^>]*?viewBox="([^"]*)"[^>]*>', head, svg)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", svg)
-    svg = re.sub(r"(stroke|fill): #000000", r"\1: currentColor", svg)
-    # Black text has no fill of its own.
-    return svg.replace("<text ", '<text fill="currentColor" ')
+    return re.sub(r"(stroke|fill): #000000", r"\1: currentColor", svg)
 
 
 def save_figure(figure: Figure, stem: Path) -> None:
-    """Write a figure as `stem`.svg, .png (200 dots per inch) and .pdf, on white; the same figure gives the same bytes."""
+    """Write a figure as `stem`.svg, .png (200 dots per inch) and .pdf, on white, with the same bytes every time."""
     stem.parent.mkdir(parents=True, exist_ok=True)
-    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
+    undated: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}, "png": {}}
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": stem.name}):
         for suffix, metadata in undated.items():
             # Not with_suffix: a stem may contain a dot.

@@ -31,23 +31,19 @@ def length(bits: int) -> str:
     return f"{bits:,} bits ({bits // 8:,} bytes)"
 
 
-def beside(certificate: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return what a certified bound is compared with, as pairs of a name with its unit, and a value."""
-    names = {claim["metric"]: claim["name"] for claim in certificate["claims"]}
+def beside(certificate: dict[str, Any]) -> list[tuple[str, int, float | None, float]]:
+    """Return what the certificate is compared with: name, K in bits, held-out loss and certified bound.
+
+    The losses are in bits per token. The held-out loss is None where there are no held-out documents.
+    """
+    message = certificate["message"]["bits"]
+    held_out = certificate["held_out"]["bpd"] if certificate["held_out"] else None
     rows = [
-        (f"the same message under {c['name']}, {names.get(c['metric'], c['metric'])}", upward(c["bound"]))
+        (f"the same message by {c['name']}", message, held_out, c["bound"])
         for c in certificate["comparison"]
+        if c["metric"] == "bpd"
     ]
-    # A file of an early version, or a corpus too large for counts, has no baselines.
-    return rows + [(f"{b['name']}, bits per token", baseline_text(b)) for b in certificate.get("baselines", [])]
-
-
-def baseline_text(baseline: dict[str, Any]) -> str:
-    """Return a baseline's held-out loss, certified bound and K in words."""
-    if not baseline["bits"]:
-        return upward(baseline["bound"])
-    held_out = "" if baseline["held_out"] is None else f"held-out {baseline['held_out']:.{DIGITS}f}, "
-    return f"{held_out}certified {upward(baseline['bound'])} (K = {baseline['bits']:,} bits)"
+    return rows + [(b["name"], b["bits"], b["held_out"], b["bound"]) for b in certificate.get("baselines", [])]
 
 
 def claims_table(certificate: dict[str, Any], files: Mapping[str, Path]) -> Table:
@@ -59,15 +55,15 @@ def claims_table(certificate: dict[str, Any], files: Mapping[str, Path]) -> Tabl
     """
     main = headline(certificate)
     unit, sure = main["name"], confidence(certificate)
-    rows = []
+    rows: list[tuple[str, str]] = []
     if held_out := certificate["held_out"]:
         rows.append((f"held-out {unit}", f"{held_out[main['metric']]:.{DIGITS}f}"))
     rows += [
         (f"empirical {unit} of the decoded model", f"{main['empirical']:.{DIGITS}f}"),
         ("K, length of the message", length(certificate["message"]["bits"])),
         (f"certified {unit} at {sure}", upward(main["bound"])),
-        *beside(certificate),
     ]
+    rows += [(f"{name}, bits per token", upward(bound)) for name, _, _, bound in beside(certificate)]
     for claim in certificate["claims"]:
         if claim["metric"] == "top_1_error":
             value = f"{claim['empirical']:.{DIGITS}f}, {upward(claim['bound'])}"

@@ -1,40 +1,43 @@
-"""The operators P: one file a construction, and one table of them."""
+"""Random linear maps from d coordinates to D parameters: one table, one file per construction."""
 
 from sublora.errors import ConfigError
 from sublora.nn.operators.base import LinearOperator, Seed
-from sublora.nn.operators.dense import Dense
-from sublora.nn.operators.fastfood import Fastfood
-from sublora.nn.operators.identity import Identity
-from sublora.nn.operators.kronecker import Rdkron, Rdkronqr, Rkron
-from sublora.nn.operators.partition import Partition, PartitionSigned
-from sublora.nn.operators.sparse import Sparse
+from sublora.nn.operators.dense import DenseOperator
+from sublora.nn.operators.fastfood import FastfoodOperator
+from sublora.nn.operators.identity import IdentityOperator
+from sublora.nn.operators.partition import PartitionOperator, SignedPartitionOperator
+from sublora.nn.operators.rdkronqr import RDKronQROperator
+from sublora.nn.operators.rkron import RDKronOperator, RKronOperator
+from sublora.nn.operators.sparse import SparseOperator
 
 __all__ = ["OPERATORS", "LinearOperator", "make_operator"]
 
 OPERATORS: dict[str, type[LinearOperator]] = {
-    "dense": Dense,
-    "sparse": Sparse,
-    "fastfood": Fastfood,
-    "rkron": Rkron,
-    "rdkron": Rdkron,
-    "rdkronqr": Rdkronqr,
-    "partition": Partition,
-    "partition_signed": PartitionSigned,
-    "identity": Identity,
+    "identity": IdentityOperator,
+    "dense": DenseOperator,
+    "sparse": SparseOperator,
+    "fastfood": FastfoodOperator,
+    "rkron": RKronOperator,
+    "rdkron": RDKronOperator,
+    "rdkronqr": RDKronQROperator,
+    "partition": PartitionOperator,
+    "partition_signed": SignedPartitionOperator,
 }
 
 
 def make_operator(kind: str, D: int, d: int, seed: Seed) -> LinearOperator:
-    """Return an operator of shape (D, d).
+    """Return the operator of a kind.
 
     Args:
-        kind: a key of OPERATORS.
-        D, d: numbers of parameters and coordinates, 1 <= d <= D.
-        seed: root seed and names of its random stream.
+        kind: a key of `OPERATORS`.
+        D: number of parameters.
+        d: number of coordinates, 1 <= d <= D (d = D for `identity`).
+        seed: root seed followed by the names of the stream, as for `sublora.seeds.stream`. Operators with different
+            names are independent.
 
     Raises:
-        ConfigError: an unknown kind, or sizes that do not fit.
+        ConfigError: an unknown kind, or sizes that the kind does not allow.
     """
     if kind not in OPERATORS:
-        raise ConfigError(f"intrinsic_mode {kind!r} not recognized: {', '.join(OPERATORS)}")
+        raise ConfigError(f"operator {kind!r} not recognized: use one of {', '.join(OPERATORS)}")
     return OPERATORS[kind](D, d, seed)

@@ -1,62 +1,92 @@
-"""A Gaussian matrix, made in blocks of rows from counters, kept only while it fits."""
+"""The dense Gaussian operator, made in blocks of rows that can each be drawn alone."""
 
 import math
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from scipy.special import ndtri
 from torch import Tensor
 
-from sublora import seeds
 from sublora.nn.operators.base import LinearOperator, Seed
 
-BLOCK_ENTRIES = 1 << 22
-MEMORY_BUDGET = 2 << 30
+MEMORY_BUDGET = 2 * 2**30
+"""Bytes up to which the matrix is kept in memory."""
+BLOCK_ELEMENTS = 2**21
 
 
-class Dense(LinearOperator):
-    """P has independent N(0, 1/D) entries (Li et al. 2018, "Measuring the intrinsic dimension", section 2).
+def normal_quantiles() -> np.ndarray:
+    """Return 65,536 equally likely float32 values that stand for N(0, 1), with mean 0 and variance 1.
 
-    A block of rows is drawn from its own counter, so that any block can be made alone.
+    They are the normal quantiles of the midpoints (i + 1/2) / 65,536, rescaled. No event's probability on an interval
+    differs from the normal distribution's by more than 1e-4, and a look-up is five times as fast as numpy's sampler.
+    """
+    values = ndtri((np.arange(2**16) + 0.5) / 2**16)
+    return (values / values.std()).astype(np.float32)
+
+
+class DenseOperator(LinearOperator):
+    """P with independent entries N(0, 1/D), rounded as in `normal_quantiles`: the projection of Li et al. 2018, "Measuring the intrinsic dimension".
+
+    Row block b is the b-th block of the stream, so a block can be made alone and in any order. A matrix that does not
+    fit the budget is made again, block by block, in every product; both ways give the same bits, because the products
+    are summed block by block in the same order.
 
     Args:
-        memory_budget: bytes that may be kept; a larger matrix is drawn again, block by block, at every product.
+        D, d, seed: as in LinearOperator.
+        memory_budget: bytes up to which the matrix is kept in memory.
     """
+
+    entries: Tensor | None
 
     def __init__(self, D: int, d: int, seed: Seed, memory_budget: int = MEMORY_BUDGET) -> None:
         super().__init__(D, d, seed)
-        self.rows = max(1, BLOCK_ENTRIES // d)
-        self.kept = 4 * D * d <= memory_budget
-        if self.kept:
-            self._table("matrix", torch.cat([self._draw(i) for i in range(self._n_blocks)]))
-        else:
-            self._table("matrix", torch.empty(0, d))
+        rows = max(1, BLOCK_ELEMENTS // d)
+        self._bounds = [(start, min(start + rows, D)) for start in range(0, D, rows)]
+        self._scale = 1 / math.sqrt(D)
+        self._quantiles = torch.from_numpy(normal_quantiles())
+        self.register_buffer("entries", None, persistent=False)
+        if 4 * D * d <= memory_budget:
+            entries = torch.empty(D, d)
+            with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+                list(pool.map(self._fill, range(len(self._bounds)), entries.split(rows)))
+            self.entries = entries
 
-    @property
-    def _n_blocks(self) -> int:
-        return math.ceil(self.shape[0] / self.rows)
+    def _fill(self, block: int, out: Tensor) -> Tensor:
+        """Write the standard normal entries of a block of rows."""
+        words = self._rng("entries", counter=block).integers(0, 2**64, -(-out.numel() // 4), dtype=np.uint64)
+        sixteen_bits = torch.from_numpy(words.view(np.uint16)[: out.numel()].astype(np.int32))
+        torch.index_select(self._quantiles, 0, sixteen_bits, out=out.view(-1))
+        return out
 
-    def _draw(self, block: int) -> Float[Tensor, "rows d"]:
-        D, d = self.shape
-        rows = min(self.rows, D - block * self.rows)
-        root, *names = self.seed
-        entries = seeds.stream(int(root), *names, counter=block).standard_normal((rows, d), dtype=np.float32)
-        return torch.from_numpy(entries / np.float32(math.sqrt(D)))
+    def _blocks(self, device: torch.device) -> Iterator[tuple[slice, Tensor]]:
+        """Yield the blocks in order, each with the rows it covers."""
+        if self.entries is not None:
+            for start, stop in self._bounds:
+                yield slice(start, stop), self.entries[start:stop]
+            return
+        workers = torch.get_num_threads()
+        with ThreadPoolExecutor(workers) as pool:
+            pending: deque[Future[Tensor]] = deque()
+            # A bounded look-ahead: all blocks at once would be the whole matrix.
+            for made in range(len(self._bounds) + workers):
+                if made < len(self._bounds):
+                    start, stop = self._bounds[made]
+                    pending.append(pool.submit(self._fill, made, torch.empty(stop - start, self.shape[1])))
+                if made >= workers:
+                    yield slice(*self._bounds[made - workers]), pending.popleft().result().to(device)
 
-    def _blocks(self) -> Iterator[Float[Tensor, "rows d"]]:
-        if self.kept:
-            yield from self.matrix.split(self.rows)
-        else:
-            yield from (self._draw(i).to(self.matrix.device) for i in range(self._n_blocks))
+    def _multiply(self, x_d: Tensor) -> Tensor:
+        out_D = x_d.new_empty(self.shape[0])
+        scaled_d = x_d * self._scale
+        for rows, block in self._blocks(x_d.device):
+            torch.mv(block, scaled_d, out=out_D[rows])
+        return out_D
 
-    def matvec(self, alpha_d: Float[Tensor, " d"]) -> Float[Tensor, " D"]:
-        """Return P alpha."""
-        return torch.cat([block.to(alpha_d.dtype) @ alpha_d for block in self._blocks()])
-
-    def adjoint(self, theta_D: Float[Tensor, " D"]) -> Float[Tensor, " d"]:
-        """Return P^T theta, block after block, so that the order of the sum is fixed."""
-        total = theta_D.new_zeros(self.shape[1])
-        for block, part in zip(self._blocks(), theta_D.split(self.rows), strict=True):
-            total += part @ block.to(theta_D.dtype)
-        return total
+    def _multiply_transposed(self, y_D: Tensor) -> Tensor:
+        out_d = y_D.new_zeros(self.shape[1])
+        for rows, block in self._blocks(y_D.device):
+            out_d += torch.mv(block.T, y_D[rows])
+        return out_d * self._scale

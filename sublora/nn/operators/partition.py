@@ -1,51 +1,56 @@
-"""Every parameter reads one coordinate: the fastest operator, and an exact isometry."""
+"""Each parameter reads one coordinate: an isometry at the price of one gather."""
 
 import numpy as np
-from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from sublora import seeds
-from sublora.nn.operators.base import LinearOperator, Seed
+from sublora.nn.operators.base import LinearOperator, Seed, sum_rows
 
 
-class Partition(LinearOperator):
-    """theta_r = alpha_{c(r)} / sqrt(n_c), where n_c parameters read coordinate c; P^T P = I.
+class PartitionOperator(LinearOperator):
+    """P with one entry per row, 1/sqrt(n_j) in column j, where n_j parameters read coordinate j (Uni-LoRA,
+    arXiv 2506.00799, eq. 4): P^T P = I exactly.
 
-    The parameters are divided at random, and balanced: the n_c differ by at most 1
-    (Uni-LoRA, Li et al. 2025, arXiv 2506.00799, section 3).
+    The assignment is stratified: each run of d consecutive parameters reads the d coordinates once each, in a random
+    order of its own, and the last, shorter run reads a random choice of them. So the n_j differ by at most 1, and
+    every coordinate is spread evenly over the model. Gathers stay inside windows of d numbers, which fit in a cache.
     """
-
-    signed = False
 
     def __init__(self, D: int, d: int, seed: Seed) -> None:
         super().__init__(D, d, seed)
-        root, *names = self.seed
-        rng = seeds.stream(int(root), *names)
-        order = rng.permutation(D)
-        coordinate = np.empty(D, dtype=np.int64)
-        coordinate[order] = np.arange(D) % d
-        scale = 1 / np.sqrt(np.bincount(coordinate, minlength=d)[coordinate])
-        if self.signed:
-            scale *= 1 - 2 * rng.integers(0, 2, D)
-        # Parameters of each coordinate, a row per coordinate; the index D stands for the zero that pads the short rows.
-        width = -(-D // d)
-        members = np.pad(order, (0, width * d - D), constant_values=D).reshape(width, d).T
-        self._table("coordinate", coordinate.astype(np.int32))
-        self._table("scale", scale.astype(np.float32))
-        self._table("members", np.ascontiguousarray(members).astype(np.int32).reshape(-1))
+        runs, rest = divmod(D, d)
+        rng = self._rng("order")
+        order = rng.permuted(np.broadcast_to(np.arange(d, dtype=np.int32), (runs, d)), axis=1)
+        last = rng.permutation(d)[:rest].astype(np.int32)
+        counts = np.full(d, runs)
+        counts[last] += 1
+        # source[i]: the coordinate that parameter i reads; readers[r, j]: the parameter of run r that reads j.
+        self._table("source", np.concatenate([order.reshape(-1), last]))
+        readers = np.empty_like(order)
+        np.put_along_axis(readers, order, np.arange(D - rest, dtype=np.int32).reshape(runs, d), axis=1)
+        self._table("readers", readers)
+        self._table("last", last)
+        self._table("scale", (1 / np.sqrt(counts)).astype(np.float32))
 
-    def matvec(self, alpha_d: Float[Tensor, " d"]) -> Float[Tensor, " D"]:
-        """Return P alpha: a gather."""
-        return alpha_d.index_select(0, self.coordinate) * self.scale.to(alpha_d.dtype)
+    def _multiply(self, x_d: Tensor) -> Tensor:
+        return (x_d * self.scale).index_select(0, self.source)
 
-    def adjoint(self, theta_D: Float[Tensor, " D"]) -> Float[Tensor, " d"]:
-        """Return P^T theta: a gather and sums over rows."""
-        padded = F.pad(theta_D * self.scale.to(theta_D.dtype), (0, 1))
-        return padded.index_select(0, self.members).view(self.shape[1], -1).sum(1)
+    def _multiply_transposed(self, y_D: Tensor) -> Tensor:
+        total_d = sum_rows(y_D.index_select(0, self.readers.view(-1)).view(self.readers.shape))
+        total_d.index_add_(0, self.last, y_D[self.readers.numel() :])  # its indices are distinct
+        return total_d * self.scale
 
 
-class PartitionSigned(Partition):
-    """Partition with a random sign for every parameter: a coordinate does not push all of them one way."""
+class SignedPartitionOperator(PartitionOperator):
+    """The partition with an independent random sign for every parameter: P^T P = I, and the changes of the parameters
+    that read one coordinate are uncorrelated.
+    """
 
-    signed = True
+    def __init__(self, D: int, d: int, seed: Seed) -> None:
+        super().__init__(D, d, seed)
+        self._table("signs", 2 * self._rng("signs").integers(0, 2, D, dtype=np.int8).astype(np.float32) - 1)
+
+    def _multiply(self, x_d: Tensor) -> Tensor:
+        return super()._multiply(x_d).mul_(self.signs)
+
+    def _multiply_transposed(self, y_D: Tensor) -> Tensor:
+        return super()._multiply_transposed(y_D * self.signs)

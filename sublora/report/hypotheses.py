@@ -1,0 +1,231 @@
+"""Questions about a suite of runs, answered from the data: with a test, an effect size, and "no evidence" if there is none.
+
+Runs of two modes are compared in pairs with the same d and seed. The p-values of one question are adjusted together
+(Holm 1979), and an answer is counted as evidence when the adjusted one is below `ALPHA`.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+
+from sublora.report.runs import Run, configurations, mode_order
+
+ALPHA = 0.05
+# Fewer pairs than this cannot say anything.
+MIN_PAIRS = 3
+# A spread below this is rounding.
+FLAT = 1e-9
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One test.
+
+    what: what is compared or correlated, in words.
+    n: pairs, or layers.
+    estimate: mean difference, correlation, or intraclass correlation; NaN where nothing varies.
+    low, high: its 95 % interval, NaN where there is none.
+    effect: effect size: Cohen's d_z, or the estimate where that is one already.
+    p: of the main test, NaN where it does not apply.
+    adjusted: p after Holm's correction over the findings of the question.
+    detail: the second test or the agreement between seeds, in words.
+    """
+
+    what: str
+    n: int
+    estimate: float
+    low: float
+    high: float
+    effect: float
+    p: float
+    adjusted: float
+    detail: str
+
+    @property
+    def significant(self) -> bool:
+        """Whether it counts as evidence."""
+        return self.adjusted < ALPHA
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question, the answer in words, and what it rests on."""
+
+    question: str
+    answer: str
+    findings: list[Finding]
+
+
+def answer_all(runs: Sequence[Run]) -> list[Answer]:
+    """Answer every question; those without data say so."""
+    return [asymmetry(runs), learning(runs), same_pattern(runs), depth(runs)]
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """Return p-values adjusted for testing all of them at once (Holm 1979); NaN stays NaN and is not counted."""
+    valid = sorted((p, i) for i, p in enumerate(ps) if not math.isnan(p))
+    out, highest = [math.nan] * len(ps), 0.0
+    for rank, (p, i) in enumerate(valid):
+        highest = max(highest, min(1.0, p * (len(valid) - rank)))
+        out[i] = highest
+    return out
+
+
+def intraclass_correlation(values: Float[np.ndarray, "seeds layers"]) -> tuple[float, float]:
+    """Return ICC(2,1) of layers measured by seeds, and the p-value of its F test.
+
+    Two-way random effects, absolute agreement, one measurement (Shrout & Fleiss 1979). 1 when every seed gives every
+    layer the same value, around 0 when layers differ no more than chance. NaN where nothing varies.
+    """
+    k, n = values.shape
+    if np.ptp(values) < FLAT:
+        return math.nan, math.nan
+    grand = values.mean()
+    rows = k * ((values.mean(0) - grand) ** 2).sum() / (n - 1)
+    columns = n * ((values.mean(1) - grand) ** 2).sum() / (k - 1)
+    residual = ((values - values.mean(0) - values.mean(1)[:, None] + grand) ** 2).sum() / ((n - 1) * (k - 1))
+    icc = (rows - residual) / (rows + (k - 1) * residual + k * (columns - residual) / n)
+    p = stats.f.sf(rows / residual, n - 1, (n - 1) * (k - 1)) if residual > 0 else 0.0
+    return float(icc), float(p)
+
+
+def asymmetry(runs: Sequence[Run]) -> Answer:
+    """Does it help to give B more coordinates than A, or fewer?"""
+    pairs = [
+        ("fixed-bheavy", "fixed-equal"),
+        ("fixed-aheavy", "fixed-equal"),
+        ("fixed-bheavy", "fixed-aheavy"),
+        ("fixed-bheavy", "uniform"),
+    ]
+    return _compare("Does it help to divide the coordinates unequally between A and B?", runs, pairs)
+
+
+def learning(runs: Sequence[Run]) -> Answer:
+    """Does it help to learn the division?"""
+    gated = sorted({run.mode for run in runs if run.gamma() is not None}, key=mode_order)
+    others = ("uniform", "fixed-equal", "fixed-bheavy")
+    return _compare("Does it help to learn the division?", runs, list(itertools.product(gated, others)))
+
+
+def _compare(question: str, runs: Sequence[Run], pairs: Sequence[tuple[str, str]]) -> Answer:
+    certified = [run for run in runs if run.certificate]
+    measures: list[tuple[str, Callable[[Run], float]]] = [
+        ("certified bits per token", lambda run: run.claim("bpd", "bound")),
+        ("held-out bits per token", Run.held_out),
+    ]
+    findings = []
+    for one, other in pairs:
+        for unit, measure in measures:
+            values = [{(r.d, r.seed): measure(r) for r in certified if r.mode == mode} for mode in (one, other)]
+            shared = sorted(set(values[0]) & set(values[1]))
+            differences = np.array([values[0][key] - values[1][key] for key in shared], dtype=np.float64)
+            differences = differences[np.isfinite(differences)]
+            if len(differences) >= MIN_PAIRS:
+                findings.append(_paired(f"{one} minus {other}, {unit}", differences))
+    findings = _adjust(findings)
+    if not findings:
+        return Answer(question, f"Not tested: no two modes share {MIN_PAIRS} pairs of the same d and seed.", [])
+    found = [
+        f"{f.what.split(',')[0].replace(' minus ', ' is ' + ('better' if f.estimate < 0 else 'worse') + ' than ')} in "
+        f"{f.what.split(', ')[1]} by {abs(f.estimate):.4f}"
+        for f in findings
+        if f.significant
+    ]
+    if not found:
+        return Answer(question, "No evidence: no difference is significant.", findings)
+    return Answer(question, f"Evidence: {'; '.join(found)}.", findings)
+
+
+def _paired(what: str, differences: Float[np.ndarray, " n"]) -> Finding:
+    n, mean, spread = len(differences), float(differences.mean()), float(differences.std(ddof=1))
+    nan = math.nan
+    if spread < FLAT:
+        return Finding(what, n, mean, nan, nan, nan, nan, nan, "the differences do not vary, so no test applies")
+    test = stats.ttest_1samp(differences, 0.0)
+    interval = test.confidence_interval(0.95)
+    rank = stats.wilcoxon(differences)
+    return Finding(
+        what,
+        n,
+        mean,
+        float(interval.low),
+        float(interval.high),
+        mean / spread,
+        float(test.pvalue),
+        nan,
+        f"Wilcoxon p = {rank.pvalue:.3g}",
+    )
+
+
+def _gated(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, "seeds layers"]]:
+    out = {}
+    for (mode, d), group in configurations(runs).items():
+        gammas = [gamma for run in group if (gamma := run.gamma()) is not None]
+        if gammas and len({len(gamma) for gamma in gammas}) == 1:
+            out[f"{mode}, d = {d:,}"] = np.array(gammas)
+    return out
+
+
+def same_pattern(runs: Sequence[Run]) -> Answer:
+    """Do the gates of different seeds find the same pattern over layers?"""
+    question = "Do the gates find the same pattern over layers in every seed?"
+    findings = []
+    for what, gammas in _gated(runs).items():
+        if len(gammas) < 2 or gammas.shape[1] < 3:
+            continue
+        icc, p = intraclass_correlation(gammas)
+        pairs = [
+            stats.pearsonr(a, b).statistic
+            for a, b in itertools.combinations(gammas, 2)
+            if min(np.ptp(a), np.ptp(b)) > FLAT
+        ]
+        agreement = f"mean pairwise correlation {np.mean(pairs):.2f}" if pairs else "the gates did not move"
+        detail = f"{len(gammas)} seeds, {agreement}"
+        findings.append(
+            Finding(f"ICC of gamma, {what}", gammas.shape[1], icc, math.nan, math.nan, icc, p, math.nan, detail)
+        )
+    return _correlations(question, _adjust(findings), "two seeds of a gated configuration", "the seeds agree")
+
+
+def depth(runs: Sequence[Run]) -> Answer:
+    """Does gamma follow the depth of the layer?"""
+    question = "Does gamma follow the depth of the layer?"
+    findings = []
+    for what, gammas in _gated(runs).items():
+        mean = gammas.mean(0)
+        if len(mean) < 3:
+            continue
+        layers = np.arange(len(mean))
+        rho = p = math.nan
+        detail = "the gates did not move"
+        if np.ptp(mean) > FLAT:
+            # Seeds are averaged first: the layers of several seeds are not independent.
+            test = stats.spearmanr(layers, mean)
+            rho, p = float(test.statistic), float(test.pvalue)
+            each = [stats.spearmanr(layers, gamma).statistic for gamma in gammas if np.ptp(gamma) > FLAT]
+            detail = f"{len(gammas)} seeds, from {min(each):.2f} to {max(each):.2f} in single seeds" if each else ""
+        findings.append(
+            Finding(f"Spearman correlation, {what}", len(mean), rho, math.nan, math.nan, rho, p, math.nan, detail)
+        )
+    return _correlations(question, _adjust(findings), "a gated configuration", "gamma changes with depth")
+
+
+def _correlations(question: str, findings: list[Finding], needed: str, meaning: str) -> Answer:
+    if not findings:
+        return Answer(question, f"Not tested: there is no data of {needed}.", [])
+    found = [f"{f.what.split(', ', 1)[1]} ({f.estimate:.2f})" for f in findings if f.significant]
+    if not found:
+        return Answer(question, "No evidence: no correlation is significant.", findings)
+    return Answer(question, f"Evidence that {meaning} in {len(found)} of {len(findings)}: {'; '.join(found)}.", findings)
+
+
+def _adjust(findings: list[Finding]) -> list[Finding]:
+    adjusted = holm([finding.p for finding in findings])
+    return [
+        Finding(**{**finding.__dict__, "adjusted": p}) for finding, p in zip(findings, adjusted, strict=True)
+    ]

@@ -1,0 +1,154 @@
+"""Finished runs, read for an analysis of many: one JSON file each, or the folders that training wrote."""
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from sublora.bounds.certificate import CERTIFICATE, read_certificate
+from sublora.errors import SubloraError
+from sublora.report.metrics import METRICS, check_metrics, read_metrics
+
+# The order of modes in tables and legends; others follow by name.
+MODES = ("uniform", "fixed-aheavy", "fixed-equal", "fixed-bheavy", "learned")
+_FIXED = {0.2: "fixed-aheavy", 0.5: "fixed-equal", 0.8: "fixed-bheavy"}
+
+Configuration = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: what was configured and what came out.
+
+    name: of the file or folder.
+    mode: how the coordinates are divided, as in "fixed-bheavy".
+    d: number of coordinates.
+    D: number of LoRA parameters, None where the run does not record it.
+    seed: root seed.
+    certificate: None for a run that was not certified.
+    metrics: records of training.
+    """
+
+    name: str
+    mode: str
+    d: int
+    D: int | None
+    seed: int
+    certificate: dict[str, Any] | None
+    metrics: list[dict[str, Any]]
+
+    @property
+    def configuration(self) -> Configuration:
+        """What is compared: mode and d. Runs of one configuration differ in their seed."""
+        return self.mode, self.d
+
+    @property
+    def bits(self) -> int:
+        """K of a certified run."""
+        assert self.certificate
+        return self.certificate["message"]["bits"]
+
+    def claim(self, metric: str, field: str) -> float:
+        """Return a number of one of the claims of a certified run; NaN where it makes no such claim."""
+        assert self.certificate
+        return next((c[field] for c in self.certificate["claims"] if c["metric"] == metric), math.nan)
+
+    def held_out(self) -> float:
+        """Return the held-out bits per token of a certified run; NaN without held-out documents."""
+        assert self.certificate
+        return self.certificate["held_out"]["bpd"] if self.certificate["held_out"] else math.nan
+
+    def gamma(self) -> np.ndarray | None:
+        """Return the last recorded gamma of every layer; None where nothing is gated."""
+        gammas = [r["gamma"] for r in self.metrics if r.get("gamma")]
+        return np.array(gammas[-1]) if gammas else None
+
+
+def load_runs(source: Path | Sequence[Path]) -> list[Run]:
+    """Read runs, sorted by d, mode and seed.
+
+    Args:
+        source: a folder of JSON files (name, mode, d, D, seed, certificate, metrics), or any mix of such files and
+            of folders with config.yaml, metrics.jsonl and certificate.json.
+
+    Raises:
+        SubloraError: nothing there, a damaged file, or two runs with the same mode, d and seed.
+    """
+    if isinstance(source, Path):
+        paths = sorted(source.glob("*.json"))
+        if not paths:
+            raise SubloraError(f"{source} holds no runs: give a folder with one JSON file per run, or the runs' folders")
+    else:
+        paths = list(source)
+    runs: dict[tuple[str, int, int], Run] = {}
+    for path in paths:
+        run = _read_folder(path) if path.is_dir() else _read_file(path)
+        key = (run.mode, run.d, run.seed)
+        if key in runs:
+            raise SubloraError(
+                f"{runs[key].name} and {run.name} have the same mode, d and seed: runs that differ in something else "
+                "need modes of their own"
+            )
+        runs[key] = run
+    if not runs:
+        raise SubloraError("no runs are given")
+    return sorted(runs.values(), key=lambda run: (run.d, mode_order(run.mode), run.seed))
+
+
+def mode_order(mode: str) -> tuple[int, str]:
+    """Return the key that sorts modes."""
+    return (MODES.index(mode), "") if mode in MODES else (len(MODES), mode)
+
+
+def configurations(runs: Iterable[Run]) -> dict[Configuration, list[Run]]:
+    """Group runs by mode and d, in the order given."""
+    groups: dict[Configuration, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run.configuration, []).append(run)
+    return groups
+
+
+def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
+    """Return mean and standard error over seeds; the error is NaN for one seed."""
+    array = np.array(list(values), dtype=np.float64)
+    error = array.std(ddof=1) / math.sqrt(len(array)) if len(array) > 1 else math.nan
+    return float(array.mean()), float(error)
+
+
+def _read_file(path: Path) -> Run:
+    try:
+        record = json.loads(path.read_text())
+    except OSError as error:
+        raise SubloraError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise SubloraError(f"{path} is damaged: {error}") from error
+    try:
+        run = Run(**{name: record[name] for name in Run.__dataclass_fields__})
+    except (KeyError, TypeError) as error:
+        raise SubloraError(f"{path} is no run: it lacks {error}") from error
+    check_metrics(run.metrics, f"{path}, record")
+    return run
+
+
+def _read_folder(path: Path) -> Run:
+    metrics = read_metrics(path / METRICS)
+    try:
+        config = yaml.safe_load((path / "config.yaml").read_text())
+        sublora, seed = config["sublora"], config["system"]["seed"]
+        mode, d = sublora["allocation_mode"], sublora["intrinsic_dim"]
+        if mode == "fixed":
+            ratio = sublora["allocation_ratio"]
+            mode = _FIXED.get(ratio, f"fixed-{ratio:g}")
+        elif mode == "learned" and sublora["allocation_scope"] != "shared":
+            mode = f"learned-{sublora['allocation_scope']}"
+    except OSError as error:
+        raise SubloraError(f"cannot read {path / 'config.yaml'}: {error.strerror}") from error
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise SubloraError(f"{path / 'config.yaml'} is damaged: {error}") from error
+    certificate = read_certificate(path) if (path / CERTIFICATE).exists() else None
+    return Run(path.resolve().name, mode, d, None, seed, certificate, metrics)
