@@ -1,6 +1,7 @@
 """The certificate: a JSON file beside its message and its losses, sealed by a digest. Torch-free."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def statement(claim: dict[str, Any], terms: Terms, source: str) -> str:
     """Return the first claim as one plain sentence."""
     return (
         f"With probability at least {100 * (1 - terms.delta):g} % over the draw of the {terms.n:,} training documents, "
-        f"the model in this message needs on average at most {claim['bound']:.3f} {metric_name(claim['metric'])} "
+        f"the model in this message needs on average at most {math.ceil(1000 * claim['bound']) / 1000:.3f} {metric_name(claim['metric'])} "
         f"for a new document from the same source ({source}), each document weighted equally."
     )
 

@@ -47,7 +47,7 @@ log = logging.getLogger(__name__)
 # Training documents that decide between quantizations and mixture weights. They are chosen by the root seed; the
 # documents that the risk is measured on are drawn afterwards, from a hash of the message.
 CALIBRATION_DOCUMENTS = 150
-HELD_OUT_DOCUMENTS = 1000
+HELD_OUT_DOCUMENTS = 500
 MIXTURE_EXPONENTS = range(1, 17)
 # Quantization steps that are tried, as multiples of the root mean square of alpha. Feedback affords coarser ones.
 STEPS = {"trellis": (0.15, 0.21, 0.3, 0.42), "feedback": (0.4, 0.55, 0.75, 1.0)}

@@ -1,4 +1,4 @@
-"""Questions about a suite of runs, answered from the data: with a test, an effect size, and "no evidence" if there is none.
+"""Questions about a suite of runs, answered from the data: with a test, an effect size, or "no evidence".
 
 Runs of two modes are compared in pairs with the same d and seed. The p-values of one question are adjusted together
 (Holm 1979), and an answer is counted as evidence when the adjusted one is below `ALPHA`.
@@ -7,7 +7,7 @@ Runs of two modes are compared in pairs with the same d and seed. The p-values o
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -21,12 +21,19 @@ MIN_PAIRS = 3
 # A spread below this is rounding.
 FLAT = 1e-9
 
+# What modes are compared in; less is better. The first decides.
+MEASURES: tuple[tuple[str, Callable[[Run], float]], ...] = (
+    ("certified bits per token", lambda run: run.claim("bpd", "bound")),
+    ("held-out bits per token", Run.held_out),
+)
+
 
 @dataclass(frozen=True)
 class Finding:
     """One test.
 
-    what: what is compared or correlated, in words.
+    what: the modes that are compared, or the configuration.
+    measure: what is compared or correlated.
     n: pairs, or layers.
     estimate: mean difference, correlation, or intraclass correlation; NaN where nothing varies.
     low, high: its 95 % interval, NaN where there is none.
@@ -37,6 +44,7 @@ class Finding:
     """
 
     what: str
+    measure: str
     n: int
     estimate: float
     low: float
@@ -54,10 +62,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question, the answer in words, and what it rests on."""
+    """A question, the answer in a sentence, what was found in the single tests, and the tests."""
 
     question: str
     answer: str
+    sentences: list[str]
     findings: list[Finding]
 
 
@@ -96,61 +105,67 @@ def intraclass_correlation(values: Float[np.ndarray, "seeds layers"]) -> tuple[f
 
 def asymmetry(runs: Sequence[Run]) -> Answer:
     """Does it help to give B more coordinates than A, or fewer?"""
-    pairs = [
-        ("fixed-bheavy", "fixed-equal"),
-        ("fixed-aheavy", "fixed-equal"),
-        ("fixed-bheavy", "fixed-aheavy"),
-        ("fixed-bheavy", "uniform"),
-    ]
-    return _compare("Does it help to divide the coordinates unequally between A and B?", runs, pairs)
+    question = "Does it help to divide the coordinates unequally between A and B?"
+    decisive = [("fixed-bheavy", "fixed-equal"), ("fixed-aheavy", "fixed-equal")]
+    return _compare(question, runs, decisive, [("fixed-bheavy", "fixed-aheavy"), ("fixed-bheavy", "uniform")])
 
 
 def learning(runs: Sequence[Run]) -> Answer:
-    """Does it help to learn the division?"""
+    """Does it help to learn the division, compared with dividing nothing?"""
     gated = sorted({run.mode for run in runs if run.gamma() is not None}, key=mode_order)
-    others = ("uniform", "fixed-equal", "fixed-bheavy")
-    return _compare("Does it help to learn the division?", runs, list(itertools.product(gated, others)))
+    others = [(mode, other) for other in ("fixed-equal", "fixed-bheavy") for mode in gated]
+    return _compare("Does it help to learn the division?", runs, [(mode, "uniform") for mode in gated], others)
 
 
-def _compare(question: str, runs: Sequence[Run], pairs: Sequence[tuple[str, str]]) -> Answer:
+def _compare(
+    question: str, runs: Sequence[Run], decisive: Sequence[tuple[str, str]], others: Sequence[tuple[str, str]]
+) -> Answer:
+    """Compare pairs of modes; whether the certified bound of the decisive pairs differs answers the question."""
     certified = [run for run in runs if run.certificate]
-    measures: list[tuple[str, Callable[[Run], float]]] = [
-        ("certified bits per token", lambda run: run.claim("bpd", "bound")),
-        ("held-out bits per token", Run.held_out),
-    ]
     findings = []
-    for one, other in pairs:
-        for unit, measure in measures:
+    for one, other in (*decisive, *others):
+        for unit, measure in MEASURES:
             values = [{(r.d, r.seed): measure(r) for r in certified if r.mode == mode} for mode in (one, other)]
             shared = sorted(set(values[0]) & set(values[1]))
             differences = np.array([values[0][key] - values[1][key] for key in shared], dtype=np.float64)
             differences = differences[np.isfinite(differences)]
             if len(differences) >= MIN_PAIRS:
-                findings.append(_paired(f"{one} minus {other}, {unit}", differences))
+                findings.append(_paired(f"{one} minus {other}", unit, differences))
     findings = _adjust(findings)
     if not findings:
-        return Answer(question, f"Not tested: no two modes share {MIN_PAIRS} pairs of the same d and seed.", [])
-    found = [
-        f"{f.what.split(',')[0].replace(' minus ', ' is ' + ('better' if f.estimate < 0 else 'worse') + ' than ')} in "
-        f"{f.what.split(', ')[1]} by {abs(f.estimate):.4f}"
-        for f in findings
-        if f.significant
-    ]
-    if not found:
-        return Answer(question, "No evidence: no difference is significant.", findings)
-    return Answer(question, f"Evidence: {'; '.join(found)}.", findings)
+        return Answer(question, f"Not tested: no two of its modes share {MIN_PAIRS} pairs of d and seed.", [], [])
+    names = {f"{one} minus {other}" for one, other in decisive}
+    deciding = [f for f in findings if f.significant and f.what in names and f.measure == MEASURES[0][0]]
+    if better := [f.what for f in deciding if f.estimate < 0]:
+        answer = f"Yes: {' and '.join(what.replace('minus', 'beats') for what in better)}."
+    elif deciding:
+        answer = f"No, it hurts: {' and '.join(f.what.replace('minus', 'is worse than') for f in deciding)}."
+    else:
+        answer = "No evidence that it helps."
+    return Answer(question, answer, [_difference(f) for f in findings], findings)
 
 
-def _paired(what: str, differences: Float[np.ndarray, " n"]) -> Finding:
+def _difference(finding: Finding) -> str:
+    verdict = "is better than" if finding.estimate < 0 else "is worse than"
+    if not finding.significant:
+        verdict = "against"
+    sentence = f"{finding.what.replace('minus', verdict)}: {finding.estimate:+.4f} {finding.measure}"
+    return f"{sentence}." if finding.significant else f"{sentence}, no evidence of a difference."
+
+
+def _paired(what: str, measure: str, differences: Float[np.ndarray, " n"]) -> Finding:
     n, mean, spread = len(differences), float(differences.mean()), float(differences.std(ddof=1))
     nan = math.nan
     if spread < FLAT:
-        return Finding(what, n, mean, nan, nan, nan, nan, nan, "the differences do not vary, so no test applies")
+        return Finding(
+            what, measure, n, mean, nan, nan, nan, nan, nan, "the differences do not vary, so no test applies"
+        )
     test = stats.ttest_1samp(differences, 0.0)
     interval = test.confidence_interval(0.95)
     rank = stats.wilcoxon(differences)
     return Finding(
         what,
+        measure,
         n,
         mean,
         float(interval.low),
@@ -187,9 +202,9 @@ def same_pattern(runs: Sequence[Run]) -> Answer:
         agreement = f"mean pairwise correlation {np.mean(pairs):.2f}" if pairs else "the gates did not move"
         detail = f"{len(gammas)} seeds, {agreement}"
         findings.append(
-            Finding(f"ICC of gamma, {what}", gammas.shape[1], icc, math.nan, math.nan, icc, p, math.nan, detail)
+            Finding(what, "ICC of gamma", gammas.shape[1], icc, math.nan, math.nan, icc, p, math.nan, detail)
         )
-    return _correlations(question, _adjust(findings), "two seeds of a gated configuration", "the seeds agree")
+    return _correlations(question, _adjust(findings), "two seeds of a gated configuration", "Evidence that seeds agree")
 
 
 def depth(runs: Sequence[Run]) -> Answer:
@@ -206,26 +221,42 @@ def depth(runs: Sequence[Run]) -> Answer:
         if np.ptp(mean) > FLAT:
             # Seeds are averaged first: the layers of several seeds are not independent.
             test = stats.spearmanr(layers, mean)
-            rho, p = float(test.statistic), float(test.pvalue)
+            rho = float(test.statistic)
+            # The t approximation goes to 0; no ranking is rarer than one of n!, in either direction.
+            p = max(float(test.pvalue), 2 / math.factorial(len(mean)))
             each = [stats.spearmanr(layers, gamma).statistic for gamma in gammas if np.ptp(gamma) > FLAT]
             detail = f"{len(gammas)} seeds, from {min(each):.2f} to {max(each):.2f} in single seeds" if each else ""
         findings.append(
-            Finding(f"Spearman correlation, {what}", len(mean), rho, math.nan, math.nan, rho, p, math.nan, detail)
+            Finding(
+                what,
+                "Spearman correlation of gamma and depth",
+                len(mean),
+                rho,
+                math.nan,
+                math.nan,
+                rho,
+                p,
+                math.nan,
+                detail,
+            )
         )
-    return _correlations(question, _adjust(findings), "a gated configuration", "gamma changes with depth")
+    return _correlations(question, _adjust(findings), "a gated configuration", "Evidence that gamma changes with depth")
 
 
 def _correlations(question: str, findings: list[Finding], needed: str, meaning: str) -> Answer:
     if not findings:
-        return Answer(question, f"Not tested: there is no data of {needed}.", [])
-    found = [f"{f.what.split(', ', 1)[1]} ({f.estimate:.2f})" for f in findings if f.significant]
-    if not found:
-        return Answer(question, "No evidence: no correlation is significant.", findings)
-    return Answer(question, f"Evidence that {meaning} in {len(found)} of {len(findings)}: {'; '.join(found)}.", findings)
+        return Answer(question, f"Not tested: there is no data of {needed}.", [], [])
+    found = sum(f.significant for f in findings)
+    answer = f"{meaning} in {found} of {len(findings)} configurations." if found else "No evidence."
+    sentences = [
+        f"{f.what}: {f.measure} {f.estimate:.2f}{'' if f.significant else ', no evidence'}."
+        if math.isfinite(f.estimate)
+        else f"{f.what}: {f.detail}."
+        for f in findings
+    ]
+    return Answer(question, answer, sentences, findings)
 
 
 def _adjust(findings: list[Finding]) -> list[Finding]:
     adjusted = holm([finding.p for finding in findings])
-    return [
-        Finding(**{**finding.__dict__, "adjusted": p}) for finding, p in zip(findings, adjusted, strict=True)
-    ]
+    return [replace(finding, adjusted=p) for finding, p in zip(findings, adjusted, strict=True)]

@@ -82,7 +82,9 @@ def load_runs(source: Path | Sequence[Path]) -> list[Run]:
     if isinstance(source, Path):
         paths = sorted(source.glob("*.json"))
         if not paths:
-            raise SubloraError(f"{source} holds no runs: give a folder with one JSON file per run, or the runs' folders")
+            raise SubloraError(
+                f"{source} holds no runs: give a folder with one JSON file per run, or the runs' folders"
+            )
     else:
         paths = list(source)
     runs: dict[tuple[str, int, int], Run] = {}

@@ -1,0 +1,163 @@
+"""What a product with P and one with its transpose cost in a training step, for every operator.
+
+    python benchmarks/operators.py [--threads 2]
+
+writes benchmarks/results/operators.json. Timed is what a step does: theta = P(alpha) with autograd, then the gradient
+of alpha from a gradient of theta. `tables` is what an operator keeps, in bytes per parameter.
+
+* lora: D = 351,744 and d = 1,000, rank 4 on the query, value and head projections of a GPT-2 small with 50,304 tokens.
+  Next to the operators stand a product with a stored D x d matrix, and PEFT's own shared-coordinate adapter (Uni-LoRA)
+  on linear layers of the same shapes.
+* large: D = 20,000,000 and d = 50,000.
+* scaling: time against D and d.
+"""
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import torch
+from torch import Tensor, nn
+
+from sublora.nn.operators import OPERATORS, LinearOperator, make_operator
+from sublora.nn.operators.dense import DenseOperator
+from sublora.seeds import stream
+
+RESULT = Path(__file__).resolve().parent / "results" / "operators.json"
+LORA = (351_744, 1_000)
+LARGE = (20_000_000, 50_000)
+SCALING = [(D, d) for D in (10**5, 10**6, 10**7) for d in (100, 1_000, 10_000)]
+# Linear layers (inputs, outputs) whose rank-4 factors have 351,744 entries.
+SHAPES = [(768, 768)] * 24 + [(768, 50_304)]
+
+
+def milliseconds(step: Callable[[], Any], repeats: int) -> dict[str, float]:
+    """Return the median and the minimum time of a step, after one that is not counted."""
+    step()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        step()
+        times.append(1e3 * (time.perf_counter() - start))
+    return {"median_ms": round(statistics.median(times), 3), "min_ms": round(min(times), 3)}
+
+
+def normals(name: str, size: int) -> Tensor:
+    """Return a standard normal vector."""
+    return torch.from_numpy(stream(0, "benchmark", name).standard_normal(size, dtype=np.float32))
+
+
+def time_step(theta: Callable[[Tensor], Tensor], D: int, d: int, repeats: int) -> dict[str, float]:
+    """Time theta(alpha) and the gradient of alpha."""
+    alpha, grad = normals("alpha", d).requires_grad_(), normals("grad", D)
+    return milliseconds(lambda: torch.autograd.grad(theta(alpha), alpha, grad), repeats)
+
+
+def time_operator(make: Callable[[], LinearOperator], repeats: int) -> dict[str, float]:
+    """Time the construction of an operator and a step with it."""
+    start = time.perf_counter()
+    operator = make()
+    built = time.perf_counter() - start
+    D, d = operator.shape
+    tables = sum(table.numel() * table.element_size() for table in operator.buffers()) / D
+    return {
+        "D": D,
+        "d": d,
+        **time_step(operator, D, d, repeats),
+        "build_s": round(built, 3),
+        "tables": round(tables, 2),
+    }
+
+
+def kind_row(kind: str, D: int, d: int, repeats: int) -> dict[str, Any]:
+    """Return the line of a kind."""
+    return {"operator": kind, **time_operator(lambda: make_operator(kind, D, d, (0, "benchmark")), repeats)}
+
+
+class Linears(nn.Module):
+    """Linear layers, for an adapter to be put on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(*shape, bias=False, device="meta") for shape in SHAPES)
+
+
+def time_peft(repeats: int) -> dict[str, Any]:
+    """Time the matrices that PEFT's Uni-LoRA adapter makes of its coordinates, and their gradient."""
+    D, d = LORA
+    config = peft.UniLoraConfig(r=4, theta_d_length=d, target_modules=r"layers\.\d+", proj_seed=0)
+    model = peft.get_peft_model(Linears().to_empty(device="cpu"), config)
+    layers = [m for m in model.modules() if isinstance(m, peft.tuners.unilora.layer.UniLoraLayer)]
+    coordinates = layers[0].unilora_theta_d["default"]
+    matrices = [matrix for layer in layers for matrix in layer._get_lora_matrices("default")]
+    gradients = normals("grad", D).split([matrix.numel() for matrix in matrices])
+    shaped = [g.view(m.shape) for g, m in zip(gradients, matrices, strict=True)]
+
+    def step() -> None:
+        made = [matrix for layer in layers for matrix in layer._get_lora_matrices("default")]
+        torch.autograd.grad(made, coordinates, shaped)
+
+    tables = sum(b.numel() * b.element_size() for layer in layers for b in layer.buffers()) / D
+    return {
+        "operator": "PEFT Uni-LoRA",
+        "D": D,
+        "d": coordinates.numel(),
+        **milliseconds(step, repeats),
+        "tables": round(tables, 2),
+    }
+
+
+def lora_rows() -> list[dict[str, Any]]:
+    """Time every kind, and what it is compared with, at the size of a small model's LoRA parameters."""
+    D, d = LORA
+    rows = []
+    for kind in OPERATORS:
+        if kind == "dense":
+            stored = make_operator(kind, D, d, (0, "benchmark")).get_buffer("entries")
+            rows.append({"operator": "stored matrix", "D": D, "d": d, **time_step(lambda a: stored @ a, D, d, 7)})
+            del stored
+        rows.append(kind_row(kind, D, D if kind == "identity" else d, 7 if kind == "dense" else 41))
+    streamed = time_operator(lambda: DenseOperator(D, d, (0, "benchmark"), memory_budget=0), 3)
+    return [*rows, {"operator": "dense, made again in every product", **streamed}, time_peft(21)]
+
+
+def main() -> None:
+    """Measure, write and print everything."""
+    parser = argparse.ArgumentParser(description="Time the operators.")
+    parser.add_argument("--threads", type=int, default=2)
+    torch.set_num_threads(parser.parse_args().threads)
+    result = {
+        "command": "python " + " ".join(["benchmarks/operators.py", *sys.argv[1:]]),
+        "threads": torch.get_num_threads(),
+        "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
+        "versions": {"torch": torch.__version__, "numpy": np.__version__, "peft": peft.__version__},
+        "unit": "milliseconds for theta = P(alpha) and the gradient of alpha; tables in bytes per parameter",
+        "lora": lora_rows(),
+        "large": [kind_row(kind, *LARGE, 9) for kind in ("partition", "partition_signed", "fastfood", "rdkronqr")],
+        "scaling": [
+            kind_row(kind, D, d, 9)
+            for kind in ("partition", "fastfood", "rdkronqr", "sparse")
+            for D, d in SCALING
+            if kind != "sparse" or d * D**0.5 < 2e7
+        ],
+    }
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    for part in ("lora", "large", "scaling"):
+        for row in result[part]:
+            sys.stdout.write(
+                f"{part:8} {row['operator']:35} D={row['D']:>11,} d={row['d']:>7,} "
+                f"median {row['median_ms']:10.2f} ms  min {row['min_ms']:10.2f} ms\n"
+            )
+
+
+if __name__ == "__main__":
+    main()

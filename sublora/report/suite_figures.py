@@ -1,0 +1,348 @@
+"""The figures of many runs. A configuration is a mode and a number of coordinates d; its runs differ in their seed.
+
+Colours stand for modes and markers for d, the same in every figure. Marks are means, bars and bands standard errors.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from sublora.report.figures import (
+    BLUE,
+    DEPTH,
+    GREEN,
+    ORANGE,
+    PARTS,
+    PURPLE,
+    RED,
+    SKY,
+    column,
+    k_axis,
+    log_axis,
+    new_axes,
+    top_k_claims,
+)
+from sublora.report.runs import Configuration, Run, configurations, mean_and_error, mode_order
+from sublora.report.svg import STYLE
+
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#808080")
+MARKERS = "osD^vPX"
+# An axis is logarithmic when its values span more than this factor.
+WIDE = 5.0
+
+
+class _Key:
+    """Which colour stands for which mode, and which marker for which d."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.modes = sorted({run.mode for run in runs}, key=mode_order)
+        self.budgets = sorted({run.d for run in runs})
+
+    def colour(self, mode: str) -> str:
+        return COLOURS[self.modes.index(mode) % len(COLOURS)]
+
+    def marker(self, d: int) -> str:
+        return MARKERS[self.budgets.index(d) % len(MARKERS)]
+
+    def legend(self, figure: Figure, *, modes: bool = True, budgets: bool = False, more: Sequence[Line2D] = ()) -> None:
+        handles = [Line2D([], [], color=self.colour(m), linewidth=3, label=m) for m in self.modes if modes]
+        if budgets:
+            handles += [
+                Line2D([], [], color="#808080", marker=self.marker(d), linestyle="", label=f"d = {d:,}")
+                for d in self.budgets
+            ]
+        # Long names need the room: two columns on a figure as narrow as a phone.
+        figure.legend(handles=[*handles, *more], loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=1.4)
+
+
+def certified(runs: Iterable[Run]) -> list[Run]:
+    """Return the runs that have a certificate."""
+    return [run for run in runs if run.certificate]
+
+
+def _panels(count: int, height: float = 1.9, *, x: str, y: str, sharey: bool = True) -> tuple[Figure, list[Axes]]:
+    """Return a figure of `count` panels in at most two columns, with its labels."""
+    columns = min(2, count)
+    rows = math.ceil(count / columns)
+    figure, grid = new_axes(0.7 + height * rows, rows, columns, sharey=sharey)
+    panels = list(grid.flat[:count])
+    for axes in grid.flat[count:]:
+        axes.remove()
+    for axes in panels[-columns:]:
+        axes.set_xlabel(x)
+    figure.supylabel(y, fontsize=9)
+    return figure, panels
+
+
+def _scale(axes: Axes, values: Sequence[float]) -> None:
+    if min(values) > 0 and max(values) > WIDE * min(values):
+        log_axis(axes, "x")
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+
+
+def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return the points that no other point beats in both coordinates, from left to right. Less is better."""
+    best: list[tuple[float, float]] = []
+    for x, y in sorted(points):
+        if not best or y < best[-1][1]:
+            best.append((x, y))
+    return best
+
+
+def _marks(
+    axes: Axes,
+    groups: dict[Configuration, list[Run]],
+    key: _Key,
+    x: Callable[[Run], float],
+    y: Callable[[Run], float],
+) -> list[tuple[float, float]]:
+    """Draw one mark per configuration, mean and standard error of x and y; return the means."""
+    means = []
+    for (mode, d), group in groups.items():
+        (x_mean, x_error), (y_mean, y_error) = mean_and_error(map(x, group)), mean_and_error(map(y, group))
+        axes.errorbar(
+            x_mean,
+            y_mean,
+            xerr=None if math.isnan(x_error) else x_error,
+            yerr=None if math.isnan(y_error) else y_error,
+            color=key.colour(mode),
+            marker=key.marker(d),
+            markersize=5,
+            linestyle="",
+            elinewidth=1,
+        )
+        means.append((x_mean, y_mean))
+    return means
+
+
+def _kl(run: Run) -> float:
+    return run.bits * math.log(2)
+
+
+def _empirical(run: Run) -> float:
+    return run.claim("bpd", "empirical")
+
+
+def _draw_frontier(axes: Axes, means: Sequence[tuple[float, float]]) -> None:
+    best = frontier(means)
+    axes.plot(*zip(*best, strict=True), color="black", linewidth=1, linestyle="--", drawstyle="steps-post", zorder=1)
+    _scale(axes, [x for x, _ in means])
+
+
+_FRONTIER = Line2D([], [], color="black", linewidth=1, linestyle="--", label="frontier")
+
+
+@matplotlib.rc_context(STYLE)
+def pareto(runs: Sequence[Run]) -> Figure:
+    """Draw empirical risk against KL, all configurations together, with the Pareto frontier of the means."""
+    key = _Key(runs)
+    figure, (axes,) = _panels(1, 2.6, x="KL = K ln 2, nats", y="empirical bits per token")
+    _draw_frontier(axes, _marks(axes, configurations(runs), key, _kl, _empirical))
+    key.legend(figure, budgets=True, more=[_FRONTIER])
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def pareto_by_budget(runs: Sequence[Run]) -> Figure:
+    """Draw empirical risk against KL with a panel, and a frontier, for every d."""
+    key = _Key(runs)
+    figure, panels = _panels(len(key.budgets), x="KL = K ln 2, nats", y="empirical bits per token", sharey=False)
+    for axes, d in zip(panels, key.budgets, strict=True):
+        groups = configurations(run for run in runs if run.d == d)
+        _draw_frontier(axes, _marks(axes, groups, key, _kl, _empirical))
+        axes.set_title(f"d = {d:,}")
+    key.legend(figure, more=[_FRONTIER])
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def compression(runs: Sequence[Run]) -> Figure:
+    """Draw the certified bound against the length of the message."""
+    key = _Key(runs)
+    figure, (axes,) = _panels(1, 2.6, x="message, bytes", y="certified bits per token")
+    means = _marks(axes, configurations(runs), key, lambda run: run.bits / 8, lambda run: run.claim("bpd", "bound"))
+    _scale(axes, [x for x, _ in means])
+    key.legend(figure, budgets=True)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def compression_factor(runs: Sequence[Run]) -> Figure | None:
+    """Draw the certified bound against D/d, LoRA parameters per coordinate; None where no run records D."""
+    runs = [run for run in runs if run.D and run.d]
+    if not runs:
+        return None
+    key = _Key(runs)
+    figure, (axes,) = _panels(1, 2.6, x="D/d, LoRA parameters per coordinate", y="certified bits per token")
+    means = _marks(
+        axes, configurations(runs), key, lambda run: (run.D or 0) / run.d, lambda run: run.claim("bpd", "bound")
+    )
+    _scale(axes, [x for x, _ in means])
+    key.legend(figure, budgets=True)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def decompositions(runs: Sequence[Run]) -> Figure:
+    """Draw the bound of every configuration as a stack of its parts, averaged over seeds."""
+    groups = configurations(runs)
+    figure, (axes,) = _panels(1, 0.3 + 0.22 * len(groups), x="bits per token", y="")
+    left = np.zeros(len(groups))
+    rows = np.arange(len(groups))
+    for part, (text, colour) in PARTS.items():
+        values = [np.mean([r.certificate["decomposition"][part] for r in g if r.certificate]) for g in groups.values()]
+        axes.barh(rows, values, left=left, height=0.7, color=colour, label=text)
+        left += values
+    axes.set_yticks(rows, labels=[f"{mode}, d = {d:,}" for mode, d in groups])
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    figure.legend(loc="outside upper left", ncols=4, columnspacing=1.2, handlelength=1.4)
+    return figure
+
+
+def _gates(runs: Sequence[Run]) -> dict[Configuration, dict[int, np.ndarray]]:
+    """Return the last gammas of every seed of the configurations that are gated."""
+    out: dict[Configuration, dict[int, np.ndarray]] = {}
+    for run in runs:
+        if (gamma := run.gamma()) is not None:
+            out.setdefault(run.configuration, {})[run.seed] = gamma
+    return out
+
+
+@matplotlib.rc_context(STYLE)
+def gate_map(runs: Sequence[Run]) -> Figure | None:
+    """Draw the last gamma of every layer and seed as a heat map per gated configuration; None without gates."""
+    gates = _gates(runs)
+    if not gates:
+        return None
+    values = np.concatenate([gamma for seeds in gates.values() for gamma in seeds.values()])
+    colours = ScalarMappable(Normalize(values.min(), values.max()), DEPTH.resampled(32))
+    heights = [len(seeds) for seeds in gates.values()]
+    figure, grid = new_axes(0.4 + sum(0.55 + 0.2 * h for h in heights), len(gates), 1, height_ratios=heights)
+    for axes, ((mode, d), seeds) in zip(grid[:, 0], gates.items(), strict=True):
+        for row, gamma in enumerate(seeds.values()):
+            edges = np.arange(len(gamma) + 1) - 0.5
+            axes.pcolormesh(edges, [row - 0.5, row + 0.5], gamma[None], cmap=colours.cmap, norm=colours.norm)
+        axes.set_yticks(range(len(seeds)), labels=[str(seed) for seed in seeds])
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        axes.set(title=f"{mode}, d = {d:,}", ylabel="seed")
+    grid[-1, 0].set_xlabel("layer")
+    figure.colorbar(colours, ax=list(grid[:, 0]), label="gamma, share of B")
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def gates_by_depth(runs: Sequence[Run]) -> Figure | None:
+    """Draw gamma against the layer: every seed faintly, mean and standard error in front; None without gates."""
+    gates = _gates(runs)
+    if not gates:
+        return None
+    key = _Key(runs)
+    figure, panels = _panels(len(gates), x="layer", y="gamma, share of B")
+    for axes, ((mode, d), seeds) in zip(panels, gates.items(), strict=True):
+        colour = key.colour(mode)
+        for gamma in seeds.values():
+            axes.plot(gamma, color=colour, alpha=0.3, linewidth=0.8)
+        if len({len(gamma) for gamma in seeds.values()}) == 1:
+            table = np.array(list(seeds.values()))
+            error = table.std(0, ddof=1) / math.sqrt(len(table)) if len(table) > 1 else None
+            axes.errorbar(range(table.shape[1]), table.mean(0), yerr=error, color=colour, marker="o", markersize=3.5)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_title(f"{mode}, d = {d:,}")
+    return figure
+
+
+def _curve(group: Sequence[Run], kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps that all runs of a group recorded, and the values there: a row per run."""
+    columns = [column(run.metrics, kind, name) for run in group]
+    columns = [(steps, values) for steps, values in columns if len(steps)]
+    if not columns:
+        return np.array([]), np.array([])
+    steps = sorted(set.intersection(*(set(steps.tolist()) for steps, _ in columns)))
+    # Layers are averaged: what is drawn is one number per step and run.
+    rows = [dict(zip(s.tolist(), v.reshape(len(v), -1).mean(1), strict=True)) for s, v in columns]
+    return np.array(steps), np.array([[row[step] for step in steps] for row in rows])
+
+
+def _band(axes: Axes, steps: np.ndarray, table: np.ndarray, colour: str, linestyle: str = "-") -> None:
+    mean = table.mean(0)
+    axes.plot(steps, mean, color=colour, linewidth=1.2, linestyle=linestyle)
+    if len(table) > 1:
+        error = table.std(0, ddof=1) / math.sqrt(len(table))
+        axes.fill_between(steps, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
+
+
+@matplotlib.rc_context(STYLE)
+def gradients(runs: Sequence[Run]) -> Figure | None:
+    """Draw the gradient norms through A and B over training, a panel per configuration; None if not recorded."""
+    curves = {}
+    for configuration, group in configurations(runs).items():
+        sides = [_curve(group, "train", name) for name in ("grad_norm_a", "grad_norm_b")]
+        if all(len(steps) for steps, _ in sides):
+            curves[configuration] = sides
+    if not curves:
+        return None
+    figure, panels = _panels(len(curves), 1.25, x="step", y="gradient norm, mean over layers (logarithmic)")
+    for axes, ((mode, d), sides) in zip(panels, curves.items(), strict=True):
+        for (steps, table), colour in zip(sides, (BLUE, RED), strict=True):
+            _band(axes, steps, table, colour)
+        log_axis(axes, "y")
+        axes.set_title(f"{mode}, d = {d:,}")
+    lines = [Line2D([], [], color=c, label=label) for c, label in ((BLUE, "through A"), (RED, "through B"))]
+    figure.legend(handles=lines, loc="outside upper left", ncols=2)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def training_curves(runs: Sequence[Run]) -> Figure | None:
+    """Draw held-out bits per token over training, a panel for every d; None if never evaluated on held-out text."""
+    key = _Key(runs)
+    curves = {c: _curve(group, "eval", "val_bpd") for c, group in configurations(runs).items()}
+    if not any(len(steps) for steps, _ in curves.values()):
+        return None
+    figure, panels = _panels(len(key.budgets), x="step", y="held-out bits per token")
+    for (mode, d), (steps, table) in curves.items():
+        if len(steps):
+            _band(panels[key.budgets.index(d)], steps, table, key.colour(mode))
+    for axes, d in zip(panels, key.budgets, strict=True):
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set_title(f"d = {d:,}")
+    key.legend(figure)
+    return figure
+
+
+@matplotlib.rc_context(STYLE)
+def top_k_curves(runs: Sequence[Run]) -> Figure:
+    """Draw the top-k error and its bound against k, a panel for every d, averaged over seeds."""
+    key = _Key(runs)
+    figure, panels = _panels(len(key.budgets), x="k (logarithmic)", y="top-k error, share of tokens")
+    for (mode, d), group in configurations(runs).items():
+        axes = panels[key.budgets.index(d)]
+        claims = [top_k_claims(run.certificate) for run in group if run.certificate]
+        ks = [k for k, _ in claims[0]]
+        for field, linestyle in (("bound", "-"), ("empirical", ":")):
+            _band(
+                axes,
+                np.array(ks),
+                np.array([[c[field] for _, c in row] for row in claims]),
+                key.colour(mode),
+                linestyle,
+            )
+        k_axis(axes, ks)
+    for axes, d in zip(panels, key.budgets, strict=True):
+        axes.set(title=f"d = {d:,}", ylim=(0, 1.02))
+    bound = Line2D([], [], color="black", label="bound")
+    empirical = Line2D([], [], color="black", linestyle=":", label="empirical")
+    key.legend(figure, more=[bound, empirical])
+    return figure
