@@ -75,7 +75,7 @@ def test_columns_are_independent(kind, size):
 
 
 @pytest.mark.parametrize("kind", RANDOM_KINDS)
-@pytest.mark.parametrize("size", [(1021, 37), (1000, 32), (130, 65)])
+@pytest.mark.parametrize("size", [(1021, 37), (130, 65)])
 def test_columns_have_unit_expected_norm(kind, size):
     means = np.array([float(make(kind, *size, i).to_dense().square().sum(0).mean()) for i in range(25)])
     error = means.std(ddof=1) / 5
@@ -124,18 +124,6 @@ def test_bits_do_not_depend_on_the_number_of_threads(kind, size):
     assert len(seen) == 1
 
 
-def run_elsewhere(call):
-    """Return what a call of this module's functions writes in a new process, where annotations are not checked."""
-    code = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r})\nimport test_operators as t; {call}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
-    return done.stdout.split()
-
-
-def test_bits_are_the_same_in_another_process():
-    assert run_elsewhere("sys.stdout.write(' '.join(map(t.digest, t.KINDS)))") == [digest(kind) for kind in KINDS]
-
-
 def compile_and_compare(kind):
     """Compare a traced operator with the operator itself."""
     torch.compiler.reset()
@@ -147,9 +135,16 @@ def compile_and_compare(kind):
     torch.testing.assert_close(torch.autograd.grad(product @ y, x)[0], op.adjoint(y))
 
 
-def test_every_kind_is_traced_as_one_graph_by_torch_compile():
-    # The runtime checker of annotations cannot be traced. The code generator, which needs a C++ compiler, is torch's.
-    assert run_elsewhere("[t.compile_and_compare(kind) for kind in t.KINDS]; sys.stdout.write('done')") == ["done"]
+def test_in_another_process_the_bits_are_the_same_and_every_kind_compiles():
+    # Annotations are not checked there: the runtime checker cannot be traced. Tracing and differentiating into one
+    # graph is what depends on the operators; generating code from it needs a C++ compiler.
+    code = (
+        f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_operators as t\n"
+        "for kind in t.KINDS: t.compile_and_compare(kind); sys.stdout.write(t.digest(kind) + ' ')"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "2", "PYTHONHASHSEED": "1"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.split() == [digest(kind) for kind in KINDS]
 
 
 @pytest.mark.parametrize("kind", RANDOM_KINDS)
@@ -258,6 +253,7 @@ def test_kronecker_product_with_shuffled_rows(kind):
     np.testing.assert_allclose(op.to_dense().numpy(), dense[row * D2 + column], atol=1e-6)
 
 
+@settings(deadline=None)
 @given(size=sizes())
 def test_factors_cover_the_matrix_and_keep_its_rank(size):
     D, d = size
@@ -267,6 +263,7 @@ def test_factors_cover_the_matrix_and_keep_its_rank(size):
 
 
 @pytest.mark.parametrize("kind", ["partition", "partition_signed"])
+@settings(max_examples=25, deadline=None, derandomize=True)
 @given(size=sizes())
 def test_partition_is_balanced(kind, size):
     P = make(kind, *size).to_dense()

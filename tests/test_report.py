@@ -1,19 +1,27 @@
-"""The report of a run: every number on the page, nothing fetched, and errors that say what is wrong."""
+"""The reports of one run and of many: every number on the page, nothing fetched, errors that say what is wrong."""
 
+import csv
 import io
 import json
+import math
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
+from scipy import stats
 
 from sublora.bounds.certificate import CERTIFICATE, write_certificate
 from sublora.errors import CertificateError, SubloraError
-from sublora.report import figures
+from sublora.report import figures, suite_figures
 from sublora.report.html import write_report
+from sublora.report.hypotheses import answer_all, asymmetry, depth, holm, intraclass_correlation, learning, same_pattern
 from sublora.report.metrics import METRICS
+from sublora.report.runs import Run, load_runs
+from sublora.report.suite import write_suite_report
 from sublora.report.svg import inline_svg, save_figure
 from sublora.report.tables import claims_table, upward
 from sublora.seeds import stream
@@ -359,3 +367,202 @@ def test_the_table_of_a_certificate_without_bytes_or_held_out_documents():
     text = console.export_text()
     assert "certified bits per token" in text
     assert "per byte" not in text and "held-out bits" not in text
+
+
+# What a mode adds to the empirical risk, in bits per token.
+GAINS = {"uniform": 0.0, "fixed-aheavy": 0.5, "fixed-equal": 0.1, "fixed-bheavy": 0.03, "learned": 0.01}
+
+# Modes of the suite that is drawn: few, because every panel takes time.
+SHOWN = {mode: GAINS[mode] for mode in ("fixed-equal", "fixed-bheavy", "learned")}
+
+
+def make_suite_run(mode, d, seed, gain=0.0, layers=12, flat=False):
+    """Return one run; `flat` gates do not move."""
+    rng = stream(seed, mode, d)
+    empirical = 4.6 - 0.5 * np.log10(d / 200) + gain + rng.normal(0, 0.02)
+    metrics = make_metrics(seed + d, layers, gated=mode.startswith("learned"), steps=100, level=empirical)
+    if flat:
+        metrics = [{**r, "gamma": [0.5] * layers} if r.get("gamma") else r for r in metrics]
+    certificate = make_certificate(seed, bits=8 * int(d * 0.3 + rng.integers(10)), empirical=empirical)
+    return Run(f"sublora-d{d}-{mode}-seed{seed}", mode, d, 26116, seed, certificate, metrics)
+
+
+def make_suite(gains=GAINS, budgets=(200, 1000), seeds=(7, 42, 123), **options):
+    return [make_suite_run(m, d, seed, gain, **options) for m, gain in gains.items() for d in budgets for seed in seeds]
+
+
+def write_runs(folder, runs):
+    folder.mkdir(parents=True, exist_ok=True)
+    for run in runs:
+        (folder / f"{run.name}.json").write_text(json.dumps(run.__dict__))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("suite")
+    runs = make_suite(SHOWN)
+    runs.append(Run("not certified", "uniform", 200, 26116, 99, None, runs[0].metrics))
+    assert write_suite_report(write_runs(folder / "json", runs), folder / "out") == folder / "out"
+    return folder / "out"
+
+
+def test_the_page_of_a_suite(suite):
+    page = Page(html := (suite / "index.html").read_text())
+    assert page.tags.count("svg") == page.tags.count("figcaption") == 10
+    assert len(page.ids) == len(set(page.ids))
+    assert not re.search(r"https?://|<script|@import", html)
+    text = " ".join(page.text)
+    assert "fixed-bheavy beats fixed-equal" in text
+    assert re.search(r"Without a certificate.*: not certified\.", text)
+
+
+def test_figures_of_a_suite_are_files(suite):
+    names = {path.stem for path in (suite / "figures").iterdir()}
+    assert len(names) == 10
+    assert {path.name for path in (suite / "figures").iterdir()} == {
+        f"{n}.{s}" for n in names for s in ("svg", "png", "pdf")
+    }
+
+
+def test_tables_of_a_suite_are_means_and_standard_errors(suite):
+    with (suite / "tables" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(SHOWN) * 2
+    row = next(r for r in rows if r["mode"] == "learned" and r["d"] == "1000")
+    runs = [r for r in make_suite(SHOWN) if r.configuration == ("learned", 1000)]
+    for name, values in (
+        ("bits", [r.certificate["message"]["bits"] for r in runs]),
+        ("certified_bpd", [r.certificate["claims"][0]["bound"] for r in runs]),
+        ("held_out_bpd", [r.certificate["held_out"]["bpd"] for r in runs]),
+    ):
+        assert float(row[name]) == pytest.approx(np.mean(values))
+        assert float(row[f"{name}_standard_error"]) == pytest.approx(stats.sem(values))
+    latex = (suite / "tables" / "summary.tex").read_text()
+    assert latex.count(r"\\") == len(rows) + 1
+    certified = [r.certificate["claims"][0]["bound"] for r in runs]
+    assert rf"{np.mean(certified):.3f} $\pm$ {stats.sem(certified):.3f}" in latex
+    with (suite / "tables" / "runs.csv").open() as file:
+        assert len(list(csv.reader(file))) == 1 + len(SHOWN) * 2 * 3
+
+
+def test_a_planted_effect_is_found_with_its_size():
+    answer = asymmetry(make_suite(seeds=(1, 2, 3, 4)))
+    assert answer.answer == "Yes: fixed-bheavy beats fixed-equal."
+    finding = answer.findings[0]
+    assert (finding.what, finding.measure) == ("fixed-bheavy minus fixed-equal", "certified bits per token")
+    assert finding.low < GAINS["fixed-bheavy"] - GAINS["fixed-equal"] < finding.high < 0
+
+
+def test_a_harmful_mode_is_said_to_hurt():
+    assert (
+        learning(make_suite({"uniform": 0.0, "learned": 0.3})).answer == "No, it hurts: learned is worse than uniform."
+    )
+
+
+def test_where_nothing_differs_there_is_no_evidence():
+    answers = answer_all(make_suite(dict.fromkeys(GAINS, 0.0)))
+    assert [a.answer for a in answers[:2]] == ["No evidence that it helps."] * 2
+    assert all("no evidence" in sentence for a in answers[:2] for sentence in a.sentences)
+
+
+def test_the_paired_test_is_the_one_of_scipy():
+    runs = make_suite({"fixed-equal": 0.0, "fixed-bheavy": 0.01})
+    one, two = ([r.claim("bpd", "bound") for r in runs if r.mode == m] for m in ("fixed-bheavy", "fixed-equal"))
+    finding = asymmetry(runs).findings[0]
+    assert finding.p == pytest.approx(stats.ttest_rel(one, two).pvalue)
+    assert finding.effect == pytest.approx(np.mean(np.subtract(one, two)) / np.std(np.subtract(one, two), ddof=1))
+    assert finding.n == 6
+    assert f"{stats.wilcoxon(one, two).pvalue:.3g}" in finding.detail
+
+
+def test_too_few_pairs_are_not_tested():
+    answers = answer_all(make_suite({"uniform": 0.0, "fixed-equal": 0.0}, budgets=(200,), seeds=(1, 2)))
+    assert all(a.answer.startswith("Not tested") and not a.findings for a in answers)
+
+
+def test_adjusted_p_values_by_hand():
+    assert holm([0.01, 0.04, math.nan, 0.03]) == pytest.approx([0.03, 0.06, math.nan, 0.06], nan_ok=True)
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+
+
+def test_intraclass_correlation_of_shrout_and_fleiss():
+    # Table 2 of Shrout & Fleiss (1979): four judges, six targets; table 4 gives ICC(2,1) = .29.
+    judges = np.array([[9, 6, 8, 7, 10, 6], [2, 1, 4, 1, 5, 2], [5, 3, 6, 2, 6, 4], [8, 2, 8, 6, 9, 7]], dtype=float)
+    assert intraclass_correlation(judges)[0] == pytest.approx(0.29, abs=0.005)
+    assert intraclass_correlation(np.tile(judges[0], (3, 1)))[0] == pytest.approx(1)
+    assert math.isnan(intraclass_correlation(np.full((3, 6), 0.5))[0])
+
+
+def test_gates_that_follow_depth_in_every_seed():
+    runs = make_suite({"learned": 0.0})
+    assert same_pattern(runs).answer == "Evidence that seeds agree in 2 of 2 configurations."
+    found = depth(runs)
+    assert found.answer == "Evidence that gamma changes with depth in 2 of 2 configurations."
+    gamma = np.mean([r.gamma() for r in runs if r.d == 200], axis=0)
+    assert found.findings[0].estimate == pytest.approx(stats.spearmanr(range(12), gamma).statistic)
+
+
+def test_gates_that_do_not_move_are_no_evidence():
+    for answer in (
+        same_pattern(make_suite({"learned": 0.0}, flat=True)),
+        depth(make_suite({"learned": 0.0}, flat=True)),
+    ):
+        assert answer.answer == "No evidence."
+        assert all("did not move" in sentence for sentence in answer.sentences)
+
+
+def test_four_layers_in_order_are_no_evidence():
+    # 2 of the 24 orders are as extreme: p = 1/12, whatever an approximation for many layers says.
+    finding = depth(make_suite({"learned": 0.0}, budgets=(200,), layers=4)).findings[0]
+    assert abs(finding.estimate) == pytest.approx(1)
+    assert finding.p == pytest.approx(1 / 12)
+
+
+points = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1)
+
+
+@given(points)
+def test_the_frontier_is_what_nothing_beats(points):
+    points = [(float(x), float(y)) for x, y in points]
+    beaten = {p for p in points if any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)}
+    assert suite_figures.frontier(points) == sorted(set(points) - beaten)
+
+
+def test_runs_are_read_from_folders(tmp_path):
+    for name, sublora, seed in (
+        ("a", "allocation_mode: fixed, allocation_ratio: 0.8, allocation_scope: shared", 1),
+        ("b", "allocation_mode: fixed, allocation_ratio: 0.7, allocation_scope: shared", 1),
+        ("c", "allocation_mode: learned, allocation_ratio: 0.5, allocation_scope: layer", 2),
+    ):
+        folder = make_run(tmp_path / name, certificate=None if name == "a" else False)
+        (folder / "config.yaml").write_text(f"sublora: {{{sublora}, intrinsic_dim: 500}}\nsystem: {{seed: {seed}}}\n")
+    runs = load_runs([tmp_path / name for name in "abc"])
+    assert [(r.mode, r.d, r.seed) for r in runs] == [
+        ("fixed-bheavy", 500, 1),
+        ("fixed-0.7", 500, 1),
+        ("learned-layer", 500, 2),
+    ]
+    assert runs[0].bits == 2512
+    assert runs[1].certificate is None
+
+
+def test_runs_that_cannot_be_analysed_are_named(tmp_path):
+    run = make_suite_run("uniform", 200, 1)
+    with pytest.raises(SubloraError, match="holds no runs"):
+        load_runs(tmp_path)
+    with pytest.raises(SubloraError, match="no runs are given"):
+        load_runs([])
+    folder = write_runs(tmp_path / "twice", [run])
+    (folder / "copy.json").write_text((folder / f"{run.name}.json").read_text())
+    with pytest.raises(SubloraError, match="same mode, d and seed"):
+        load_runs(folder)
+    (folder / "copy.json").write_text('{"name": "x"}')
+    with pytest.raises(SubloraError, match=r"copy\.json is no run: it lacks 'mode'"):
+        load_runs(folder)
+    (folder / "copy.json").write_text("{")
+    with pytest.raises(SubloraError, match=r"copy\.json is damaged"):
+        load_runs(folder)
+    none = write_runs(tmp_path / "none", [Run("x", "uniform", 200, None, 1, None, run.metrics)])
+    with pytest.raises(SubloraError, match="none of the runs has a certificate"):
+        write_suite_report(none, tmp_path / "out")

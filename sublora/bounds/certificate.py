@@ -22,10 +22,11 @@ def metric_name(metric: str) -> str:
 
 def statement(claim: dict[str, Any], terms: Terms, source: str) -> str:
     """Return the first claim as one plain sentence."""
+    # Rounded up: a claim that is rounded down is not the one that was proved.
+    at_most = f"{math.ceil(1000 * claim['bound']) / 1000:.3f} {metric_name(claim['metric'])}"
     return (
         f"With probability at least {100 * (1 - terms.delta):g} % over the draw of the {terms.n:,} training documents, "
-        f"the model in this message needs on average at most {math.ceil(1000 * claim['bound']) / 1000:.3f} {metric_name(claim['metric'])} "
-        f"for a new document from the same source ({source}), each document weighted equally."
+        f"the model in this message needs on average at most {at_most} for a new document from the same source ({source}), each document weighted equally."
     )
 
 

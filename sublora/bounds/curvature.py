@@ -24,7 +24,7 @@ def fisher(
     def fisher(
         model: SubspaceModule, split: Split, *, seed: int, samples: int, block_size: int
     ) -> Float[np.ndarray, "d d"]:
-        from the model itself given the sequence's contexts. Cross terms of different tokens then vanish in expectation, so
+        from the model itself given the sequence's contexts. Cross terms of different tokens vanish in expectation, so
         one backward pass per sequence is enough (Martens 2020, "New insights and perspectives on the natural gradient
         method", section 5).
 

@@ -35,24 +35,24 @@ class Finding:
     what: the modes that are compared, or the configuration.
     measure: what is compared or correlated.
     n: pairs, or layers.
-    estimate: mean difference, correlation, or intraclass correlation; NaN where nothing varies.
-    low, high: its 95 % interval, NaN where there is none.
-    effect: effect size: Cohen's d_z, or the estimate where that is one already.
-    p: of the main test, NaN where it does not apply.
-    adjusted: p after Holm's correction over the findings of the question.
+    estimate: mean difference, or correlation; NaN where nothing varies.
     detail: the second test or the agreement between seeds, in words.
+    p: of the main test, NaN where it does not apply.
+    effect: Cohen's d_z of a difference; a correlation is its own effect size.
+    low, high: 95 % interval of a difference.
+    adjusted: p after Holm's correction over the findings of the question.
     """
 
     what: str
     measure: str
     n: int
     estimate: float
-    low: float
-    high: float
-    effect: float
-    p: float
-    adjusted: float
     detail: str
+    p: float = math.nan
+    effect: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+    adjusted: float = math.nan
 
     @property
     def significant(self) -> bool:
@@ -149,17 +149,15 @@ def _difference(finding: Finding) -> str:
     verdict = "is better than" if finding.estimate < 0 else "is worse than"
     if not finding.significant:
         verdict = "against"
-    sentence = f"{finding.what.replace('minus', verdict)}: {finding.estimate:+.4f} {finding.measure}"
-    return f"{sentence}." if finding.significant else f"{sentence}, no evidence of a difference."
+    value = f"{finding.estimate:+.4f}".replace("-", "−")
+    end = "" if finding.significant else ", no evidence of a difference"
+    return f"{finding.what.replace('minus', verdict)}: {value} {finding.measure}{end}."
 
 
 def _paired(what: str, measure: str, differences: Float[np.ndarray, " n"]) -> Finding:
     n, mean, spread = len(differences), float(differences.mean()), float(differences.std(ddof=1))
-    nan = math.nan
     if spread < FLAT:
-        return Finding(
-            what, measure, n, mean, nan, nan, nan, nan, nan, "the differences do not vary, so no test applies"
-        )
+        return Finding(what, measure, n, mean, "the differences do not vary, so no test applies")
     test = stats.ttest_1samp(differences, 0.0)
     interval = test.confidence_interval(0.95)
     rank = stats.wilcoxon(differences)
@@ -168,12 +166,11 @@ def _paired(what: str, measure: str, differences: Float[np.ndarray, " n"]) -> Fi
         measure,
         n,
         mean,
-        float(interval.low),
-        float(interval.high),
-        mean / spread,
-        float(test.pvalue),
-        nan,
         f"Wilcoxon p = {rank.pvalue:.3g}",
+        p=float(test.pvalue),
+        effect=mean / spread,
+        low=float(interval.low),
+        high=float(interval.high),
     )
 
 
@@ -201,9 +198,8 @@ def same_pattern(runs: Sequence[Run]) -> Answer:
         ]
         agreement = f"mean pairwise correlation {np.mean(pairs):.2f}" if pairs else "the gates did not move"
         detail = f"{len(gammas)} seeds, {agreement}"
-        findings.append(
-            Finding(what, "ICC of gamma", gammas.shape[1], icc, math.nan, math.nan, icc, p, math.nan, detail)
-        )
+        measure = "intraclass correlation of gamma"
+        findings.append(Finding(what, measure, gammas.shape[1], icc, detail, p=p, effect=icc))
     return _correlations(question, _adjust(findings), "two seeds of a gated configuration", "Evidence that seeds agree")
 
 
@@ -226,20 +222,8 @@ def depth(runs: Sequence[Run]) -> Answer:
             p = max(float(test.pvalue), 2 / math.factorial(len(mean)))
             each = [stats.spearmanr(layers, gamma).statistic for gamma in gammas if np.ptp(gamma) > FLAT]
             detail = f"{len(gammas)} seeds, from {min(each):.2f} to {max(each):.2f} in single seeds" if each else ""
-        findings.append(
-            Finding(
-                what,
-                "Spearman correlation of gamma and depth",
-                len(mean),
-                rho,
-                math.nan,
-                math.nan,
-                rho,
-                p,
-                math.nan,
-                detail,
-            )
-        )
+        measure = "Spearman correlation of gamma and depth"
+        findings.append(Finding(what, measure, len(mean), rho, detail, p=p, effect=rho))
     return _correlations(question, _adjust(findings), "a gated configuration", "Evidence that gamma changes with depth")
 
 

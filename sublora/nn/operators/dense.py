@@ -28,7 +28,8 @@ def normal_quantiles() -> np.ndarray:
 
 
 class DenseOperator(LinearOperator):
-    """P with independent entries N(0, 1/D), rounded as in `normal_quantiles`: the projection of Li et al. 2018, "Measuring the intrinsic dimension".
+    """P with independent entries N(0, 1/D), rounded as in `normal_quantiles`: the projection of Li et al. 2018,
+    "Measuring the intrinsic dimension of objective landscapes".
 
     Row block b is the b-th block of the stream, so a block can be made alone and in any order. A matrix that does not
     fit the budget is made again, block by block, in every product; both ways give the same bits, because the products

@@ -28,6 +28,17 @@ class FastfoodOperator(LinearOperator):
     the n inputs of G, is common to all blocks and is applied once. Time O(D log n), memory O(D).
     """
 
+    signs: Tensor
+    """(d,), the diagonal of B that meets the kept columns"""
+    gaussian: Tensor
+    """(blocks, n), the diagonals G"""
+    scale: Tensor
+    """(blocks, n), the diagonals S, zero for the rows beyond D"""
+    source: Tensor
+    """(blocks, n), Pi: which input each output is"""
+    target: Tensor
+    """(blocks, n), the inverse of Pi, counted from the start of a chunk"""
+
     def __init__(self, D: int, d: int, seed: Seed) -> None:
         super().__init__(D, d, seed)
         self._order = n = 1 << (d - 1).bit_length()
@@ -42,7 +53,7 @@ class FastfoodOperator(LinearOperator):
         source = self._rng("order").permuted(identity, axis=1)
         target = np.empty_like(source)
         np.put_along_axis(target, source, identity, axis=1)
-        # The adjoint gathers from a whole chunk of blocks.
+        # The adjoint gathers from a whole chunk of blocks at once.
         target += (np.arange(blocks, dtype=np.int32) % self._chunk * n)[:, None]
         self._table("signs", 2 * signs - 1)
         self._table("gaussian", gaussian)

@@ -15,6 +15,15 @@ class PartitionOperator(LinearOperator):
     every coordinate is spread evenly over the model. Gathers stay inside windows of d numbers, which fit in a cache.
     """
 
+    source: Tensor
+    """(D,), the coordinate that each parameter reads"""
+    readers: Tensor
+    """(D // d, d), the parameter of each run that reads each coordinate"""
+    last: Tensor
+    """(D mod d,), the coordinates that the last run reads"""
+    scale: Tensor
+    """(d,), 1/sqrt(n_j)"""
+
     def __init__(self, D: int, d: int, seed: Seed) -> None:
         super().__init__(D, d, seed)
         runs, rest = divmod(D, d)
@@ -23,7 +32,6 @@ class PartitionOperator(LinearOperator):
         last = rng.permutation(d)[:rest].astype(np.int32)
         counts = np.full(d, runs)
         counts[last] += 1
-        # source[i]: the coordinate that parameter i reads; readers[r, j]: the parameter of run r that reads j.
         self._table("source", np.concatenate([order.reshape(-1), last]))
         readers = np.empty_like(order)
         np.put_along_axis(readers, order, np.arange(D - rest, dtype=np.int32).reshape(runs, d), axis=1)
@@ -44,6 +52,8 @@ class SignedPartitionOperator(PartitionOperator):
     """The partition with an independent random sign for every parameter: P^T P = I, and the changes of the parameters
     that read one coordinate are uncorrelated.
     """
+
+    signs: Tensor
 
     def __init__(self, D: int, d: int, seed: Seed) -> None:
         super().__init__(D, d, seed)

@@ -41,6 +41,13 @@ class KroneckerOperator(LinearOperator):
         D, d, seed: as in LinearOperator.
     """
 
+    first: Tensor
+    """(D1, d1), each rounded up to a multiple of ALIGNMENT: R1, scaled such that P's columns have unit expected norm"""
+    second: Tensor
+    """(D2, d2), rounded up likewise: R2"""
+    source: Tensor
+    """(D,), where each parameter stands in the rounded-up product"""
+
     def __init__(self, D: int, d: int, seed: Seed) -> None:
         super().__init__(D, d, seed)
         (D1, d1), (D2, d2) = factor_shapes(D, d)
@@ -49,7 +56,6 @@ class KroneckerOperator(LinearOperator):
         self._columns = (d1, d2)
         self._table("first", _padded(first.astype(np.float32)))
         self._table("second", _padded(second.astype(np.float32)))
-        # source[i]: where parameter i stands in the padded product.
         row, column = np.divmod(self._rng("order").permutation(D), D2)
         self._table("source", (row * len(self.second) + column).astype(np.int32))
 

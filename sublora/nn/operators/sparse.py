@@ -18,6 +18,11 @@ class SparseOperator(LinearOperator):
     seed. The other entries are one in each of k - 1 equal strata of the other rows. Every column has norm exactly 1.
     """
 
+    rows: Tensor
+    """(d k,), the rows of the entries, column after column"""
+    weights: Tensor
+    """(d, k), their values in units of the smallest: -2, -1, 1 or 2"""
+
     def __init__(self, D: int, d: int, seed: Seed) -> None:
         super().__init__(D, d, seed)
         k = max(1, round(math.sqrt(D)))
