@@ -1,13 +1,15 @@
 """What the documentation says is executed."""
 
 import dataclasses
-import json
 import re
 from pathlib import Path
 
 import pytest
 
+from sublora.bounds.certificate import read_certificate
+from sublora.coding.message import decode_message
 from sublora.config import SECTIONS
+from sublora.report.tables import claims_table
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,7 +35,14 @@ def test_keys_and_links_exist(page):
 
 
 def test_the_readme_shows_the_committed_demo():
-    table = json.loads((ROOT / "results" / "demo.json").read_text())
+    table = claims_table(read_certificate(ROOT / "results" / "demo"), {})
     readme = (ROOT / "README.md").read_text()
-    for name, value in table["rows"]:
+    for name, value in zip(*(column.cells for column in table.columns), strict=True):
         assert f"| {name} | {value} |" in readme
+
+
+def test_the_committed_message_decodes():
+    certificate = read_certificate(ROOT / "results" / "demo")
+    data = (ROOT / "results" / "demo" / "message.bin").read_bytes()
+    assert 8 * len(data) == certificate["message"]["bits"]
+    assert len(decode_message(data, max_symbols=1000).alpha) == 1000

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -479,6 +480,20 @@ def test_the_paired_test_is_the_one_of_scipy():
 def test_too_few_pairs_are_not_tested():
     answers = answer_all(make_suite({"uniform": 0.0, "fixed-equal": 0.0}, budgets=(200,), seeds=(1, 2)))
     assert all(a.answer.startswith("Not tested") and not a.findings for a in answers)
+
+
+def test_other_modes_do_not_decide():
+    answer = asymmetry(make_suite({"uniform": 0.3, "fixed-bheavy": 0.0}))
+    assert answer.answer.startswith("Not tested")
+    assert answer.sentences[0].startswith("fixed-bheavy is better than uniform: −0.3")
+
+
+def test_a_constant_difference_has_no_test():
+    runs = make_suite({"fixed-equal": 0.0})
+    same = [replace(r, mode="fixed-bheavy") for r in runs]
+    answer = asymmetry(runs + same)
+    assert answer.answer == "No evidence that it helps."
+    assert all("do not vary" in sentence for sentence in answer.sentences)
 
 
 def test_adjusted_p_values_by_hand():

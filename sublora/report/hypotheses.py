@@ -132,11 +132,12 @@ def _compare(
             if len(differences) >= MIN_PAIRS:
                 findings.append(_paired(f"{one} minus {other}", unit, differences))
     findings = _adjust(findings)
-    if not findings:
-        return Answer(question, f"Not tested: no two of its modes share {MIN_PAIRS} pairs of d and seed.", [], [])
     names = {f"{one} minus {other}" for one, other in decisive}
-    deciding = [f for f in findings if f.significant and f.what in names and f.measure == MEASURES[0][0]]
-    if better := [f.what for f in deciding if f.estimate < 0]:
+    tested = [f for f in findings if f.what in names and f.measure == MEASURES[0][0]]
+    deciding = [f for f in tested if f.significant]
+    if not tested:
+        answer = f"Not tested: the modes that decide it share fewer than {MIN_PAIRS} pairs of d and seed."
+    elif better := [f.what for f in deciding if f.estimate < 0]:
         answer = f"Yes: {' and '.join(what.replace('minus', 'beats') for what in better)}."
     elif deciding:
         answer = f"No, it hurts: {' and '.join(f.what.replace('minus', 'is worse than') for f in deciding)}."
@@ -151,6 +152,8 @@ def _difference(finding: Finding) -> str:
         verdict = "against"
     value = f"{finding.estimate:+.4f}".replace("-", "−")
     end = "" if finding.significant else ", no evidence of a difference"
+    if math.isnan(finding.p):
+        end = f"; {finding.detail}"
     return f"{finding.what.replace('minus', verdict)}: {value} {finding.measure}{end}."
 
 

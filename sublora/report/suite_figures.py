@@ -47,19 +47,21 @@ class _Key:
         self.budgets = sorted({run.d for run in runs})
 
     def colour(self, mode: str) -> str:
+        """Return the colour of a mode."""
         return COLOURS[self.modes.index(mode) % len(COLOURS)]
 
     def marker(self, d: int) -> str:
+        """Return the marker of a number of coordinates."""
         return MARKERS[self.budgets.index(d) % len(MARKERS)]
 
-    def legend(self, figure: Figure, *, modes: bool = True, budgets: bool = False, more: Sequence[Line2D] = ()) -> None:
-        handles = [Line2D([], [], color=self.colour(m), linewidth=3, label=m) for m in self.modes if modes]
+    def legend(self, figure: Figure, *, budgets: bool = False, more: Sequence[Line2D] = ()) -> None:
+        """Put the key above the axes: a colour per mode, a marker per d, and more lines."""
+        handles = [Line2D([], [], color=self.colour(m), linewidth=3, label=m) for m in self.modes]
         if budgets:
             handles += [
                 Line2D([], [], color="#808080", marker=self.marker(d), linestyle="", label=f"d = {d:,}")
                 for d in self.budgets
             ]
-        # Long names need the room: two columns on a figure as narrow as a phone.
         figure.legend(handles=[*handles, *more], loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=1.4)
 
 

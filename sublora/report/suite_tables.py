@@ -87,13 +87,17 @@ def summary_rows(runs: Sequence[Run], plus_minus: str) -> tuple[list[str], list[
 def summary_latex(runs: Sequence[Run]) -> str:
     """Return the summary as a LaTeX table; it needs the package booktabs."""
     header, rows = summary_rows(runs, r" $\pm$ ")
-    lines = [
-        r"\begin{tabular}{l" + "r" * (len(header) - 1) + "}",
-        r"\toprule",
-        *(" & ".join(cell.replace("–", "--").replace("_", r"\_") for cell in cells) + r" \\" for cells in [header]),
-        r"\midrule",
-        *(" & ".join(cell.replace("–", "--").replace("_", r"\_") for cell in cells) + r" \\" for cells in rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
+    lines = [" & ".join(cells).replace("–", "--").replace("_", r"\_") + r" \\" for cells in (header, *rows)]
+    columns = "l" + "r" * (len(header) - 1)
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+            "",
+        ]
+    )

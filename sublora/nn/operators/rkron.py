@@ -27,7 +27,7 @@ def factor_shapes(D: int, d: int) -> tuple[tuple[int, int], tuple[int, int]]:
     near = range(max(d2, int(root / 2)), max(d2, int(root * 2)) + 1)
     # With d1 rows of blocks the last must be complete, or as wide as the last of the columns' (D2 = d2).
     legal = [D2 for D2 in near if D2 * d1 <= D or d2 == D2]
-    D2 = min(legal or [d2], key=badness)
+    D2 = min(legal, key=badness)
     return (-(-D // D2), d1), (D2, d2)
 
 
