@@ -38,8 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("certificate", type=Path, help="certificate.json, or the folder that holds it")
     verify.add_argument("--data", type=Path, help="corpus: rebuild the model from the message, draw and score again")
     verify.add_argument("--arithmetic", action="store_true", help="check the arithmetic from the recorded losses only")
-    report = commands.add_parser("report", help="write report.html for a run's folder")
-    report.add_argument("run", type=Path, help="folder of the run")
+    report = commands.add_parser("report", help="write report.html for a run, or a page that compares several")
+    report.add_argument("runs", type=Path, nargs="+", help="a run's folder; several, or with --out, are compared")
+    report.add_argument("--out", type=Path, help="folder of the comparison")
     return parser
 
 
@@ -79,9 +80,17 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    if options.out is None and len(options.runs) > 1:
+        raise SubloraError("give --out FOLDER to compare several runs")
+    if options.out is not None:
+        from sublora.report.suite import write_suite_report
+
+        only = options.runs[0] if len(options.runs) == 1 else options.runs
+        sys.stdout.write(f"{write_suite_report(only, options.out)}\n")
+        return
     from sublora.report.html import write_report
 
-    sys.stdout.write(f"{write_report(options.run)}\n")
+    sys.stdout.write(f"{write_report(options.runs[0])}\n")
 
 
 def _show(run_dir: Path) -> None:

@@ -25,7 +25,7 @@ from sublora.bounds.certificate import (
 )
 from sublora.bounds.claims import Terms, decompose, losses_by_metric, make_claims, reference_bound, risk_bound
 from sublora.bounds.curvature import MAX_DIMENSION, fisher
-from sublora.bounds.measure import Protocol, draw_documents, rebuild, score
+from sublora.bounds.measure import Protocol, Rebuilt, draw_documents, rebuild, score
 from sublora.bounds.scores import Scores
 from sublora.coding.feedback import feedback_quantize
 from sublora.coding.gates import quantize_gates
@@ -89,13 +89,12 @@ class Certifier:
             b.bound_samples > 0,
         )
 
-    def score(self, data: bytes, split: Split, documents: np.ndarray, description: str) -> tuple[Scores, str]:
-        """Decode a message and score documents with what it decodes to; also return the hash of the base weights."""
-        message = decode_message(data, max_symbols=max(len(self.alpha), 1))
-        model, base = rebuild(message, self.architecture)
-        return score(
-            model, split, documents, self.corpus, self.architecture.block_size, self.protocol, description
-        ), base
+    def score(self, data: bytes, split: Split, documents: np.ndarray, description: str) -> tuple[Scores, Rebuilt]:
+        """Decode a message and score documents with what it decodes to; also return that model."""
+        rebuilt = rebuild(decode_message(data, max_symbols=len(self.alpha)), self.architecture)
+        block_size = self.architecture.block_size
+        scores = score(rebuilt.model, split, documents, self.corpus, block_size, self.protocol, description)
+        return scores, rebuilt
 
     def candidates(self) -> list[Quantized]:
         """Return the quantizations to choose from.
@@ -163,11 +162,11 @@ class Certifier:
         encoded = self.choose()
         write_bytes(out_dir / MESSAGE, encoded.data)
         data = (out_dir / MESSAGE).read_bytes()
-        message = decode_message(data, max_symbols=max(len(self.alpha), 1))
+        message = decode_message(data, max_symbols=len(self.alpha))
         train = self.corpus.train
         corpus_sha256 = train.compute_sha256()
         documents = draw_documents(data, corpus_sha256, len(train), self.protocol.samples)
-        scores, base_sha256 = self.score(data, train, documents, "measuring the risk")
+        scores, rebuilt = self.score(data, train, documents, "measuring the risk")
         terms = self.terms(8 * len(data), message.mixture_exponent)
         claims = make_claims(scores, terms)
         losses = scores.to_bytes()
@@ -192,10 +191,10 @@ class Certifier:
             "message": {"bits": terms.bits, "sha256": sha256(data), "ledger": encoded.ledger},
             "prior": {
                 "architecture": dataclasses.asdict(self.architecture),
-                "parameters": len(self.alpha),
+                "D": rebuilt.D,
                 "stride": self.protocol.stride,
                 "base_weights": base,
-                "base_sha256": base_sha256,
+                "base_sha256": rebuilt.base_sha256,
                 "tokenizer": str(meta["tokenizer"]),
             },
             "corpus": {

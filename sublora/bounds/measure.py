@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from sublora.bounds.risk import score_documents
 from sublora.bounds.scores import Scores
-from sublora.coding.message import Message, ModelSpec
+from sublora.coding.message import Message
 from sublora.corpus.corpus import Corpus, Split, uniform_draw
 from sublora.errors import CertificateError, MessageError
 from sublora.nn.create_model import Architecture, build_model, merge
@@ -30,8 +30,17 @@ class Protocol:
     device: str = "cpu"
 
 
-def rebuild(message: Message, architecture: Architecture) -> tuple[PreTrainedModel, str]:
-    """Return the model that a message describes, LoRA merged, and the hash of its base weights.
+@dataclass(frozen=True)
+class Rebuilt:
+    """A decoded model with LoRA merged, the hash of its base weights, and the number D of parameters moved."""
+
+    model: PreTrainedModel
+    base_sha256: str
+    D: int
+
+
+def rebuild(message: Message, architecture: Architecture) -> Rebuilt:
+    """Return the model that a message describes.
 
     Raises:
         MessageError: the message does not fit the architecture.
@@ -49,12 +58,7 @@ def rebuild(message: Message, architecture: Architecture) -> tuple[PreTrainedMod
             raise MessageError(f"the message's {name} do not fit the model: is the architecture the certified one?")
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(np.asarray(values, dtype=np.float32)))
-    return merge(model), str(model.base_sha256)
-
-
-def symbols_of(spec: ModelSpec, n_parameters: int) -> int:
-    """Return how many symbols a message of this spec may hold at most."""
-    return spec.intrinsic_dim or n_parameters
+    return Rebuilt(merge(model), str(model.base_sha256), model.D)
 
 
 def draw_documents(data: bytes, corpus_sha256: str, n: int, samples: int) -> Int[np.ndarray, " m"]:

@@ -83,7 +83,7 @@ def _check_message(certificate: dict[str, Any], folder: Path) -> tuple[bytes, Me
     except OSError as error:
         raise CertificateError(f"cannot read the message {folder / MESSAGE}: {error.strerror}") from error
     claimed = certificate["message"]
-    message = decode_message(data, max_symbols=certificate["prior"]["parameters"])
+    message = decode_message(data, max_symbols=certificate["prior"]["D"])
     _expect("the length of the message in bits", claimed["bits"], 8 * len(data))
     _expect("the hash of the message", claimed["sha256"], sha256(data))
     _expect("the ledger's sum in bits", claimed["bits"], round(sum(claimed["ledger"].values()), 6))
@@ -128,12 +128,13 @@ def _replay(certificate: dict[str, Any], data: bytes, message: Message, corpus: 
     from sublora.nn.create_model import Architecture
 
     architecture = Architecture(**certificate["prior"]["architecture"])
-    model, base_sha256 = rebuild(message, architecture)
-    _expect("the hash of the base weights", certificate["prior"]["base_sha256"], base_sha256)
+    rebuilt = rebuild(message, architecture)
+    _expect("the hash of the base weights", certificate["prior"]["base_sha256"], rebuilt.base_sha256)
+    _expect("the number of parameters D", certificate["prior"]["D"], rebuilt.D)
     draw = certificate["draw"]
     documents = draw_documents(data, certificate["corpus"]["sha256"], len(corpus.train), draw["samples"])
     protocol = Protocol(draw["samples"], certificate["prior"]["stride"], draw["batch_size"])
-    scores = score(model, corpus.train, documents, corpus, architecture.block_size, protocol, "scoring again")
+    scores = score(rebuilt.model, corpus.train, documents, corpus, architecture.block_size, protocol, "scoring again")
     _expect(
         "the documents' lengths",
         sha256(np.ascontiguousarray(recorded.lengths).tobytes()),

@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
-from sublora.coding.quantizers import Quantized, check_coordinates, quantize_uniform
+from sublora.coding.codebooks import grid_scale
+from sublora.coding.quantizers import Quantized, check_coordinates, quantize_uniform, step_index
 
 # Added to the curvature's diagonal, as a share of its mean: what a sample does not see is not free.
 DAMPING = 0.03
@@ -30,7 +31,7 @@ def feedback_quantize(alpha: Float[np.ndarray, " d"], curvature: Float[np.ndarra
     d = len(values)
     if curvature.shape != (d, d) or not np.isfinite(curvature).all():
         raise ValueError(f"the curvature of {d} coordinates must be a finite {d} x {d} matrix")
-    grid = quantize_uniform(values, step).codebook.step
+    grid = grid_scale(step_index(step))
     damping = DAMPING * np.trace(curvature) / d or 1.0
     try:
         upper = np.linalg.cholesky(np.linalg.inv(curvature + damping * np.eye(d))).T
