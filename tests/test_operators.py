@@ -216,6 +216,8 @@ def test_dense_made_again_in_every_product_has_the_same_bits():
     kept = DenseOperator(9_973, 700, (3, "x"))
     made = DenseOperator(9_973, 700, (3, "x"), memory_budget=0)
     assert kept.entries is not None and made.entries is None and len(made._bounds) > 2
+    first, second = (kept.entries[start:stop] for start, stop in kept._bounds[:2])
+    assert abs(float((first * second).mean())) < 0.01  # a block has numbers of its own
     x, y = vectors(kept)
     assert torch.equal(kept(x), made(x)) and torch.equal(kept.adjoint(y), made.adjoint(y))
 
@@ -251,6 +253,13 @@ def test_kronecker_product_with_shuffled_rows(kind):
     dense = np.kron(op.first[:D1, :d1].numpy(), op.second[:D2, :d2].numpy())[:D, :d]
     row, column = np.divmod(op.source.numpy(), len(op.second))
     np.testing.assert_allclose(op.to_dense().numpy(), dense[row * D2 + column], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["rkron", "rdkronqr"])
+def test_the_two_factors_are_independent(kind):
+    op = make(kind, 900 * 900, 900)
+    one, two = op.first[:900, :30], op.second[:900, :30]
+    assert abs(float((one * two).sum() / (one.norm() * two.norm()))) < 0.03
 
 
 @settings(deadline=None)
