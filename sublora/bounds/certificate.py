@@ -25,7 +25,8 @@ def statement(claim: dict[str, Any], terms: Terms, source: str) -> str:
     # Rounded up: a claim that is rounded down is not the one that was proved.
     at_most = f"{math.ceil(1000 * claim['bound']) / 1000:.3f} {metric_name(claim['metric'])}"
     return (
-        f"With probability at least {100 * (1 - terms.delta):g} % over the draw of the {terms.n:,} training documents, "
+        f"With probability at least {100 * (1 - terms.delta):g} % over the draw of the {terms.n:,} training documents"
+        f"{' and of those measured' if terms.subsampled else ''}, "
         f"the model in this message needs on average at most {at_most} for a new document "
         f"from the same source ({source}), each document weighted equally."
     )

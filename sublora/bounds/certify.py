@@ -160,6 +160,8 @@ class Certifier:
     def run(self, out_dir: Path) -> dict[str, Any]:
         """Write message.bin, losses.safetensors and certificate.json; return the certificate."""
         encoded = self.choose()
+        # An older certificate belongs to an older message: a run that is interrupted from here on leaves none.
+        (out_dir / CERTIFICATE).unlink(missing_ok=True)
         write_bytes(out_dir / MESSAGE, encoded.data)
         data = (out_dir / MESSAGE).read_bytes()
         message = decode_message(data, max_symbols=len(self.alpha))
