@@ -1,18 +1,18 @@
 """What a product with P and one with its transpose cost in a training step, for every operator.
 
-    python benchmarks/operators.py [--threads 2]
+    python benchmarks/operators.py
 
 writes benchmarks/results/operators.json. Timed is what a step does: theta = P(alpha) with autograd, then the gradient
-of alpha from a gradient of theta. `tables` is what an operator keeps, in bytes per parameter.
+of alpha from a gradient of theta, with one thread and with two (on a machine with other work to do, two threads wait
+for each other). `tables` is what an operator keeps, in bytes per parameter.
 
 * lora: D = 351,744 and d = 1,000, rank 4 on the query, value and head projections of a GPT-2 small with 50,304 tokens.
-  Next to the operators stand a product with a stored D x d matrix, and PEFT's own shared-coordinate adapter (Uni-LoRA)
-  on linear layers of the same shapes.
+  Next to the operators stand torch's product with a stored D x d matrix, and PEFT's own shared-coordinate adapter
+  (Uni-LoRA) on linear layers of the same shapes. "Made again" is the dense operator without room for its matrix.
 * large: D = 20,000,000 and d = 50,000.
 * scaling: time against D and d.
 """
 
-import argparse
 import json
 import platform
 import statistics
@@ -35,20 +35,25 @@ from sublora.seeds import stream
 RESULT = Path(__file__).resolve().parent / "results" / "operators.json"
 LORA = (351_744, 1_000)
 LARGE = (20_000_000, 50_000)
-SCALING = [(D, d) for D in (10**5, 10**6, 10**7) for d in (100, 10_000)]
+SCALING = [(D, d) for D in (10**5, 10**6) for d in (100, 1_000, 10_000)]
+THREADS = (1, 2)
 # Linear layers (inputs, outputs) whose rank-4 factors have 351,744 entries.
 SHAPES = [(768, 768)] * 24 + [(768, 50_304)]
 
 
-def milliseconds(step: Callable[[], Any], repeats: int) -> dict[str, float]:
-    """Return the median and the minimum time of a step, after one that is not counted."""
-    step()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
+def milliseconds(step: Callable[[], Any], repeats: int) -> dict[str, dict[str, float]]:
+    """Return, per number of threads, the median and the minimum time of a step, after one that is not counted."""
+    result = {}
+    for threads in THREADS:
+        torch.set_num_threads(threads)
         step()
-        times.append(1e3 * (time.perf_counter() - start))
-    return {"median_ms": round(statistics.median(times), 3), "min_ms": round(min(times), 3)}
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            step()
+            times.append(1e3 * (time.perf_counter() - start))
+        result[str(threads)] = {"median_ms": round(statistics.median(times), 3), "min_ms": round(min(times), 3)}
+    return result
 
 
 def normals(name: str, size: int) -> Tensor:
@@ -56,31 +61,26 @@ def normals(name: str, size: int) -> Tensor:
     return torch.from_numpy(stream(0, "benchmark", name).standard_normal(size, dtype=np.float32))
 
 
-def time_step(theta: Callable[[Tensor], Tensor], D: int, d: int, repeats: int) -> dict[str, float]:
+def time_step(theta: Callable[[Tensor], Tensor], D: int, d: int, repeats: int) -> dict[str, dict[str, float]]:
     """Time theta(alpha) and the gradient of alpha."""
     alpha, grad = normals("alpha", d).requires_grad_(), normals("grad", D)
     return milliseconds(lambda: torch.autograd.grad(theta(alpha), alpha, grad), repeats)
 
 
-def time_operator(make: Callable[[], LinearOperator], repeats: int) -> dict[str, float]:
-    """Time the construction of an operator and a step with it."""
+def row(name: str, make: Callable[[], LinearOperator], repeats: int) -> dict[str, Any]:
+    """Return a line of the result: the construction of an operator and a step with it."""
     start = time.perf_counter()
     operator = make()
     built = time.perf_counter() - start
     D, d = operator.shape
     tables = sum(table.numel() * table.element_size() for table in operator.buffers()) / D
-    return {
-        "D": D,
-        "d": d,
-        **time_step(operator, D, d, repeats),
-        "build_s": round(built, 3),
-        "tables": round(tables, 2),
-    }
+    step = time_step(operator, D, d, repeats)
+    return {"operator": name, "D": D, "d": d, "threads": step, "build_s": round(built, 3), "tables": round(tables, 2)}
 
 
 def kind_row(kind: str, D: int, d: int, repeats: int) -> dict[str, Any]:
     """Return the line of a kind."""
-    return {"operator": kind, **time_operator(lambda: make_operator(kind, D, d, (0, "benchmark")), repeats)}
+    return row(kind, lambda: make_operator(kind, D, d, (0, "benchmark")), repeats)
 
 
 class Linears(nn.Module):
@@ -111,7 +111,7 @@ def time_peft(repeats: int) -> dict[str, Any]:
         "operator": "PEFT Uni-LoRA",
         "D": D,
         "d": coordinates.numel(),
-        **milliseconds(step, repeats),
+        "threads": milliseconds(step, repeats),
         "tables": round(tables, 2),
     }
 
@@ -119,30 +119,25 @@ def time_peft(repeats: int) -> dict[str, Any]:
 def lora_rows() -> list[dict[str, Any]]:
     """Time every kind, and what it is compared with, at the size of a small model's LoRA parameters."""
     D, d = LORA
-    rows = []
-    for kind in OPERATORS:
-        if kind == "dense":
-            matrix = make_operator(kind, D, d, (0, "benchmark")).get_buffer("entries")
-            rows.append({"operator": "stored matrix", "D": D, "d": d, **time_step(partial(torch.mv, matrix), D, d, 7)})
-            del matrix
-        rows.append(kind_row(kind, D, D if kind == "identity" else d, 7 if kind == "dense" else 41))
-    streamed = time_operator(lambda: DenseOperator(D, d, (0, "benchmark"), memory_budget=0), 2)
-    return [*rows, {"operator": "dense, made again in every product", **streamed}, time_peft(21)]
+    fast = [kind_row(kind, D, D if kind == "identity" else d, 41) for kind in OPERATORS if kind != "dense"]
+    dense = DenseOperator(D, d, (0, "benchmark"))
+    product = partial(torch.mv, dense.get_buffer("entries"))
+    matrix = {"operator": "stored matrix", "D": D, "d": d, "threads": time_step(product, D, d, 5)}
+    kept = row("dense", lambda: dense, 5)
+    del dense, product, kept["build_s"]
+    made = row("dense, made again", lambda: DenseOperator(D, d, (0, "benchmark"), memory_budget=0), 2)
+    return [*fast, kept, made, matrix, time_peft(21)]
 
 
 def main() -> None:
     """Measure, write and print everything."""
-    parser = argparse.ArgumentParser(description="Time the operators.")
-    parser.add_argument("--threads", type=int, default=2)
-    torch.set_num_threads(parser.parse_args().threads)
     result: dict[str, Any] = {
-        "command": "python " + " ".join(["benchmarks/operators.py", *sys.argv[1:]]),
-        "threads": torch.get_num_threads(),
+        "command": "python benchmarks/operators.py",
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "peft": peft.__version__},
         "unit": "milliseconds for theta = P(alpha) and the gradient of alpha; tables in bytes per parameter",
         "lora": lora_rows(),
-        "large": [kind_row(kind, *LARGE, 7) for kind in ("partition", "fastfood", "rdkronqr")],
+        "large": [kind_row(kind, *LARGE, 5) for kind in ("partition", "fastfood", "rdkronqr")],
         "scaling": [
             kind_row(kind, D, d, 7)
             for kind in ("partition", "fastfood", "rdkronqr", "sparse")
@@ -153,11 +148,12 @@ def main() -> None:
     RESULT.parent.mkdir(parents=True, exist_ok=True)
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
     for part in ("lora", "large", "scaling"):
-        for row in result[part]:
-            sys.stdout.write(
-                f"{part:8} {row['operator']:35} D={row['D']:>11,} d={row['d']:>7,} "
-                f"median {row['median_ms']:10.2f} ms  min {row['min_ms']:10.2f} ms\n"
+        for line in result[part]:
+            times = "  ".join(
+                f"{threads} threads: median {t['median_ms']:8.2f} min {t['min_ms']:8.2f} ms"
+                for threads, t in line["threads"].items()
             )
+            sys.stdout.write(f"{part:8} {line['operator']:17} D={line['D']:>10,} d={line['d']:>7,}  {times}\n")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ torch is imported only where it is needed, so that `sublora --help` answers at o
 
 import argparse
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -140,6 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand; return the exit status: 0, 2 for an error the user can put right, 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options, rest = _parser().parse_known_args(words)
+    # Read by OpenMP when torch is loaded. Its threads spin at the end of every operation, by default for so long that
+    # one busy neighbour on the machine makes training ten times as slow; a short spin costs an idle machine little.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     configured = {"train": _train, "bounds": _bounds, "demo": _demo}
     try:

@@ -60,6 +60,12 @@ def test_scores_are_the_definition(corpus, stride):
             assert scores.smoothed[row, column] == pytest.approx(smoothed, abs=1e-4)
     others = score_documents(model, corpus.train, documents, batch_size=64, **kwargs)
     np.testing.assert_allclose(others.bits, scores.bits, atol=1e-3)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(threads + 2)
+    more = score_documents(model, corpus.train, documents, batch_size=3, **kwargs)
+    assert torch.get_num_threads() == threads + 2
+    torch.set_num_threads(threads)
+    assert np.array_equal(more.bits, scores.bits) and np.array_equal(more.smoothed, scores.smoothed)
     # Another model has other scores: the comparison above could fail.
     other = score_documents(create_base(ARCHITECTURE, seed=2).eval(), corpus.train, documents, batch_size=3, **kwargs)
     assert np.abs(other.bits - scores.bits).max() > 0.1

@@ -146,3 +146,9 @@ def test_the_schedule():
     assert np.all(np.diff(factors[10:111]) < 0)
     constant = dataclasses.replace(settings, decay_lr=False)
     assert learning_rate_factor(100, constant, 1.0, 110) == 1.0
+
+
+def test_weights_and_biases_offline(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    train(configure(data_dir, tmp_path, "--training.max_iters=2", "--login.wandb_log=true"))
+    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))

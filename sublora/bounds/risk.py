@@ -3,10 +3,11 @@
 Suffixes: N scored tokens, V vocabulary, e width.
 """
 
-import logging
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,7 +20,6 @@ from sublora.corpus.batches import pack_windows
 from sublora.corpus.corpus import Split
 from sublora.progress import progress
 
-log = logging.getLogger(__name__)
 
 # Tokens whose logits exist at the same time: 2,048 x 50,257 float32 numbers are 400 MB.
 LOGIT_ROWS = 2048
@@ -27,7 +27,6 @@ LOGIT_ROWS = 2048
 DOCUMENTS_AT_ONCE = 1024
 
 
-@torch.inference_mode()
 def score_documents(
     model: nn.Module,
     split: Split,
@@ -46,6 +45,9 @@ def score_documents(
     renormalised over the other vocab_size - 1 tokens, and the probabilities of all documents of one length add up to 1.
     Documents longer than the context are scored in windows; every token is predicted once.
 
+    Batches are divided between threads, and each is computed by one thread alone: nothing waits for another thread
+    inside a layer, and the result does not depend on how many there are.
+
     Args:
         model: a transformers causal language model in float32.
         split: the documents.
@@ -55,61 +57,79 @@ def score_documents(
         batch_size: windows per forward pass.
         description: shown beside the progress bar.
     """
-    total: dict[str, list[np.ndarray]] = {f.name: [] for f in fields(Scores)}
-    with progress(f"{description}, tokens", int(split.lengths[documents].sum())) as advance:
-        for begin in range(0, len(documents), DOCUMENTS_AT_ONCE):
-            part = documents[begin : begin + DOCUMENTS_AT_ONCE]
-            sums = _score_part(model, split, part, eot_token, vocab_size, block_size, stride, batch_size, advance)
-            lengths = split.lengths[part]
-            total["byte_lengths"].append(
-                np.zeros_like(lengths) if split.byte_lengths is None else split.byte_lengths[part]
-            )
-            total["bits"].append(sums[:, 0])
-            total["lengths"].append(lengths)
-            total["smoothed"].append(sums[:, 1 : 1 + len(TOKEN_SMOOTHING_GRID)] / lengths[:, None])
-            total["errors"].append(sums[:, 1 + len(TOKEN_SMOOTHING_GRID) :] / lengths[:, None])
-    return Scores(**{name: np.concatenate(parts) for name, parts in total.items()})
-
-
-def _score_part(
-    model: nn.Module,
-    split: Split,
-    documents: np.ndarray,
-    eot_token: int,
-    vocab_size: int,
-    block_size: int,
-    stride: int,
-    batch_size: int,
-    advance: Callable[[int], None],
-) -> Float[np.ndarray, "n columns"]:
-    """Sums over the tokens of each document: bits, smoothed bits, errors."""
-    packed = pack_windows(split, documents, block_size, stride)
-    device = next(model.parameters()).device
     sums = np.zeros((len(documents), 1 + len(TOKEN_SMOOTHING_GRID) + len(TOP_K)))
-    order = np.argsort(-packed.lengths, kind="stable")
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        width = int(packed.lengths[rows[0]])
-        inputs = torch.from_numpy(packed.inputs[rows, :width].astype(np.int64)).to(device)
-        mask = torch.from_numpy(packed.mask[rows, :width]).to(device)
-        targets = torch.from_numpy(packed.targets[rows, :width].astype(np.int64)).to(device)[mask]
-        hidden = model.base_model(input_ids=inputs, use_cache=False)[0][mask]  # type: ignore[operator]
-        losses = torch.cat(
-            [
-                token_losses(
-                    _logits(model, hidden[i : i + LOGIT_ROWS], vocab_size), targets[i : i + LOGIT_ROWS], eot_token
-                )
-                for i in range(0, len(targets), LOGIT_ROWS)
-            ]
-        )
-        owner = np.repeat(packed.document[rows], packed.mask[rows, :width].sum(1))
-        np.add.at(sums, owner, losses.cpu().numpy())
-        advance(len(targets))
-    return sums
+    batches = _batches(split, documents, block_size, stride, batch_size)
+    with progress(f"{description}, tokens", int(split.lengths[documents].sum())) as advance:
+        for owners, losses in _map_threads(lambda batch: _score_batch(model, batch, eot_token, vocab_size), batches):
+            np.add.at(sums, owners, losses)
+            advance(len(owners))
+    lengths = split.lengths[documents]
+    known = split.byte_lengths is not None
+    return Scores(
+        bits=sums[:, 0],
+        lengths=lengths,
+        byte_lengths=split.byte_lengths[documents] if known else np.zeros_like(lengths),
+        smoothed=sums[:, 1 : 1 + len(TOKEN_SMOOTHING_GRID)] / lengths[:, None],
+        errors=sums[:, 1 + len(TOKEN_SMOOTHING_GRID) :] / lengths[:, None],
+    )
 
 
-def _logits(model: nn.Module, hidden: Float[Tensor, "N e"], vocab_size: int) -> Float[Tensor, "N V"]:
-    return model.get_output_embeddings()(hidden)[:, :vocab_size].float()  # type: ignore[operator]
+@dataclass(frozen=True)
+class _Batch:
+    """Windows of about the same length: inputs, targets and which of them count, and each scored token's document."""
+
+    inputs: np.ndarray
+    targets: np.ndarray
+    mask: np.ndarray
+    owners: np.ndarray
+
+
+def _batches(split: Split, documents: np.ndarray, block_size: int, stride: int, batch_size: int) -> Iterator[_Batch]:
+    for begin in range(0, len(documents), DOCUMENTS_AT_ONCE):
+        packed = pack_windows(split, documents[begin : begin + DOCUMENTS_AT_ONCE], block_size, stride)
+        order = np.argsort(-packed.lengths, kind="stable")
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            width = int(packed.lengths[rows[0]])
+            mask = packed.mask[rows, :width]
+            owners = begin + np.repeat(packed.document[rows], mask.sum(1))
+            yield _Batch(packed.inputs[rows, :width], packed.targets[rows, :width], mask, owners)
+
+
+def _map_threads(
+    function: Callable[[_Batch], tuple[np.ndarray, np.ndarray]], batches: Iterator[_Batch]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Apply a function to batches on as many threads as torch would use inside one; results come in order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            waiting: deque[Future[tuple[np.ndarray, np.ndarray]]] = deque()
+            for batch in batches:
+                waiting.append(pool.submit(function, batch))
+                # A bounded queue: windows of a large corpus are cut as they are needed.
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+    finally:
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def _score_batch(model: nn.Module, batch: _Batch, eot_token: int, vocab_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the document of each scored token, and its columns of `token_losses`."""
+    device = next(model.parameters()).device
+    mask = torch.from_numpy(batch.mask).to(device)
+    inputs = torch.from_numpy(batch.inputs.astype(np.int64)).to(device)
+    targets = torch.from_numpy(batch.targets.astype(np.int64)).to(device)[mask]
+    hidden = model.base_model(input_ids=inputs, use_cache=False)[0][mask]  # type: ignore[operator]
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    losses = [
+        token_losses(head(rows)[:, :vocab_size].float(), row_targets, eot_token)
+        for rows, row_targets in zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True)
+    ]
+    return batch.owners, torch.cat(losses).cpu().numpy()
 
 
 def token_losses(

@@ -12,10 +12,10 @@ from torch.nn.functional import pad
 from sublora.nn.operators.base import ALIGNMENT, LinearOperator, Seed, sum_rows
 
 # Numbers that go through all steps together: enough for a matrix product to be efficient, few enough for the cache.
-CHUNK_ELEMENTS = 2**17
-# H of order 2^e is a Kronecker product of factors of order at most 2^6, each applied as a matrix product: as many
-# multiplications as 64/6 times the butterflies have additions, at several times their speed.
-FACTOR_EXPONENT = 6
+CHUNK_ELEMENTS = 2**18
+# H of order 2^e is a Kronecker product of factors of order at most 2^5, each applied as a matrix product: 32 / 5 times
+# the operations of butterflies, at many times their speed.
+FACTOR_EXPONENT = 5
 
 
 class FastfoodOperator(LinearOperator):
