@@ -20,7 +20,6 @@ from sublora.corpus.batches import pack_windows
 from sublora.corpus.corpus import Split
 from sublora.progress import progress
 
-
 # Tokens whose logits exist at the same time: 2,048 x 50,257 float32 numbers are 400 MB.
 LOGIT_ROWS = 2048
 # Documents that are cut into windows and sorted by length together.
