@@ -63,11 +63,10 @@ def score_documents(
             np.add.at(sums, owners, losses)
             advance(len(owners))
     lengths = split.lengths[documents]
-    known = split.byte_lengths is not None
     return Scores(
         bits=sums[:, 0],
         lengths=lengths,
-        byte_lengths=split.byte_lengths[documents] if known else np.zeros_like(lengths),
+        byte_lengths=np.zeros_like(lengths) if split.byte_lengths is None else split.byte_lengths[documents],
         smoothed=sums[:, 1 : 1 + len(TOKEN_SMOOTHING_GRID)] / lengths[:, None],
         errors=sums[:, 1 + len(TOKEN_SMOOTHING_GRID) :] / lengths[:, None],
     )
