@@ -12,8 +12,12 @@ from sublora.errors import CertificateError
 
 # Shares of delta: for the draw of the documents, and for the draw of the m that are measured.
 SAMPLE_SHARE, DRAW_SHARE = 0.1, 0.9
-# Factors of (c, c2) that are tried in case the pilot was unlucky, and the share of the draw's delta each is given.
-HEDGE = ((1.0, 0.90), (1 / 3, 0.05), (1 / 9, 0.03), (1 / 27, 0.02))
+# Bets that are tried, and the share of the draw's delta that each is given: those that are best for the pilot, times
+# these factors, and, last, those that are best for the pilot and one more draw that is as bad as can be. A pilot may
+# hold none of the rare documents that a model fails on, and then bets without limit against them.
+HEDGE = ((1.0, 0.45), (1 / 3, 0.05), (1 / 9, 0.03), (1 / 27, 0.02))
+CAREFUL_WEIGHT = 0.45
+WEIGHTS = (*(weight for _, weight in HEDGE), CAREFUL_WEIGHT)
 # The pilot takes this share of the draws, but no fewer than this number, and never more than half of them.
 PILOT_SHARE, PILOT_LEAST = 0.05, 100
 # (c, c2) are searched where c mean(y) and c2 mean(z) are inside these limits, on at most so many losses.
@@ -31,7 +35,7 @@ class SubsampledBound:
 
     value: the bound on the risk, in the unit of the losses.
     c, c2: the bets of the two stages, as they were used.
-    weight_index: which entry of `HEDGE` was used; its weight is paid for.
+    weight_index: which entry of `WEIGHTS` was used; its share of delta is paid for.
     pilot: so many draws at the beginning were used to choose (c, c2) and are not part of the bound.
     """
 
@@ -61,8 +65,8 @@ def betting_subsampled(
         B  = (exp(mean ln(1 + c2 z) - ln(1/(w delta2))/m') - 1) / c2,      which is a lower bound on A(c) of `betting`;
         R <= upper - (exp(B - L'/n) - 1) / c,    L' = message_nats + ln(1/delta1) + ln(pi n + 1)/2.
 
-    (c, c2) are chosen on the pilot, and tried at four scales with weights w that add up to 1 (`HEDGE`); the best is
-    kept.
+    (c, c2) are chosen on the pilot, with and without a worst case added to it, and tried with weights w that add up
+    to 1 (`WEIGHTS`); the best is kept.
 
     Args:
         losses_drawn: m losses in the order of the draw: independent, uniform, with replacement, and drawn after the
@@ -90,18 +94,20 @@ def betting_subsampled(
     if choices is not None:
         if pilot:
             raise ValueError("give either a pilot or choices: bets from outside the draw need no pilot")
-        pilot = 0
+        pilot, careful = 0, choices
     else:
         pilot = min(max(PILOT_LEAST, math.ceil(PILOT_SHARE * len(y))), len(y) // 2) if pilot is None else pilot
         if not 0 < pilot < len(y):
             raise ValueError(f"a pilot of {pilot} of {len(y)} draws: both the pilot and the rest need at least one")
-        choices = _choose(y[:pilot], *stage_costs(len(y) - pilot, n, message_nats, delta, claims, HEDGE[0][1]))
+        expected = stage_costs(len(y) - pilot, n, message_nats, delta, claims, CAREFUL_WEIGHT)
+        choices = _choose(y[:pilot], *expected)
+        careful = _choose(np.append(y[: min(pilot, SEARCH_LOSSES - 1)], 0.0), *expected)
     if not all(0 < c < math.inf for c in choices):
         raise ValueError(f"the bets are {choices}, but must be positive")
     tried = []
-    for i, (scale, weight) in enumerate(HEDGE):
+    bets = [*((choices[0] * scale, choices[1] * scale) for scale, _ in HEDGE), careful]
+    for i, ((c, c2), weight) in enumerate(zip(bets, WEIGHTS, strict=True)):
         costs = stage_costs(len(y) - pilot, n, message_nats, delta, claims, weight)
-        c, c2 = choices[0] * scale, choices[1] * scale
         tried.append(SubsampledBound(_evaluate(y[pilot:], upper, c, c2, *costs), c, c2, i, pilot))
     return min(tried, key=lambda bound: bound.value)
 
@@ -130,9 +136,9 @@ def check_betting_subsampled(
         ValueError: illegal losses, n, delta or claims.
     """
     y = upper - checked_losses(losses_drawn, upper)
-    if not (0 <= bound.pilot < len(y) and 0 <= bound.weight_index < len(HEDGE) and bound.c > 0 and bound.c2 > 0):
+    if not (0 <= bound.pilot < len(y) and 0 <= bound.weight_index < len(WEIGHTS) and bound.c > 0 and bound.c2 > 0):
         raise CertificateError(f"{bound} cannot come from {len(y)} draws")
-    costs = stage_costs(len(y) - bound.pilot, n, message_nats, delta, claims, HEDGE[bound.weight_index][1])
+    costs = stage_costs(len(y) - bound.pilot, n, message_nats, delta, claims, WEIGHTS[bound.weight_index])
     value = _evaluate(y[bound.pilot :], upper, bound.c, bound.c2, *costs)
     if not abs(value - bound.value) <= CHECK_TOLERANCE:
         raise CertificateError(f"the bound is stated as {bound.value}, but its losses and bets give {value}")
