@@ -34,3 +34,9 @@ def canonical_json(value: Any) -> bytes:
 def sha256(data: bytes) -> str:
     """Return SHA-256 in hexadecimal."""
     return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Return SHA-256 of a file's content in hexadecimal, without holding it in memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

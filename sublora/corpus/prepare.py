@@ -123,14 +123,9 @@ def _holds(out_dir: Path, recipe: dict[str, Any]) -> bool:
         raise another
     for name, facts in meta["splits"].items():
         path = out_dir / f"{name}.bin"
-        if facts and not (path.exists() and index_path(path).exists() and _sha256(path) == facts["sha256"]):
+        if facts and not (path.exists() and index_path(path).exists() and files.sha256_file(path) == facts["sha256"]):
             return False
     return True
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_splits(

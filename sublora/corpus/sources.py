@@ -1,6 +1,5 @@
 """Where documents come from. Every source yields texts one after the other and holds none of them for long."""
 
-import hashlib
 import importlib.metadata
 import io
 import json
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from sublora.corpus.tokenizers import INSTALL
 from sublora.errors import CorpusError
+from sublora.files import sha256_file
 
 OPENWEBTEXT, OPENWEBTEXT_DOCUMENTS = "Skylion007/openwebtext", 8_013_769
 KNOWN = "sotu, text, jsonl, openwebtext, or hf:NAME"
@@ -101,8 +101,7 @@ def _files(kind: str, paths: Sequence[Path]) -> Source:
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_file(path)
     except OSError as error:
         raise CorpusError(f"cannot read {path}: {error.strerror}") from error
 
