@@ -214,15 +214,19 @@ class Sublora:
     allocation_mode: str = "uniform"
     """uniform, fixed or learned"""
     allocation_ratio: float = 0.5
-    """d_B / (d_A + d_B); in learned mode every gate starts here"""
+    """fixed mode: d_B / (d_A + d_B); learned mode: where gating_init is not given, gamma at the start"""
     allocation_scope: str = "shared"
-    """learned mode: layer (each layer owns a slice of alpha) or shared (every layer reads all of it)"""
+    """learned mode: shared (all parameters read all of alpha; gates divide energy) or layer (slices and masks)"""
     intrinsic_mode: str = "rdkronqr"
     """kind of the operator P"""
     gating_lr: float = 0.02
     """learning rate of the gates"""
+    gating_init: float | None = None
+    """gamma of every layer at the start; allocation_ratio unless given"""
     gating_steepness: int = 10
-    """steepness C of the soft mask: its transition is 1/C of the coordinates wide"""
+    """scope layer: steepness C of the soft mask, whose transition is 1/C of the layer's coordinates wide"""
+    gating_steepness_init: int | None = None
+    """scope layer: C at the first step; it grows to gating_steepness in the first half of the training"""
 
     def __post_init__(self) -> None:
         _choice("allocation_mode", self.allocation_mode, ALLOCATION_MODES)
@@ -235,8 +239,16 @@ class Sublora:
         _range("sublora.linear_head_lora_r", self.linear_head_lora_r, 1)
         _range("sublora.gating_lr", self.gating_lr, 0)
         _range("sublora.gating_steepness", self.gating_steepness, 1)
-        if self.allocation_mode == "learned" and not 0 < self.allocation_ratio < 1:
-            raise ConfigError("sublora.allocation_ratio must lie inside (0, 1) in learned mode: a gate starts there")
+        if self.gating_steepness_init is not None:
+            _range("sublora.gating_steepness_init", self.gating_steepness_init, 1)
+        if self.allocation_mode == "learned" and not 0 < self.gamma_init < 1:
+            name = "allocation_ratio" if self.gating_init is None else "gating_init"
+            raise ConfigError(f"sublora.{name} must lie inside (0, 1) in learned mode: a gate starts there")
+
+    @property
+    def gamma_init(self) -> float:
+        """Gamma of every layer at the start of learned mode."""
+        return self.allocation_ratio if self.gating_init is None else self.gating_init
 
     @property
     def attention_r(self) -> int:

@@ -2,11 +2,21 @@
 
 import logging
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sublora.nn.allocation import find_groups, largest_remainder, layer_of, side_of, split_budget
+from sublora.nn.allocation import (
+    OUTSIDE_SHARE,
+    Group,
+    energy_tree,
+    find_groups,
+    largest_remainder,
+    layer_of,
+    side_of,
+    split_budget,
+)
 
 
 @given(st.lists(st.floats(0.001, 1e6), min_size=1, max_size=100), st.integers(0, 10**6))
@@ -59,3 +69,34 @@ def test_no_layers_is_a_warning(caplog):
         groups = find_groups(["linear.weight", "linear.bias"])
     assert len(groups) == 1
     assert "no transformer layers" in caplog.text
+
+
+def shares(tree, gates):
+    gates = np.asarray(gates)
+    return tree.constants * np.where(tree.taken, gates, 1).prod(1) * np.where(tree.left, 1 - gates, 1).prod(1)
+
+
+@given(st.data())
+def test_shares_of_energy_add_up_to_one_whatever_the_gates_are(data):
+    layers = data.draw(st.lists(st.sampled_from([None, 0, 1, 2, 5]), min_size=1, unique=True))
+    groups = [
+        Group(side, layer, ())
+        for layer in layers
+        for side in data.draw(st.lists(st.sampled_from(["A", "B", "other"]), min_size=1, unique=True))
+    ]
+    sizes = data.draw(st.lists(st.integers(1, 1000), min_size=len(groups), max_size=len(groups)))
+    tree = energy_tree(groups, sizes)
+    gates = data.draw(st.lists(st.floats(0.01, 0.99), min_size=len(tree.gates), max_size=len(tree.gates)))
+    assert shares(tree, gates).sum() == pytest.approx(1)
+    assert (shares(tree, gates) > 0).all()
+    for i in range(len(gates)):
+        moved = [*gates[:i], gates[i] / 2, *gates[i + 1 :]]
+        assert not np.allclose(shares(tree, moved), shares(tree, gates)), "a gate without an effect"
+
+
+def test_energy_tree_by_hand():
+    groups = [Group("A", 0, ()), Group("B", 0, ()), Group("A", 1, ()), Group("B", 1, ()), Group("other", None, ())]
+    tree = energy_tree(groups, [1, 3, 2, 2, 10])
+    assert tree.gates == ("layer0", "layer1", OUTSIDE_SHARE)
+    expected = [0.75 * 0.5 * 0.4, 0.75 * 0.5 * 0.6, 0.75 * 0.5 * 0.7, 0.75 * 0.5 * 0.3, 0.25]
+    np.testing.assert_allclose(shares(tree, [0.6, 0.3, 0.25]), expected)

@@ -8,7 +8,7 @@ from torch import nn
 
 from sublora.errors import ConfigError
 from sublora.nn.create_model import Architecture, add_lora, build_model, create_base, merge
-from sublora.nn.projectors import StructuredIDModule, create_intrinsic_model
+from sublora.nn.projectors import SharedIDModule, StructuredIDModule, create_intrinsic_model
 
 TINY = Architecture("scratch", n_layer=3, n_head=2, n_embd=16, block_size=12, vocab_size=11)
 SPEC = {"seed": 3, "use_lora": True, "attention_r": 2, "head_r": 2, "lora_alpha": 8, "intrinsic_mode": "dense"}
@@ -80,34 +80,91 @@ def test_a_side_without_coordinates_stays_at_theta0(ratio):
         assert torch.equal(value, model.net.get_parameter(name)) == ((".lora_B." in name) != (ratio == 1.0))
 
 
-def test_learned_is_the_formula():
-    model = tiny(allocation_mode="learned", allocation_scope="shared", allocation_ratio=0.3, gating_steepness=7)
+def changes(model):
+    """The change of every parameter, by name."""
+    return {name: value - model.net.get_parameter(name) for name, value in model.parameters_by_name().items()}
+
+
+def test_learned_by_layer_is_the_formula():
+    model = tiny(allocation_mode="learned", allocation_scope="layer", gating_init=0.3, gating_steepness=7)
     assert isinstance(model, StructuredIDModule)
     fill(model)
-    i = torch.arange(model.d)
-    mask = torch.sigmoid(7 * (0.3 - (i + 0.5) / model.d))
-    alpha = model.subspace_params.detach()
-    values = model.parameters_by_name()
-    for reading, operator in zip(model.readings, model.operators, strict=True):
-        share = {"A": 1 - mask, "B": mask}[reading.group.side] if reading.gate is not None else torch.ones(model.d)
-        rows = sum(model.sizes[m] for m in reading.group.members)
-        P = operator.operator.to_dense()[:rows] * operator.scale
-        expected = P @ (alpha * share)
-        got = torch.cat(
-            [
-                (values[model.names[m]] - model.net.get_parameter(model.names[m])).reshape(-1)
-                for m in reading.group.members
-            ]
-        )
-        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+    moved = changes(model)
+    start = 0
+    for layer in (0, 1, 2, None):
+        readings = [r for r in model.readings if r.group.layer == layer]
+        (width,) = {r.width for r in readings}
+        assert all(r.start == start for r in readings)
+        mask = torch.sigmoid(7 * (0.3 - (torch.arange(width) + 0.5) / width))
+        for reading in readings:
+            operator = model.operators[model.readings.index(reading)]
+            share = torch.ones(width) if layer is None else {"A": 1 - mask, "B": mask}[reading.group.side]
+            rows = sum(model.sizes[m] for m in reading.group.members)
+            P = operator.operator.to_dense()[:rows] * operator.scale
+            expected = P @ (model.subspace_params.detach()[start : start + width] * share)
+            got = torch.cat([moved[model.names[m]].reshape(-1) for m in reading.group.members])
+            torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+        start += width
+    assert start == model.d
 
 
-def test_gates_start_at_the_ratio_and_receive_gradients():
-    model = tiny(allocation_mode="learned", allocation_ratio=0.3)
-    torch.testing.assert_close(model.gammas(), torch.full((3,), 0.3))
+def test_shared_scales_the_uniform_change_of_each_group():
+    model = tiny(allocation_mode="learned", gating_init=0.3)
+    uniform = tiny(allocation_mode="uniform")
+    fill(model)
+    fill(uniform)
+    sizes = {
+        (layer, side): sum(p.numel() for n, p in changes(model).items() if layer in n and f".lora_{side}." in n)
+        for layer in (".h.0.", ".h.1.", ".h.2.", "lm_head")
+        for side in "AB"
+    }
+    plain = changes(uniform)
+    for name, change in changes(model).items():
+        (key,) = [k for k in sizes if k[0] in name and f".lora_{k[1]}." in name]
+        # Half of the energy is outside the layers, a third of the rest is each layer's, 0.3 of a region's is B's.
+        share = (0.5 if key[0] == "lm_head" else 0.5 / 3) * {"B": 0.3, "A": 0.7}[key[1]]
+        expected = plain[name] * math.sqrt(share * model.D / sizes[key])
+        torch.testing.assert_close(change, expected, atol=1e-6, rtol=1e-4)
+    assert model.gates() == pytest.approx(
+        {"layer0": 0.3, "layer1": 0.3, "layer2": 0.3, "outside": 0.3, "outside_share": 0.5}
+    )
+
+
+def test_shared_with_the_shares_of_the_parameters_is_uniform():
+    model = tiny(allocation_mode="learned")
+    assert isinstance(model, SharedIDModule)
+    uniform = tiny(allocation_mode="uniform")
+    sides = {"A": 0, "B": 0}
+    outside = 0
+    for name, size in zip(model.names, model.sizes, strict=True):
+        outside += size if "lm_head" in name else 0
+        sides["B" if ".lora_B." in name else "A"] += size if "lm_head" not in name else 0
+    gamma = sides["B"] / (sides["A"] + sides["B"])
+    head_b = sum(s for n, s in zip(model.names, model.sizes, strict=True) if "lm_head" in n and ".lora_B." in n)
+    with torch.no_grad():
+        model.gating_params.copy_(torch.logit(torch.tensor([gamma] * 3 + [head_b / outside, outside / model.D])))
+    fill(model)
+    fill(uniform)
+    torch.testing.assert_close(flat(model), flat(uniform), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scope", ["shared", "layer"])
+def test_gates_start_at_gating_init_and_receive_gradients(scope):
+    model = tiny(allocation_mode="learned", allocation_scope=scope, gating_init=0.3)
+    gammas = [gamma for name, gamma in model.gates().items() if name.startswith("layer")]
+    assert gammas == pytest.approx([0.3] * 3)
     fill(model)
     model(input_ids=torch.arange(10)[None]).logits.logsumexp(-1).sum().backward()
     assert (model.gating_params.grad != 0).all()
+
+
+def test_the_mask_is_wider_while_training_only():
+    model = tiny(allocation_mode="learned", allocation_scope="layer", gating_steepness=40)
+    fill(model)
+    before = flat(model)
+    model.steepness_factor = 0.1
+    assert not torch.equal(flat(model.train()), before)
+    assert torch.equal(flat(model.eval()), before)
 
 
 @pytest.mark.parametrize("mode", MODES, ids=IDS)

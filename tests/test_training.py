@@ -152,3 +152,14 @@ def test_weights_and_biases_offline(data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     train(configure(data_dir, tmp_path, "--training.max_iters=2", "--login.wandb_log=true"))
     assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_gates_are_recorded_and_dead_ones_are_named(data_dir, tmp_path, caplog):
+    learned = ("--sublora.allocation_mode=learned", "--sublora.allocation_scope=layer")
+    train(configure(data_dir, tmp_path / "wide", *learned))
+    assert "no gradient" not in caplog.text
+    evaluations = [r for r in metrics_without_times(tmp_path / "wide") if r["kind"] == "eval"]
+    assert all(list(r["gates"].values()) == r["gamma"] and r["dead_gates"] == 0 for r in evaluations)
+    # A transition far narrower than one coordinate, between two of them.
+    train(configure(data_dir, tmp_path / "dead", *learned, "--sublora.gating_steepness=1000000"))
+    assert "the gates of layer0" in caplog.text and "no gradient" in caplog.text

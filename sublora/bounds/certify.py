@@ -38,7 +38,7 @@ from sublora.errors import ConfigError, CorpusError
 from sublora.files import sha256, write_bytes
 from sublora.nn.allocation import split_budget
 from sublora.nn.create_model import architecture_from_config, get_model
-from sublora.nn.projectors import SubspaceModule
+from sublora.nn.subspace import SubspaceModule
 from sublora.training.checkpoint import Checkpoint, load_checkpoint
 from sublora.training.loop import adopt_checkpoint
 
@@ -248,7 +248,7 @@ def _spec(config: Config, checkpoint: Checkpoint) -> ModelSpec:
         allocation_mode=s.allocation_mode,
         allocation_scope=s.allocation_scope if learned else "layer",
         budget_b=split_budget(s.intrinsic_dim, s.allocation_ratio)[1] if s.allocation_mode == "fixed" else 0,
-        gating_steepness=s.gating_steepness if learned else 0,
+        gating_steepness=s.gating_steepness if learned and s.allocation_scope == "layer" else 0,
         n_gates=0 if gates is None else len(gates),
     )
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from sublora import seeds
 from sublora.corpus.batches import sample_batch
 from sublora.corpus.corpus import Split
-from sublora.nn.projectors import SubspaceModule
+from sublora.nn.subspace import SubspaceModule
 from sublora.progress import progress
 
 # The matrix has d^2 float64 entries, and inverting it takes d^3 operations.

@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 log = logging.getLogger(__name__)
 
 # The list of layers: h (GPT-2, Bloom), layers (Llama, Mistral, Qwen, GPT-NeoX, OPT), layer (BERT), blocks (MPT).
 _LAYER = re.compile(r"(?:^|\.)(h|layers|layer|blocks|block)\.(\d+)\.")
+
+
+def region_name(layer: int | None) -> str:
+    """Return the name of a layer, or of what lies outside the layers."""
+    return "outside" if layer is None else f"layer{layer}"
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,7 @@ class Group:
     @property
     def name(self) -> str:
         """Name of the group's random stream."""
-        return f"{'outside' if self.layer is None else f'layer{self.layer}'}.{self.side}"
+        return f"{region_name(self.layer)}.{self.side}"
 
 
 def side_of(name: str) -> str:
@@ -83,3 +89,50 @@ def split_budget(intrinsic_dim: int, ratio: float) -> tuple[int, int]:
     """Return (d_A, d_B) with d_B = round(ratio * d), halves rounded up, and d_A = d - d_B."""
     d_b = int(np.floor(ratio * intrinsic_dim + 0.5))
     return intrinsic_dim - d_b, d_b
+
+
+@dataclass(frozen=True)
+class EnergyTree:
+    """How gates divide one unit of energy, the squared column norm of P, between groups.
+
+    The share of group g is constants[g] times gate[k] for every k with taken[g, k], times 1 - gate[k] for every k with
+    left[g, k]. Whatever the gates are, the shares add up to 1.
+    """
+
+    gates: tuple[str, ...]
+    """a layer or "outside": B's share there; OUTSIDE_SHARE: the share of what lies outside the layers"""
+    constants: Float[np.ndarray, " groups"]
+    taken: Bool[np.ndarray, "groups gates"]
+    left: Bool[np.ndarray, "groups gates"]
+
+
+OUTSIDE_SHARE = "outside_share"
+
+
+def energy_tree(groups: Sequence[Group], sizes: Sequence[int]) -> EnergyTree:
+    """Return the tree of gates over groups of so many parameters.
+
+    First the outside is divided from the layers, then the layers get what is left in proportion to their parameters,
+    then B is divided from A and the rest, which share in proportion to their parameters. A division with one side only
+    has no gate.
+    """
+    sides: dict[int | None, dict[bool, int]] = {}
+    for group, size in zip(groups, sizes, strict=True):
+        region = sides.setdefault(group.layer, {})
+        region[group.side == "B"] = region.get(group.side == "B", 0) + size
+    in_layers = sum(sum(region.values()) for layer, region in sides.items() if layer is not None)
+    gates = [region_name(layer) for layer, region in sides.items() if len(region) == 2]
+    if None in sides and in_layers:
+        gates.append(OUTSIDE_SHARE)
+    constants = np.empty(len(groups))
+    taken, left = np.zeros((2, len(groups), len(gates)), dtype=bool)
+    for g, (group, size) in enumerate(zip(groups, sizes, strict=True)):
+        region, is_b = sides[group.layer], group.side == "B"
+        constants[g] = size / region[is_b]
+        if len(region) == 2:
+            (taken if is_b else left)[g, gates.index(region_name(group.layer))] = True
+        if group.layer is not None:
+            constants[g] *= sum(region.values()) / in_layers
+        if OUTSIDE_SHARE in gates:
+            (taken if group.layer is None else left)[g, gates.index(OUTSIDE_SHARE)] = True
+    return EnergyTree(tuple(gates), constants, taken, left)

@@ -15,7 +15,8 @@ from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreT
 from sublora import seeds
 from sublora.config import Config
 from sublora.errors import ConfigError
-from sublora.nn.projectors import SubspaceModule, create_intrinsic_model
+from sublora.nn.projectors import create_intrinsic_model
+from sublora.nn.subspace import SubspaceModule
 
 log = logging.getLogger(__name__)
 
@@ -218,6 +219,7 @@ def get_model(config: Config, vocab_size: int) -> SubspaceModule:
         allocation_mode=s.allocation_mode,
         allocation_ratio=s.allocation_ratio,
         allocation_scope=s.allocation_scope,
+        gating_init=s.gamma_init,
         gating_steepness=s.gating_steepness,
     )
 

@@ -1,114 +1,28 @@
-"""Models whose trainable parameters are theta = theta0 + P alpha, with alpha the one trainable tensor.
+"""How alpha moves the parameters: one operator for all of them, one that gates scale, or one for every group.
 
 Shape suffixes: d subspace coordinates, D parameters, g coordinates of one group.
 """
 
 import math
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
+from torch.nn import functional as F
 
 from sublora.errors import ConfigError
-from sublora.nn.allocation import Group, find_groups, largest_remainder, split_budget
+from sublora.nn.allocation import (
+    OUTSIDE_SHARE,
+    Group,
+    energy_tree,
+    largest_remainder,
+    region_name,
+    split_budget,
+)
 from sublora.nn.operators import LinearOperator, make_operator
-
-
-class SubspaceModule(nn.Module, ABC):
-    """A module whose trainable parameters are replaced, at every call, by theta0 + (a linear function of alpha).
-
-    Args:
-        net: any module with trainable parameters. Their values at this moment are theta0; they are frozen here.
-        intrinsic_dim: d, the number of coordinates, at least 1 and at most D.
-
-    Attributes:
-        subspace_params: alpha, shape (d,), zero at the start, so that the model starts at theta0.
-        names: the D parameters' names, in `named_parameters()` order.
-
-    Raises:
-        ConfigError: nothing is trainable, or d is outside 1..D.
-    """
-
-    theta0: Tensor
-
-    def __init__(self, net: nn.Module, intrinsic_dim: int) -> None:
-        super().__init__()
-        trainable = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
-        if not trainable:
-            raise ConfigError(
-                "the model has no trainable parameters: enable LoRA (sublora.use_lora and a rank), or unfreeze some"
-            )
-        self.net = net
-        self.names = [name for name, _ in trainable]
-        self.shapes = [p.shape for _, p in trainable]
-        self.sizes = [p.numel() for _, p in trainable]
-        self.D = sum(self.sizes)
-        self.d = intrinsic_dim
-        if not 1 <= intrinsic_dim <= self.D:
-            raise ConfigError(
-                f"intrinsic_dim is {intrinsic_dim}, but must lie between 1 and the {self.D} trainable parameters"
-            )
-        theta0 = torch.cat([p.detach().reshape(-1).float() for _, p in trainable])
-        self.register_buffer("theta0", theta0, persistent=False)
-        for _, p in trainable:
-            p.requires_grad_(False)
-        self.subspace_params = nn.Parameter(torch.zeros(intrinsic_dim, device=theta0.device))
-        self.groups = find_groups(self.names)
-        self.record_gradients = False
-        self._recorded: dict[int, Tensor] = {}
-
-    @abstractmethod
-    def blocks(self) -> list[tuple[list[int], Float[Tensor, " g"]]]:
-        """Return the change of (some of) the parameters as pairs of their indices and their flat change."""
-
-    @abstractmethod
-    def group_energy(self, group: Group) -> float:
-        """Return the norm of the gradient with respect to alpha that arrives through one group."""
-
-    def gammas(self) -> Float[Tensor, " n_gates"] | None:
-        """Return the share of B of each gate, None where nothing is gated."""
-        return None
-
-    def parameters_by_name(self) -> dict[str, Tensor]:
-        """Return theta0 + P alpha as a dictionary of the replaced parameters, differentiable in alpha and the gates."""
-        origin = self.theta0.split(self.sizes)
-        values = dict(enumerate(origin))
-        for number, (members, delta) in enumerate(self.blocks()):
-            if self.record_gradients and delta.requires_grad:
-                delta.register_hook(lambda grad, number=number: self._record(number, grad))
-            for member, part in zip(members, delta.split([self.sizes[m] for m in members]), strict=True):
-                values[member] = origin[member] + part
-        return {
-            name: values[i].view(shape) for i, (name, shape) in enumerate(zip(self.names, self.shapes, strict=True))
-        }
-
-    def _record(self, number: int, grad: Tensor) -> None:
-        seen = self._recorded.get(number)
-        self._recorded[number] = grad.detach() if seen is None else seen + grad.detach()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the wrapped module with its parameters replaced."""
-        return functional_call(self.net, self.parameters_by_name(), args, kwargs)
-
-    def pop_gradient_norms(self) -> dict[str, float]:
-        """Return, per group, the norm of the gradient reaching alpha through it, and forget what was recorded.
-
-        Set `record_gradients` before the forward pass. Gradients add up over the passes since the last call.
-        """
-        norms = {group.name: self.group_energy(group) for group in self.groups} if self._recorded else {}
-        self._recorded.clear()
-        return norms
-
-    @torch.no_grad()
-    def materialize(self) -> nn.Module:
-        """Write theta0 + P alpha into the wrapped module and return it."""
-        for name, value in self.parameters_by_name().items():
-            self.net.get_parameter(name).copy_(value)
-        return self.net
+from sublora.nn.subspace import SubspaceModule
 
 
 class IDModule(SubspaceModule):
@@ -127,6 +41,85 @@ class IDModule(SubspaceModule):
         parts = self._recorded[0].split(self.sizes)
         kept = torch.cat([part if i in group.members else torch.zeros_like(part) for i, part in enumerate(parts)])
         return float(self.operator.adjoint(kept).norm())
+
+
+class SharedIDModule(IDModule):
+    """Allocation mode `learned` with scope `shared`: every parameter reads all of alpha, and gates divide P's energy.
+
+    theta = theta0 + s (P alpha), with one scale s_g = sqrt(p_g D / D_g) for each group of D_g parameters. The shares
+    p_g add up to 1, so that P's columns keep their unit expected norm and learning rates carry over between modes; with
+    p_g = D_g / D this is `uniform`. A tree of gates makes the shares (`sublora.nn.allocation.energy_tree`): gamma_l is
+    B's share in layer l, and one more gate is the share of what lies outside the layers (LoRA on the head).
+
+    A random coordinate moves every group at once, and what it does where little can be won is noise to the others: it
+    pays to turn the energy to the groups whose gradient is large against their curvature.
+
+    Args:
+        net: as in SubspaceModule.
+        intrinsic_dim: d.
+        seed: root seed of P.
+        gating_init: every gamma at the start; the share of the outside starts at 1/2.
+
+    Raises:
+        ConfigError: no LoRA parameters.
+    """
+
+    log_constants: Tensor
+    taken: Tensor
+    left: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        intrinsic_dim: int,
+        *,
+        seed: int,
+        gating_init: float = 0.5,
+        intrinsic_mode: str = "rdkronqr",
+    ) -> None:
+        super().__init__(net, intrinsic_dim, seed=seed, intrinsic_mode=intrinsic_mode)
+        _require_sides(self.groups, "learned")
+        rows = np.array([sum(self.sizes[i] for i in group.members) for group in self.groups])
+        tree = energy_tree(self.groups, rows.tolist())
+        device = self.theta0.device
+        for name, values in (
+            ("log_constants", np.log(tree.constants * self.D / rows)),
+            ("taken", tree.taken),
+            ("left", tree.left),
+        ):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32, device=device), persistent=False)
+        self.gate_names = tree.gates
+        start = [0.5 if name == OUTSIDE_SHARE else gating_init for name in tree.gates]
+        self.gating_params = nn.Parameter(torch.tensor([_logit(gamma) for gamma in start], device=device))
+        group_of = {member: g for g, group in enumerate(self.groups) for member in group.members}
+        self.group_of = [group_of[i] for i in range(len(self.names))]
+
+    def gates(self) -> dict[str, float]:
+        """Return the shares that the gates stand for."""
+        return dict(zip(self.gate_names, torch.sigmoid(self.gating_params).tolist(), strict=True))
+
+    def scales(self) -> Float[Tensor, " groups"]:
+        """Return s of every group."""
+        log_shares = self.taken @ F.logsigmoid(self.gating_params) + self.left @ F.logsigmoid(-self.gating_params)
+        return torch.exp(0.5 * (self.log_constants + log_shares))
+
+    def _scaled(self, values: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+        scales = self.scales()
+        parts = [part * scales[g] for part, g in zip(values.split(self.sizes), self.group_of, strict=True)]
+        return torch.cat(parts)
+
+    def blocks(self) -> list[tuple[list[int], Float[Tensor, " g"]]]:
+        """One block: every parameter."""
+        return [(list(range(len(self.names))), self._scaled(self.operator(self.subspace_params)))]
+
+    @torch.no_grad()
+    def group_energy(self, group: Group) -> float:
+        """The adjoint applied to the scaled gradient of the group's parameters alone."""
+        kept = [
+            part if i in group.members else torch.zeros_like(part)
+            for i, part in enumerate(self._recorded[0].split(self.sizes))
+        ]
+        return float(self.operator.adjoint(self._scaled(torch.cat(kept))).norm())
 
 
 class GroupOperator(nn.Module):
@@ -164,25 +157,28 @@ class Reading:
 
 
 class StructuredIDModule(SubspaceModule):
-    """Allocation modes `fixed` and `learned`: A and B read different coordinates through operators of their own.
+    """Allocation modes `fixed`, and `learned` with scope `layer`: A and B read different coordinates.
 
     fixed: alpha = [alpha_A | alpha_B], d_B = round(ratio d); parameters that are neither A nor B join A.
 
-    learned: layer l has a gate, gamma_l = sigmoid(theta_l), and reads alpha through
-    mask_i = sigmoid(C (gamma_l - (i + 1/2) / d_l)) for B and 1 - mask for A. The transition is d_l / C coordinates
-    wide, a fraction of the coordinates: a transition of 1 / C of one coordinate has a gradient at one coordinate only.
-    With scope `layer` a layer owns a slice of alpha; with scope `shared` all layers read the whole of it and P's
-    columns are scaled so that all groups together have unit norm. Parameters outside the layers are not gated.
+    learned: layer l owns a slice of d_l coordinates and has a gate, gamma_l = sigmoid(theta_l). It reads its slice
+    through mask_i = sigmoid(C (gamma_l - (i + 1/2) / d_l)) for B and 1 - mask for A. The transition is d_l / C
+    coordinates wide, a fraction of the coordinates: measured in indices, C = 10 would make it a tenth of one coordinate
+    wide, and a gate would have a gradient only while it happens to stand between two. Parameters outside the layers
+    have a slice too, and no gate.
 
     Args:
         net: as in SubspaceModule.
         intrinsic_dim: d.
         seed: root seed; every group's operator has a stream of its own.
         allocation_mode: "fixed" or "learned".
-        allocation_ratio: share of B (fixed) or initial gamma (learned).
-        allocation_scope: "layer" or "shared" (learned only).
-        gating_steepness: C (learned only).
+        allocation_ratio: share of B (fixed).
+        gating_init: gamma at the start (learned).
+        gating_steepness: C (learned).
         budget_b: d_B, in place of the ratio (fixed only; the decoder knows the integer).
+
+    Attributes:
+        steepness_factor: what C is multiplied with while training: a schedule may widen the transition at first.
 
     Raises:
         ConfigError: no LoRA parameters, or a side with fewer parameters than coordinates.
@@ -196,27 +192,26 @@ class StructuredIDModule(SubspaceModule):
         seed: int,
         allocation_mode: str,
         allocation_ratio: float = 0.5,
-        allocation_scope: str = "shared",
         intrinsic_mode: str = "rdkronqr",
+        gating_init: float = 0.5,
         gating_steepness: float = 10,
         budget_b: int | None = None,
     ) -> None:
         super().__init__(net, intrinsic_dim)
-        if not {"A", "B"} <= {group.side for group in self.groups}:
-            raise ConfigError(
-                f"allocation_mode {allocation_mode!r} divides alpha between LoRA's A and B, and the model has none: "
-                "set sublora.use_lora=true"
-            )
+        _require_sides(self.groups, allocation_mode)
         self.steepness = float(gating_steepness)
+        self.steepness_factor = 1.0
         self.gating_params: nn.Parameter | None = None
+        self.gate_names: tuple[str, ...] = ()
         if allocation_mode == "fixed":
             d_b = split_budget(intrinsic_dim, allocation_ratio)[1] if budget_b is None else budget_b
             readings = self._fixed_readings(d_b)
         else:
-            readings = self._learned_readings(allocation_scope)
+            readings = self._learned_readings()
             layers = sorted({g.layer for g in self.groups if g.layer is not None})
+            self.gate_names = tuple(region_name(layer) for layer in layers)
             self.gating_params = nn.Parameter(
-                torch.full((len(layers),), _logit(allocation_ratio), device=self.theta0.device)
+                torch.full((len(layers),), _logit(gating_init), device=self.theta0.device)
             )
         self.readings = [r for r in readings if r.width]
         self.operators: list[GroupOperator] = nn.ModuleList(  # type: ignore[assignment]
@@ -241,33 +236,34 @@ class StructuredIDModule(SubspaceModule):
             readings.append(Reading(group, start, width, gate=None, column_norm=1.0))
         return readings
 
-    def _learned_readings(self, scope: str) -> list[Reading]:
+    def _learned_readings(self) -> list[Reading]:
         regions: dict[int | None, list[Group]] = {}
         for group in self.groups:
             regions.setdefault(group.layer, []).append(group)
         rows = [sum(map(self._rows, groups)) for groups in regions.values()]
-        widths = largest_remainder(rows, self.d) if scope == "layer" else [self.d] * len(regions)
         readings, start, gate = [], 0, 0
-        for (layer, groups), region_rows, width in zip(regions.items(), rows, widths, strict=True):
-            # The groups that share coordinates divide one unit of column norm: learning rates carry over between modes.
-            whole = region_rows if scope == "layer" else self.D
+        for (layer, groups), whole, width in zip(regions.items(), rows, largest_remainder(rows, self.d), strict=True):
             for group in groups:
+                # The groups that share coordinates divide one unit of column norm: learning rates carry over.
                 norm = math.sqrt(self._rows(group) / whole)
                 readings.append(Reading(group, start, width, None if layer is None else gate, norm))
-            start += width if scope == "layer" else 0
+            start += width
             gate += layer is not None
         return readings
 
-    def gammas(self) -> Float[Tensor, " n_gates"] | None:
-        """Return gamma = sigmoid(gating_params) of each layer, None in fixed mode."""
-        return None if self.gating_params is None else torch.sigmoid(self.gating_params)
+    def gates(self) -> dict[str, float]:
+        """Return gamma of every layer; nothing in fixed mode."""
+        if self.gating_params is None:
+            return {}
+        return dict(zip(self.gate_names, torch.sigmoid(self.gating_params).tolist(), strict=True))
 
     def _mask(self, reading: Reading) -> Float[Tensor, " width"] | float:
         """The share of each coordinate that a group reads."""
         if reading.gate is None or self.gating_params is None:
             return 1.0
         position = (torch.arange(reading.width, device=self.gating_params.device) + 0.5) / reading.width
-        mask_b = torch.sigmoid(self.steepness * (torch.sigmoid(self.gating_params[reading.gate]) - position))
+        steepness = self.steepness * (self.steepness_factor if self.training else 1.0)
+        mask_b = torch.sigmoid(steepness * (torch.sigmoid(self.gating_params[reading.gate]) - position))
         return mask_b if reading.group.side == "B" else 1 - mask_b
 
     def blocks(self) -> list[tuple[list[int], Float[Tensor, " g"]]]:
@@ -295,6 +291,14 @@ def _logit(gamma: float) -> float:
     return math.log(gamma / (1 - gamma))
 
 
+def _require_sides(groups: list[Group], allocation_mode: str) -> None:
+    if not {"A", "B"} <= {group.side for group in groups}:
+        raise ConfigError(
+            f"allocation_mode {allocation_mode!r} divides alpha between LoRA's A and B, and the model has none: "
+            "set sublora.use_lora=true"
+        )
+
+
 def create_intrinsic_model(
     net: nn.Module,
     *,
@@ -304,6 +308,7 @@ def create_intrinsic_model(
     allocation_ratio: float = 0.5,
     allocation_scope: str = "shared",
     intrinsic_mode: str = "rdkronqr",
+    gating_init: float = 0.5,
     gating_steepness: float = 10,
     budget_b: int | None = None,
 ) -> SubspaceModule:
@@ -313,7 +318,10 @@ def create_intrinsic_model(
         net: the module; its trainable parameters are the D coordinates of theta.
         intrinsic_dim: d; 0 trains all D parameters (P is the identity).
         seed: root seed of the operators.
-        allocation_mode, allocation_ratio, allocation_scope, gating_steepness, budget_b: see StructuredIDModule.
+        allocation_mode: "uniform", "fixed" or "learned".
+        allocation_ratio, budget_b: fixed mode, see StructuredIDModule.
+        allocation_scope: learned mode, "shared" (SharedIDModule) or "layer" (StructuredIDModule).
+        gating_init, gating_steepness: learned mode, see there.
         intrinsic_mode: kind of the operator, a key of `sublora.nn.operators.OPERATORS`.
 
     Raises:
@@ -326,14 +334,16 @@ def create_intrinsic_model(
         return IDModule(net, intrinsic_dim, seed=seed, intrinsic_mode=intrinsic_mode)
     if allocation_mode not in ("fixed", "learned"):
         raise ConfigError(f"allocation_mode {allocation_mode!r} not recognized: uniform, fixed or learned")
+    if allocation_mode == "learned" and allocation_scope == "shared":
+        return SharedIDModule(net, intrinsic_dim, seed=seed, gating_init=gating_init, intrinsic_mode=intrinsic_mode)
     return StructuredIDModule(
         net,
         intrinsic_dim,
         seed=seed,
         allocation_mode=allocation_mode,
         allocation_ratio=allocation_ratio,
-        allocation_scope=allocation_scope,
         intrinsic_mode=intrinsic_mode,
+        gating_init=gating_init,
         gating_steepness=gating_steepness,
         budget_b=budget_b,
     )

@@ -20,9 +20,11 @@ from sublora.corpus.corpus import Corpus, Split, open_corpus
 from sublora.errors import ConfigError, TrainingError
 from sublora.files import write_text
 from sublora.nn.create_model import get_model
-from sublora.nn.projectors import SubspaceModule
+from sublora.nn.projectors import StructuredIDModule
+from sublora.nn.subspace import SubspaceModule
 from sublora.progress import progress
 from sublora.training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
+from sublora.training.gates import GateWatch, steepness_factor
 from sublora.training.schedule import learning_rate_factor
 from sublora.training.trackers import Trackers
 
@@ -157,6 +159,7 @@ class Run:
             self.model = torch.compile(self.model)
         self.iteration = 0
         self.best_val = math.inf
+        self.gate_watch = GateWatch(list(self.subspace.gates()), config.optimizer.adam_epsilon)
 
     def restore_values(self, checkpoint: Checkpoint) -> None:
         """Start from the alpha and gates of a checkpoint.
@@ -256,6 +259,8 @@ class Run:
             seeds.key(self.config.system.seed, "dropout", self.iteration, self.accelerator.process_index) % 2**63
         )
         self.model.train()
+        if isinstance(self.subspace, StructuredIDModule):
+            self.subspace.steepness_factor = steepness_factor(self.iteration, self.config.sublora, t.max_iters)
         self.subspace.record_gradients = (self.iteration + 1) % t.log_interval == 0
         total = torch.zeros((), device=self.device)
         for micro in range(t.gradient_accumulation_steps):
@@ -273,6 +278,8 @@ class Run:
                 f"optimizer.learning_rate or set optimizer.grad_clip; the last good checkpoint is "
                 f"{last if last.exists() else 'none'}"
             )
+        if (gates := self._trained().get("gating_params")) is not None and gates.grad is not None:
+            self.gate_watch.see(gates.grad)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.iteration += 1
@@ -304,14 +311,20 @@ class Run:
                 ]
                 mean = self.accelerator.gather(torch.stack(losses).mean().reshape(1)).mean()
                 bpd[f"{name}_bpd"] = float(mean) / math.log(2)
-        gammas = self.subspace.gammas()
+        gates = self.subspace.gates()
+        if dead := self.gate_watch.pop_dead():
+            log.warning(
+                "the gates of %s have had no gradient since the last evaluation: lower sublora.gating_steepness, or "
+                "start with a lower sublora.gating_steepness_init",
+                ", ".join(dead),
+            )
         score = bpd.get("val_bpd", bpd["train_bpd"])
         log.info("step %d: %s", self.iteration, ", ".join(f"{k} {v:.4f}" for k, v in bpd.items()))
         if trackers is None:
             return
-        trackers.write(
-            {"kind": "eval", "iter": self.iteration, **bpd, "gamma": None if gammas is None else gammas.tolist()}
-        )
+        gammas = [gamma for name, gamma in gates.items() if name.startswith("layer")]
+        states = {"gamma": gammas or None, "gates": gates, "dead_gates": len(dead)}
+        trackers.write({"kind": "eval", "iter": self.iteration, **bpd, **states})
         if self.config.training.eval_only:
             return
         improved = score < self.best_val

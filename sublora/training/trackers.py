@@ -17,6 +17,8 @@ def _flatten(record: dict[str, Any]) -> dict[str, float]:
     for name, value in record.items():
         if isinstance(value, list):
             out |= {f"{record['kind']}/{name}/{i}": v for i, v in enumerate(value)}
+        elif isinstance(value, dict):
+            out |= {f"{record['kind']}/{name}/{key}": v for key, v in value.items()}
         elif isinstance(value, int | float) and name != "iter":
             out[f"{record['kind']}/{name}"] = value
     return out

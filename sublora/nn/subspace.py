@@ -1,0 +1,108 @@
+"""The base of all models whose trainable parameters are theta = theta0 + P alpha, with alpha the one trainable tensor.
+
+Shape suffixes: d subspace coordinates, D parameters, g parameters of one block.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from sublora.errors import ConfigError
+from sublora.nn.allocation import Group, find_groups
+
+
+class SubspaceModule(nn.Module, ABC):
+    """A module whose trainable parameters are replaced, at every call, by theta0 + (a linear function of alpha).
+
+    Args:
+        net: any module with trainable parameters. Their values at this moment are theta0; they are frozen here.
+        intrinsic_dim: d, the number of coordinates, at least 1 and at most D.
+
+    Attributes:
+        subspace_params: alpha, shape (d,), zero at the start, so that the model starts at theta0.
+        names: the D parameters' names, in `named_parameters()` order.
+
+    Raises:
+        ConfigError: nothing is trainable, or d is outside 1..D.
+    """
+
+    theta0: Tensor
+
+    def __init__(self, net: nn.Module, intrinsic_dim: int) -> None:
+        super().__init__()
+        trainable = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
+        if not trainable:
+            raise ConfigError(
+                "the model has no trainable parameters: enable LoRA (sublora.use_lora and a rank), or unfreeze some"
+            )
+        self.net = net
+        self.names = [name for name, _ in trainable]
+        self.shapes = [p.shape for _, p in trainable]
+        self.sizes = [p.numel() for _, p in trainable]
+        self.D = sum(self.sizes)
+        self.d = intrinsic_dim
+        if not 1 <= intrinsic_dim <= self.D:
+            raise ConfigError(
+                f"intrinsic_dim is {intrinsic_dim}, but must lie between 1 and the {self.D} trainable parameters"
+            )
+        theta0 = torch.cat([p.detach().reshape(-1).float() for _, p in trainable])
+        self.register_buffer("theta0", theta0, persistent=False)
+        for _, p in trainable:
+            p.requires_grad_(False)
+        self.subspace_params = nn.Parameter(torch.zeros(intrinsic_dim, device=theta0.device))
+        self.groups = find_groups(self.names)
+        self.record_gradients = False
+        self._recorded: dict[int, Tensor] = {}
+
+    @abstractmethod
+    def blocks(self) -> list[tuple[list[int], Float[Tensor, " g"]]]:
+        """Return the change of (some of) the parameters as pairs of their indices and their flat change."""
+
+    @abstractmethod
+    def group_energy(self, group: Group) -> float:
+        """Return the norm of the gradient with respect to alpha that arrives through one group."""
+
+    def gates(self) -> dict[str, float]:
+        """Return the value of every gate in (0, 1) by its name: `layer3` is the share of B in that layer."""
+        return {}
+
+    def parameters_by_name(self) -> dict[str, Tensor]:
+        """Return theta0 + P alpha as a dictionary of the replaced parameters, differentiable in alpha and the gates."""
+        origin = self.theta0.split(self.sizes)
+        values = dict(enumerate(origin))
+        for number, (members, delta) in enumerate(self.blocks()):
+            if self.record_gradients and delta.requires_grad:
+                delta.register_hook(lambda grad, number=number: self._record(number, grad))
+            for member, part in zip(members, delta.split([self.sizes[m] for m in members]), strict=True):
+                values[member] = origin[member] + part
+        return {
+            name: values[i].view(shape) for i, (name, shape) in enumerate(zip(self.names, self.shapes, strict=True))
+        }
+
+    def _record(self, number: int, grad: Tensor) -> None:
+        seen = self._recorded.get(number)
+        self._recorded[number] = grad.detach() if seen is None else seen + grad.detach()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the wrapped module with its parameters replaced."""
+        return functional_call(self.net, self.parameters_by_name(), args, kwargs)
+
+    def pop_gradient_norms(self) -> dict[str, float]:
+        """Return, per group, the norm of the gradient reaching alpha through it, and forget what was recorded.
+
+        Set `record_gradients` before the forward pass. Gradients add up over the passes since the last call.
+        """
+        norms = {group.name: self.group_energy(group) for group in self.groups} if self._recorded else {}
+        self._recorded.clear()
+        return norms
+
+    @torch.no_grad()
+    def materialize(self) -> nn.Module:
+        """Write theta0 + P alpha into the wrapped module and return it."""
+        for name, value in self.parameters_by_name().items():
+            self.net.get_parameter(name).copy_(value)
+        return self.net
