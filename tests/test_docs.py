@@ -1,6 +1,7 @@
 """What the documentation says is executed."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -46,3 +47,12 @@ def test_the_committed_message_decodes():
     data = (ROOT / "results" / "demo" / "message.bin").read_bytes()
     assert 8 * len(data) == certificate["message"]["bits"]
     assert len(decode_message(data, max_symbols=1000).alpha) == 1000
+
+
+def test_the_operators_page_shows_the_committed_benchmark():
+    result = json.loads((ROOT / "benchmarks" / "results" / "operators.json").read_text())
+    page = (ROOT / "docs" / "operators.md").read_text()
+    for row in result["lora"] + result["large"]:
+        medians = [row["threads"][threads]["median_ms"] for threads in ("1", "2")]
+        cells = " | ".join(f"{ms:,.1f}" if ms < 1000 else f"{ms:,.0f}" for ms in medians)
+        assert f"| {row['operator']} | {cells} |" in page
