@@ -459,7 +459,7 @@ def test_tables_of_a_suite_are_means_and_standard_errors(suite):
 
 def test_a_planted_effect_is_found_with_its_size():
     answer = asymmetry(make_suite(seeds=(1, 2, 3, 4)))
-    assert answer.answer == "Yes: fixed-bheavy beats fixed-equal."
+    assert answer.answer == "Yes: fixed-bheavy beats fixed-equal; but fixed-aheavy is worse than fixed-equal."
     finding = answer.findings[0]
     assert (finding.what, finding.measure) == ("fixed-bheavy minus fixed-equal", "certified bits per token")
     assert finding.low < GAINS["fixed-bheavy"] - GAINS["fixed-equal"] < finding.high < 0
@@ -469,6 +469,14 @@ def test_a_harmful_mode_is_said_to_hurt():
     assert (
         learning(make_suite({"uniform": 0.0, "learned": 0.3})).answer == "No, it hurts: learned is worse than uniform."
     )
+
+
+def test_what_hurts_in_one_mode_is_not_said_of_all():
+    runs = make_suite({"uniform": 0.0, "learned": 0.0, "learned-layer": 0.3}, seeds=(1, 2, 3, 4))
+    assert learning(runs).answer == "No evidence that it helps; learned-layer is worse than uniform."
+    runs = make_suite({"fixed-equal": 0.0, "fixed-bheavy": -0.3, "fixed-aheavy": 0.3})
+    answer = asymmetry(runs).answer
+    assert answer == "Yes: fixed-bheavy beats fixed-equal; but fixed-aheavy is worse than fixed-equal."
 
 
 def test_where_nothing_differs_there_is_no_evidence():

@@ -138,12 +138,15 @@ def _compare(
     names = {f"{one} minus {other}" for one, other in decisive}
     tested = [f for f in findings if f.what in names and f.measure == MEASURES[0][0]]
     deciding = [f for f in tested if f.significant]
+    worse = " and ".join(f.what.replace("minus", "is worse than") for f in deciding if f.estimate > 0)
     if not tested:
         answer = f"Not tested: the modes that decide it share fewer than {MIN_PAIRS} pairs of d and seed."
-    elif better := [f.what for f in deciding if f.estimate < 0]:
-        answer = f"Yes: {' and '.join(what.replace('minus', 'beats') for what in better)}."
-    elif deciding:
-        answer = f"No, it hurts: {' and '.join(f.what.replace('minus', 'is worse than') for f in deciding)}."
+    elif better := [f.what.replace("minus", "beats") for f in deciding if f.estimate < 0]:
+        answer = f"Yes: {' and '.join(better)}{f'; but {worse}' if worse else ''}."
+    elif worse and len(deciding) == len(tested):
+        answer = f"No, it hurts: {worse}."
+    elif worse:
+        answer = f"No evidence that it helps; {worse}."
     else:
         answer = "No evidence that it helps."
     return Answer(question, answer, [_difference(f) for f in findings], findings)

@@ -73,7 +73,7 @@ def certified(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if run.certificate]
 
 
-def _panels(count: int, height: float = 1.9, *, x: str, y: str, sharey: bool = True) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, height: float = 2.1, *, x: str, y: str, sharey: bool = True) -> tuple[Figure, list[Axes]]:
     """Return a figure of `count` panels in at most two columns, with its labels."""
     columns = min(2, count)
     rows = math.ceil(count / columns)
