@@ -237,7 +237,7 @@ def test_a_failed_run_is_tried_once_more_after_the_others(tmp_path, monkeypatch)
     monkeypatch.setattr(queue, "SECONDS_BETWEEN_LOOKS", 0.0)
     tasks = make_tasks(tmp_path, "a", "b", "c", "d")
     tasks[3].status = Status.FINISHED
-    trace = RuntimeError("Job failed with trace:\n----\nsome frame\nValueError: no luck\n----\n")
+    trace = RuntimeError("Job failed with trace:\n------\nsome frame\nValueError: no luck\n\n------\nSee\n  - logs")
     launcher = FakeLauncher({"a": [trace], "b": [trace, trace]})
     work_off(tasks, launcher, 2, lambda: None)
     assert launcher.submitted == ["a", "b", "c", "a", "b"]
@@ -246,18 +246,22 @@ def test_a_failed_run_is_tried_once_more_after_the_others(tmp_path, monkeypatch)
     assert tasks[1].error == "ValueError: no luck"
 
 
-def test_failures_are_reported_and_the_rest_is_done(data_dir, tmp_path, capsys):
-    """Through real processes: one configuration has more coordinates than a side has parameters."""
-    impossible = {"sublora.allocation_mode": "fixed", "sublora.allocation_ratio": 1.0, "budgets": [100_000]}
-    path = write_grid(
-        tmp_path, data_dir, seeds=[1], learning_rates=[], configurations={"impossible": impossible, "uniform": {}}
-    )
+def test_a_failure_is_reported_with_its_reason(data_dir, tmp_path, capsys):
+    """Through real processes, both attempts: the folder of work belongs to a run with other settings."""
+    path = write_grid(tmp_path, data_dir, seeds=[1], learning_rates=[], configurations={"uniform": {}})
+    grid = read_grid(path)
+    (run,) = grid.runs()
+    folder = grid.work / "runs" / run.name
+    folder.mkdir(parents=True)
+    other = grid.config(run.variant, run.seed, folder, optimizer__learning_rate=0.123)
+    (folder / "config.yaml").write_text(other.to_yaml())
     assert main(["sweep", "--config-file", str(path), "--jobs", "2"]) == 2
     captured = capsys.readouterr()
-    assert "1 of 2 failed twice, the first is sublora-d100000-impossible-seed1: " in captured.err
+    assert f"1 of 1 failed twice, the first is {run.name}: " in captured.err
+    assert "holds a run with optimizer.learning_rate=0.123, not 0.005" in captured.err
     assert "failed, second attempt" in captured.out
-    assert (tmp_path / "results" / "sublora-d40-uniform-seed1" / VERIFICATION).exists()
-    assert not (tmp_path / "results" / "sublora-d100000-impossible-seed1").exists()
+    assert not (tmp_path / "results").exists()
+    assert len(list((grid.work / "jobs" / run.name).glob("*.err"))) == 2
 
 
 def test_a_dry_run_for_slurm_needs_no_slurm_and_writes_nothing(data_dir, tmp_path, capsys, monkeypatch):

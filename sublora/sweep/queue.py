@@ -1,6 +1,7 @@
 """The queue of a sweep: so many jobs at a time, a failed one once more, and what became of each."""
 
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -98,12 +99,16 @@ def _conclude(task: Task, job: Job) -> bool:
 
 
 def _error_of(job: Job) -> str:
-    """Return the last line of what a job failed with, "" where it did not."""
+    """Return why a job failed in one line, "" where it did not."""
     from submitit.core.utils import UncompletedJobError
 
     try:
         error = job.exception()
     except UncompletedJobError as lost:
         error = lost
-    lines = [line for line in str(error or "").splitlines() if line.strip(" -")]
-    return lines[-1].strip() if lines else "" if error is None else type(error).__name__
+    if error is None:
+        return ""
+    # submitit puts the trace, or what the job wrote, between lines of dashes; its last line says what went wrong.
+    parts = re.split(r"^-{4,}\s*$", str(error), flags=re.MULTILINE)
+    lines = [line.strip() for line in (parts[1] if len(parts) > 1 else parts[0]).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -69,7 +69,7 @@ def sweep(path: Path, options: Options) -> None:
         from sublora.corpus.prepare import prepare
 
         prepare(grid.source, Path(_config(grid, chosen[0], None).data.dataset_dir))
-    with _ended_by_sigterm():
+    with _interruptible():
         rates = _learning_rates(grid, chosen, launcher, options)
         tasks = [_run_task(grid, run, rates) for run in chosen]
         _work(tasks, "runs", launcher, options, lambda task: folder_numbers(grid.results / task.name))
@@ -190,14 +190,17 @@ def _plan(grid: Grid, chosen: Sequence[Planned], launcher: Launcher) -> Table:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def _interruptible() -> Iterator[None]:
     """Let SIGTERM end a sweep as Ctrl-C does, so that its jobs end with it."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    # A shell starts what it puts in the background with SIGINT ignored, jobs inherit that, and SIGINT is what ends a
+    # job on this machine.
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
