@@ -42,6 +42,13 @@ def _parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="write report.html for a run, or a page that compares several")
     report.add_argument("runs", type=Path, nargs="+", help="a run's folder; several, or with --out, are compared")
     report.add_argument("--out", type=Path, help="folder of the comparison")
+    sweep = commands.add_parser("sweep", help="train, certify and verify every run of a grid")
+    sweep.add_argument("--config-file", required=True, type=Path, help="grid, as config/adaptive_experiments.yaml")
+    sweep.add_argument("--only", default="*", metavar="GLOB", help="only the runs whose name matches")
+    sweep.add_argument("--jobs", type=int, help="runs at a time (1 on this machine, all of them with Slurm)")
+    sweep.add_argument("--launcher", choices=("local", "slurm"), default="local", help="where the runs take place")
+    sweep.add_argument("--dry-run", action="store_true", help="print what would be submitted")
+    sweep.epilog = "--slurm.NAME VALUE gives sbatch a parameter, as in --slurm.partition gpu --slurm.cpus_per_task 4"
     return parser
 
 
@@ -92,6 +99,17 @@ def _report(options: argparse.Namespace) -> None:
     from sublora.report.html import write_report
 
     sys.stdout.write(f"{write_report(options.runs[0])}\n")
+
+
+def _sweep(options: argparse.Namespace, rest: Sequence[str]) -> None:
+    from sublora.sweep.launchers import slurm_options
+    from sublora.sweep.sweep import Options, sweep
+
+    slurm = slurm_options(rest)
+    sweep(
+        options.config_file,
+        Options(options.only, options.launcher, options.jobs, slurm, options.dry_run),
+    )
 
 
 def _show(run_dir: Path) -> None:
@@ -154,6 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 sys.stdout.write(help_text())
                 return 0
             configured[options.command](rest)
+        elif options.command == "sweep":
+            _sweep(options, rest)
         elif rest:
             raise SubloraError(f"unexpected argument {rest[0]!r}; see sublora {options.command} --help")
         else:

@@ -391,9 +391,14 @@ def _check_key(key: str) -> None:
     raise ConfigError(f"unknown {kind} {word!r}{where}; the nearest is {near[0]!r}; known: {', '.join(known)}")
 
 
-def _read_yaml(path: str) -> dict[str, Any]:
+def values_from_yaml(path: Path) -> dict[str, Any]:
+    """Read a configuration file as `{"section.key": value}`.
+
+    Raises:
+        ConfigError: it cannot be read, or does not hold sections of keys.
+    """
     try:
-        nested = yaml.safe_load(Path(path).read_text())
+        nested = yaml.safe_load(path.read_text())
     except OSError as error:
         raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from error
     except yaml.YAMLError as error:
@@ -431,7 +436,7 @@ def load_config(arguments: Sequence[str] = ()) -> Config:
     flags = _split_flags(arguments)
     for name, value in flags:
         if name == "config-file":
-            values.update(_read_yaml(value))
+            values.update(values_from_yaml(Path(value)))
     values.update({name: value for name, value in flags if name != "config-file"})
     return config_from_values(values)
 

@@ -23,6 +23,7 @@ ORDER = [
     "coding",
     "bounds",
     "report",
+    "sweep",
     "cli",
 ]
 TORCH_FREE = [
@@ -36,7 +37,9 @@ TORCH_FREE = [
     "sublora.bounds.claims",
     "sublora.bounds.certificate",
     "sublora.bounds.verify",
+    "sublora.bounds.selection",
     "sublora.report.html",
+    "sublora.sweep.sweep",
     "sublora.cli",
 ]
 

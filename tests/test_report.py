@@ -17,9 +17,19 @@ from scipy import stats
 
 from sublora.bounds.certificate import CERTIFICATE, write_certificate
 from sublora.errors import CertificateError, SubloraError
-from sublora.report import figures, suite_figures
+from sublora.report import figures, gradients, suite_figures
+from sublora.report.best import best_of
 from sublora.report.html import write_report
-from sublora.report.hypotheses import answer_all, asymmetry, depth, holm, intraclass_correlation, learning, same_pattern
+from sublora.report.hypotheses import (
+    answer_all,
+    asymmetry,
+    depth,
+    gradient,
+    holm,
+    intraclass_correlation,
+    learning,
+    same_pattern,
+)
 from sublora.report.metrics import METRICS
 from sublora.report.runs import Run, load_runs
 from sublora.report.suite import write_suite_report
@@ -410,7 +420,7 @@ def suite(tmp_path_factory):
 
 def test_the_page_of_a_suite(suite):
     page = Page(html := (suite / "index.html").read_text())
-    assert page.tags.count("svg") == page.tags.count("figcaption") == 10
+    assert page.tags.count("svg") == page.tags.count("figcaption") == 11
     assert len(page.ids) == len(set(page.ids))
     assert not re.search(r"https?://|<script|@import", html)
     text = " ".join(page.text)
@@ -420,7 +430,7 @@ def test_the_page_of_a_suite(suite):
 
 def test_figures_of_a_suite_are_files(suite):
     names = {path.stem for path in (suite / "figures").iterdir()}
-    assert len(names) == 10
+    assert len(names) == 11
     assert {path.name for path in (suite / "figures").iterdir()} == {
         f"{n}.{s}" for n in names for s in ("svg", "png", "pdf")
     }
@@ -449,7 +459,7 @@ def test_tables_of_a_suite_are_means_and_standard_errors(suite):
 
 def test_a_planted_effect_is_found_with_its_size():
     answer = asymmetry(make_suite(seeds=(1, 2, 3, 4)))
-    assert answer.answer == "Yes: fixed-bheavy beats fixed-equal."
+    assert answer.answer == "Yes: fixed-bheavy beats fixed-equal; but fixed-aheavy is worse than fixed-equal."
     finding = answer.findings[0]
     assert (finding.what, finding.measure) == ("fixed-bheavy minus fixed-equal", "certified bits per token")
     assert finding.low < GAINS["fixed-bheavy"] - GAINS["fixed-equal"] < finding.high < 0
@@ -459,6 +469,14 @@ def test_a_harmful_mode_is_said_to_hurt():
     assert (
         learning(make_suite({"uniform": 0.0, "learned": 0.3})).answer == "No, it hurts: learned is worse than uniform."
     )
+
+
+def test_what_hurts_in_one_mode_is_not_said_of_all():
+    runs = make_suite({"uniform": 0.0, "learned": 0.0, "learned-layer": 0.3}, seeds=(1, 2, 3, 4))
+    assert learning(runs).answer == "No evidence that it helps; learned-layer is worse than uniform."
+    runs = make_suite({"fixed-equal": 0.0, "fixed-bheavy": -0.3, "fixed-aheavy": 0.3})
+    answer = asymmetry(runs).answer
+    assert answer == "Yes: fixed-bheavy beats fixed-equal; but fixed-aheavy is worse than fixed-equal."
 
 
 def test_where_nothing_differs_there_is_no_evidence():
@@ -516,6 +534,67 @@ def test_gates_that_follow_depth_in_every_seed():
     assert found.answer == "Evidence that gamma changes with depth in 2 of 2 configurations."
     gamma = np.mean([r.gamma() for r in runs if r.d == 200], axis=0)
     assert found.findings[0].estimate == pytest.approx(stats.spearmanr(range(12), gamma).statistic)
+
+
+def test_gates_that_follow_the_gradient():
+    """gamma planted as a rising function of B's share in the gradient of each layer."""
+    share = np.linspace(-1, 1, 12)[np.argsort(stream(3, "layers").uniform(size=12))]
+
+    def planted(run):
+        metrics = [
+            {**r, "grad_norm_a": [1.0] * 12, "grad_norm_b": (2**share).tolist()} if r["kind"] == "train" else
+            {**r, "gamma": (0.5 + 0.1 * share).tolist()}
+            for r in run.metrics
+        ]  # fmt: skip
+        return replace(run, metrics=metrics)
+
+    answer = gradient([planted(run) for run in make_suite({"learned": 0.0}, budgets=(200,))])
+    assert answer.answer == "Evidence that gamma goes with the gradient in 2 of 2 tests."
+    assert [f.estimate for f in answer.findings] == pytest.approx([1, 1])
+    np.testing.assert_allclose(gradients.b_share(planted(make_suite_run("learned", 200, 1))), share)
+
+
+def test_gates_that_are_not_one_per_layer_are_shown_but_not_set_beside_gradients():
+    runs = make_suite({"learned": 0.0}, budgets=(200,))
+    runs = [
+        replace(r, metrics=[{**m, "gamma": [0.4, 0.5, 0.6]} if m.get("gamma") else m for m in r.metrics]) for r in runs
+    ]
+    assert not gradients.beside_gammas(runs)
+    assert gradient(runs).answer.startswith("Not tested")
+    assert suite_figures.gates_and_gradients(runs) is None
+    assert suite_figures.gate_map(runs) and suite_figures.gates_by_depth(runs)
+
+
+def selected(runs, candidates, **changes):
+    """Return runs whose bound rises by 0.25 when it pays for the choice."""
+    return [
+        replace(
+            run,
+            selection={
+                "candidates": candidates, "delta": 0.05,
+                "claims": [{**c, "bound": c["bound"] + 0.25} for c in run.certificate["claims"]],
+            } | changes,
+        )
+        for run in runs
+    ]  # fmt: skip
+
+
+def test_the_best_certificate_is_quoted_with_the_bound_that_pays_for_the_choice():
+    runs = make_suite({"uniform": 0.0, "learned": 0.1}, budgets=(200,))
+    best = best_of(selected(runs, 33))
+    lowest = min(runs, key=lambda run: run.claim("bpb", "bound"))
+    assert (best.run, best.candidates) == (lowest.name, 33)
+    assert best.bound == pytest.approx(lowest.claim("bpb", "bound") + 0.25)
+    assert upward(best.bound) in best.sentence and "95 %" in best.sentence
+
+
+def test_a_best_certificate_that_did_not_pay_is_not_quoted():
+    runs = make_suite({"uniform": 0.0}, budgets=(200,))
+    assert "do not say from how many" in best_of(runs)
+    assert "do not say from how many" in best_of([*selected(runs[:2], 3), runs[2]])
+    assert "different sweeps" in best_of(selected(runs[:1], 3) + selected(runs[1:], 4))
+    # More certificates than were paid for.
+    assert "different sweeps" in best_of(selected(runs, 2))
 
 
 def test_gates_that_do_not_move_are_no_evidence():

@@ -13,11 +13,14 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from sublora.report.gradients import beside_gammas
 from sublora.report.runs import Run, configurations, mode_order
 
 ALPHA = 0.05
 # Fewer pairs than this cannot say anything.
 MIN_PAIRS = 3
+# Fewer layers cannot show an order.
+MIN_LAYERS = 3
 # A spread below this is rounding.
 FLAT = 1e-9
 
@@ -72,7 +75,7 @@ class Answer:
 
 def answer_all(runs: Sequence[Run]) -> list[Answer]:
     """Answer every question; those without data say so."""
-    return [asymmetry(runs), learning(runs), same_pattern(runs), depth(runs)]
+    return [asymmetry(runs), learning(runs), same_pattern(runs), depth(runs), gradient(runs)]
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -135,12 +138,15 @@ def _compare(
     names = {f"{one} minus {other}" for one, other in decisive}
     tested = [f for f in findings if f.what in names and f.measure == MEASURES[0][0]]
     deciding = [f for f in tested if f.significant]
+    worse = " and ".join(f.what.replace("minus", "is worse than") for f in deciding if f.estimate > 0)
     if not tested:
         answer = f"Not tested: the modes that decide it share fewer than {MIN_PAIRS} pairs of d and seed."
-    elif better := [f.what for f in deciding if f.estimate < 0]:
-        answer = f"Yes: {' and '.join(what.replace('minus', 'beats') for what in better)}."
-    elif deciding:
-        answer = f"No, it hurts: {' and '.join(f.what.replace('minus', 'is worse than') for f in deciding)}."
+    elif better := [f.what.replace("minus", "beats") for f in deciding if f.estimate < 0]:
+        answer = f"Yes: {' and '.join(better)}{f'; but {worse}' if worse else ''}."
+    elif worse and len(deciding) == len(tested):
+        answer = f"No, it hurts: {worse}."
+    elif worse:
+        answer = f"No evidence that it helps; {worse}."
     else:
         answer = "No evidence that it helps."
     return Answer(question, answer, [_difference(f) for f in findings], findings)
@@ -191,7 +197,7 @@ def same_pattern(runs: Sequence[Run]) -> Answer:
     question = "Do the gates find the same pattern over layers in every seed?"
     findings = []
     for what, gammas in _gated(runs).items():
-        if len(gammas) < 2 or gammas.shape[1] < 3:
+        if len(gammas) < 2 or gammas.shape[1] < MIN_LAYERS:
             continue
         icc, p = intraclass_correlation(gammas)
         pairs = [
@@ -209,32 +215,52 @@ def same_pattern(runs: Sequence[Run]) -> Answer:
 def depth(runs: Sequence[Run]) -> Answer:
     """Does gamma follow the depth of the layer?"""
     question = "Does gamma follow the depth of the layer?"
-    findings = []
-    for what, gammas in _gated(runs).items():
-        mean = gammas.mean(0)
-        if len(mean) < 3:
-            continue
-        layers = np.arange(len(mean))
-        rho = p = math.nan
-        detail = "the gates did not move"
-        if np.ptp(mean) > FLAT:
-            # Seeds are averaged first: the layers of several seeds are not independent.
-            test = stats.spearmanr(layers, mean)
-            rho = float(test.statistic)
-            # The t approximation goes to 0; no ranking is rarer than one of n!, in either direction.
-            p = max(float(test.pvalue), 2 / math.factorial(len(mean)))
-            each = [stats.spearmanr(layers, gamma).statistic for gamma in gammas if np.ptp(gamma) > FLAT]
-            detail = f"{len(gammas)} seeds, from {min(each):.2f} to {max(each):.2f} in single seeds" if each else ""
-        measure = "Spearman correlation of gamma and depth"
-        findings.append(Finding(what, measure, len(mean), rho, detail, p=p, effect=rho))
+    measure = "Spearman correlation of gamma and depth"
+    findings = [
+        _ranked(what, measure, np.tile(np.arange(gammas.shape[1], dtype=np.float64), (len(gammas), 1)), gammas)
+        for what, gammas in _gated(runs).items()
+        if gammas.shape[1] >= MIN_LAYERS
+    ]
     return _correlations(question, _adjust(findings), "a gated configuration", "Evidence that gamma changes with depth")
 
 
-def _correlations(question: str, findings: list[Finding], needed: str, meaning: str) -> Answer:
+def gradient(runs: Sequence[Run]) -> Answer:
+    """Does gamma follow the share of B in the gradient?"""
+    question = "Do layers with more gradient through B, compared with A, end with a larger gamma?"
+    findings = []
+    for measure, first in (("at the first record", True), ("over training", False)):
+        for (mode, d), (shares, gammas) in beside_gammas(runs, first=first).items():
+            if gammas.shape[1] >= MIN_LAYERS:
+                text = f"Spearman correlation of gamma and the share of B in the gradient {measure}"
+                findings.append(_ranked(f"{mode}, d = {d:,}", text, shares, gammas))
+    meaning = "Evidence that gamma goes with the gradient"
+    return _correlations(question, _adjust(findings), "gates and gradients by layer", meaning, unit="tests")
+
+
+def _ranked(
+    what: str, measure: str, x: Float[np.ndarray, "seeds layers"], gammas: Float[np.ndarray, "seeds layers"]
+) -> Finding:
+    """Correlate x and gamma over layers, both averaged over seeds: the layers of several seeds are not independent."""
+    n = gammas.shape[1]
+    if min(np.ptp(x.mean(0)), np.ptp(gammas.mean(0))) <= FLAT:
+        return Finding(what, measure, n, math.nan, "the gates did not move")
+    test = stats.spearmanr(x.mean(0), gammas.mean(0))
+    rho = float(test.statistic)
+    # The t approximation goes to 0; no ranking is rarer than one of n!, in either direction.
+    p = max(float(test.pvalue), 2 / math.factorial(n))
+    pairs = zip(x, gammas, strict=True)
+    each = [stats.spearmanr(a, b).statistic for a, b in pairs if min(np.ptp(a), np.ptp(b)) > FLAT]
+    detail = f"{len(gammas)} seeds, from {min(each):.2f} to {max(each):.2f} in single seeds" if each else ""
+    return Finding(what, measure, n, rho, detail, p=p, effect=rho)
+
+
+def _correlations(
+    question: str, findings: list[Finding], needed: str, meaning: str, unit: str = "configurations"
+) -> Answer:
     if not findings:
         return Answer(question, f"Not tested: there is no data of {needed}.", [], [])
     found = sum(f.significant for f in findings)
-    answer = f"{meaning} in {found} of {len(findings)} configurations." if found else "No evidence."
+    answer = f"{meaning} in {found} of {len(findings)} {unit}." if found else "No evidence."
     sentences = [
         f"{f.what}: {f.measure} {f.estimate:.2f}{'' if f.significant else ', no evidence'}."
         if math.isfinite(f.estimate)

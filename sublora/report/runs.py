@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,8 @@ import numpy as np
 import yaml
 
 from sublora.bounds.certificate import CERTIFICATE, read_certificate
+from sublora.bounds.selection import read_selection
+from sublora.config import Sublora
 from sublora.errors import SubloraError
 from sublora.report.metrics import METRICS, check_metrics, read_metrics
 
@@ -32,6 +34,7 @@ class Run:
     seed: root seed.
     certificate: None for a run that was not certified.
     metrics: records of training.
+    selection: what the certificate claims as one of several (`sublora.bounds.selection`); None where not computed.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Run:
     seed: int
     certificate: dict[str, Any] | None
     metrics: list[dict[str, Any]]
+    selection: dict[str, Any] | None = None
 
     @property
     def configuration(self) -> Configuration:
@@ -73,17 +77,18 @@ def load_runs(source: Path | Sequence[Path]) -> list[Run]:
     """Read runs, sorted by d, mode and seed.
 
     Args:
-        source: a folder of JSON files (name, mode, d, D, seed, certificate, metrics), or any mix of such files and
-            of folders with config.yaml, metrics.jsonl and certificate.json.
+        source: a folder of runs, or the runs themselves. A run is a JSON file (name, mode, d, D, seed, certificate,
+            metrics) or a folder with config.yaml, metrics.jsonl and certificate.json.
 
     Raises:
         SubloraError: nothing there, a damaged file, or two runs with the same mode, d and seed.
     """
     if isinstance(source, Path):
-        paths = sorted(source.glob("*.json"))
+        inside = [path.parent for path in source.glob(f"*/{METRICS}")]
+        paths = [source] if (source / METRICS).exists() else sorted(inside or source.glob("*.json"))
         if not paths:
             raise SubloraError(
-                f"{source} holds no runs: give a folder with one JSON file per run, or the runs' folders"
+                f"{source} holds no runs: give a folder with one folder or JSON file per run, or the runs themselves"
             )
     else:
         paths = list(source)
@@ -130,7 +135,8 @@ def _read_file(path: Path) -> Run:
     except ValueError as error:
         raise SubloraError(f"{path} is damaged: {error}") from error
     try:
-        run = Run(**{name: record[name] for name in Run.__dataclass_fields__})
+        needed = {f.name: record[f.name] for f in fields(Run) if f.default is MISSING}
+        run = Run(**needed, selection=record.get("selection"))
     except (KeyError, TypeError) as error:
         raise SubloraError(f"{path} is no run: it lacks {error}") from error
     check_metrics(run.metrics, f"{path}, record")
@@ -146,11 +152,13 @@ def _read_folder(path: Path) -> Run:
         if mode == "fixed":
             ratio = sublora["allocation_ratio"]
             mode = _FIXED.get(ratio, f"fixed-{ratio:g}")
-        elif mode == "learned" and sublora["allocation_scope"] != "shared":
+        elif mode == "learned" and sublora["allocation_scope"] != Sublora.allocation_scope:
             mode = f"learned-{sublora['allocation_scope']}"
     except OSError as error:
         raise SubloraError(f"cannot read {path / 'config.yaml'}: {error.strerror}") from error
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise SubloraError(f"{path / 'config.yaml'} is damaged: {error}") from error
     certificate = read_certificate(path) if (path / CERTIFICATE).exists() else None
-    return Run(path.resolve().name, mode, d, None, seed, certificate, metrics)
+    selection = read_selection(path, certificate) if certificate else None
+    D = certificate["prior"].get("D") if certificate else None
+    return Run(path.resolve().name, mode, d, D, seed, certificate, metrics, selection)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from sublora.errors import SubloraError
 from sublora.files import write_text
 from sublora.report import suite_figures as draw
+from sublora.report.best import best_of
 from sublora.report.html import Panel, render
 from sublora.report.hypotheses import answer_all
 from sublora.report.runs import Run, load_runs
@@ -35,6 +36,7 @@ def write_suite_report(source: Path | Sequence[Path], out: Path) -> Path:
     page = render(
         "suite.html",
         title=f"SubLoRA: {len(runs)} runs",
+        best=best_of(certified),
         uncertified=[run.name for run in runs if not run.certificate],
         answers=answers,
         header=header,
@@ -71,7 +73,12 @@ def _figures(runs: Sequence[Run], certified: Sequence[Run]) -> list[tuple[str, s
             "documents, and of measuring a draw.",
             draw.decompositions(certified),
         ),
-        ("compression", "Bound and bytes", "Certified bits per token against K/8.", draw.compression(certified)),
+        (
+            "compression",
+            "Bound and length of the message",
+            "Certified bits per token against the length of the message, in bytes and in bits (K).",
+            draw.compression(certified),
+        ),
         (
             "compression_factor",
             "Bound and compression of the parameters",
@@ -94,8 +101,15 @@ def _figures(runs: Sequence[Run], certified: Sequence[Run]) -> list[tuple[str, s
         (
             "gates_by_depth",
             "Gates and depth",
-            "Faint lines are seeds; marks are their mean and standard error.",
+            "Faint lines are seeds; marks are their mean and standard error. p is adjusted for the number of panels.",
             draw.gates_by_depth(runs),
+        ),
+        (
+            "gates_and_gradients",
+            "Gates and gradients",
+            "Final gamma of every layer against how much more of the gradient came through B than through A, mean over "
+            "training; markers are seeds. The gradient passes the gate, so what is seen may be the gate's own doing.",
+            draw.gates_and_gradients(runs),
         ),
         (
             "gradients",

@@ -3,6 +3,7 @@
 Colours stand for modes and markers for d, the same in every figure. Marks are means, bars and bands standard errors.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Sequence
 
@@ -30,6 +31,8 @@ from sublora.report.figures import (
     new_axes,
     top_k_claims,
 )
+from sublora.report.gradients import beside_gammas
+from sublora.report.hypotheses import Answer, depth, gradient
 from sublora.report.runs import Configuration, Run, configurations, mean_and_error, mode_order
 from sublora.report.svg import STYLE
 
@@ -70,7 +73,7 @@ def certified(runs: Iterable[Run]) -> list[Run]:
     return [run for run in runs if run.certificate]
 
 
-def _panels(count: int, height: float = 1.9, *, x: str, y: str, sharey: bool = True) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, height: float = 2.1, *, x: str, y: str, sharey: bool = True) -> tuple[Figure, list[Axes]]:
     """Return a figure of `count` panels in at most two columns, with its labels."""
     columns = min(2, count)
     rows = math.ceil(count / columns)
@@ -170,9 +173,14 @@ def pareto_by_budget(runs: Sequence[Run]) -> Figure:
 def compression(runs: Sequence[Run]) -> Figure:
     """Draw the certified bound against the length of the message."""
     key = _Key(runs)
-    figure, (axes,) = _panels(1, 2.6, x="message, bytes", y="certified bits per token")
+    figure, (axes,) = _panels(1, 2.8, x="message, bytes", y="certified bits per token")
     means = _marks(axes, configurations(runs), key, lambda run: run.bits / 8, lambda run: run.claim("bpd", "bound"))
     _scale(axes, [x for x, _ in means])
+    bits = axes.secondary_xaxis("top", functions=(lambda x: np.multiply(x, 8), lambda k: np.divide(k, 8)))
+    bits.set_xlabel("K, bits")
+    bits.tick_params(labelsize=8)
+    if axes.get_xscale() == "linear":
+        bits.xaxis.set_major_locator(MaxNLocator(4))
     key.legend(figure, budgets=True)
     return figure
 
@@ -251,6 +259,7 @@ def gates_by_depth(runs: Sequence[Run]) -> Figure | None:
     if not gates:
         return None
     key = _Key(runs)
+    answer = depth(runs)
     figure, panels = _panels(len(gates), x="layer", y="gamma, share of B")
     for axes, ((mode, d), seeds) in zip(panels, gates.items(), strict=True):
         colour = key.colour(mode)
@@ -261,7 +270,33 @@ def gates_by_depth(runs: Sequence[Run]) -> Figure | None:
             error = table.std(0, ddof=1) / math.sqrt(len(table)) if len(table) > 1 else None
             axes.errorbar(range(table.shape[1]), table.mean(0), yerr=error, color=colour, marker="o", markersize=3.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_title(f"{mode}, d = {d:,}")
+        axes.set_title(f"{mode}, d = {d:,}{_test(answer, mode, d)}")
+    return figure
+
+
+def _test(answer: Answer, mode: str, d: int) -> str:
+    """Return the correlation and its p-value, adjusted for the number of panels, as a line of a title."""
+    found = [f for f in answer.findings if f.what == f"{mode}, d = {d:,}" and not math.isnan(f.p)]
+    return "".join(f"\nSpearman {f.estimate:+.2f}, p = {f.adjusted:.2g}".replace("-0.", "−0.") for f in found[-1:])
+
+
+@matplotlib.rc_context(STYLE)
+def gates_and_gradients(runs: Sequence[Run]) -> Figure | None:
+    """Draw gamma against the share of B in the gradient over training, a mark per layer and seed; None without."""
+    points = beside_gammas(runs)
+    if not points:
+        return None
+    figure, panels = _panels(len(points), x="", y="gamma, share of B")
+    figure.supxlabel("log2 of the gradient norm, B over A", fontsize=9)
+    answer = gradient(runs)
+    layers = max(gammas.shape[1] for _, gammas in points.values())
+    colours = ScalarMappable(Normalize(-0.5, layers - 0.5), DEPTH.resampled(layers))
+    for axes, ((mode, d), (shares, gammas)) in zip(panels, points.items(), strict=True):
+        for marker, share, gamma in zip(itertools.cycle(MARKERS), shares, gammas, strict=False):
+            axes.scatter(share, gamma, c=colours.to_rgba(np.arange(len(gamma))), marker=marker, s=14, linewidths=0)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set_title(f"{mode}, d = {d:,}{_test(answer, mode, d)}")
+    figure.colorbar(colours, ax=panels, label="layer", ticks=MaxNLocator(integer=True))
     return figure
 
 
@@ -328,7 +363,7 @@ def training_curves(runs: Sequence[Run]) -> Figure | None:
 def top_k_curves(runs: Sequence[Run]) -> Figure:
     """Draw the top-k error and its bound against k, a panel for every d, averaged over seeds."""
     key = _Key(runs)
-    figure, panels = _panels(len(key.budgets), x="k (logarithmic)", y="top-k error, share of tokens")
+    figure, panels = _panels(len(key.budgets), x="k (logarithmic)", y="top-k error")
     for (mode, d), group in configurations(runs).items():
         axes = panels[key.budgets.index(d)]
         claims = [top_k_claims(run.certificate) for run in group if run.certificate]

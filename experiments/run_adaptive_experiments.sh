@@ -1,0 +1,6 @@
+#!/bin/sh
+# Every run of the proposal's Table 1, then the report. Options are those of `sublora sweep`, as in: --jobs 2
+set -e
+cd "$(dirname "$0")/.."
+python -m sublora sweep --config-file config/adaptive_experiments.yaml "$@"
+python experiments/analyze_results.py results/adaptive --out results/adaptive/report
