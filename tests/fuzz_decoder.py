@@ -3,8 +3,8 @@
     pip install atheris
     python tests/fuzz_decoder.py [-max_total_time=600] [CORPUS]
 
-Without CORPUS the golden messages are the seeds. Ends with an error, and the offending bytes in a file crash-*, on any other exception, on
-more than 64 MiB of Python's memory, and on more than 10 seconds for one input.
+Without CORPUS the golden messages are the seeds. Ends with an error, and the offending bytes in a file crash-*, on any
+other exception, on more than 64 MiB of Python's memory, and on more than 10 seconds for one input.
 """
 
 import sys
