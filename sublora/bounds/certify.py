@@ -244,7 +244,12 @@ class Certifier:
             "baselines": beside,
             "decomposition": decompose(scores, terms, claims[0]["bound"]),
             "held_out": self.held_out(data, terms),
-            "message": {"bits": terms.bits, "sha256": sha256(data), "ledger": encoded.ledger},
+            "message": {
+                "bits": terms.bits,
+                "coordinates": len(message.alpha),
+                "sha256": sha256(data),
+                "ledger": encoded.ledger,
+            },
             "prior": {
                 "architecture": dataclasses.asdict(self.architecture),
                 "D": rebuilt.D,
