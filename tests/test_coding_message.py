@@ -315,6 +315,20 @@ def test_a_million_symbols() -> None:
     assert end - middle < 1
 
 
+@pytest.mark.parametrize("how", ["uniform", "kmeans", "trellis"])
+def test_coordinates_that_are_zero_cost_next_to_nothing(how: str) -> None:
+    """Nine thousand nine hundred and ninety zeros more cost about what naming ten places among them does."""
+    alpha = np.zeros(10_000)
+    alpha[stream(0, "places").choice(10_000, 10, replace=False)] = stream(0, "values").standard_normal(10)
+    if how == "trellis":
+        quantized = rate_distortion_quantize(alpha, np.ones(10_000), 0.01)
+    else:
+        quantized = quantize(alpha, levels=5, method=how)
+    data = round_trip(replace(UNIFORM, intrinsic_dim=10_000), quantized)
+    places = 10 * np.log2(10_000 * np.e / 10)
+    assert 8 * len(data) < places + 150
+
+
 def as_json(message: Message) -> dict[str, object]:
     return {
         "spec": asdict(message.spec),
