@@ -27,20 +27,7 @@ SEEDS = 10
 
 def coded(quantized: Quantized) -> Encoded:
     """Return the message of a standard model with these coordinates, checked by decoding it."""
-    spec = ModelSpec(
-        seed=0,
-        intrinsic_dim=len(quantized.symbols),
-        intrinsic_mode="rdkronqr",
-        use_lora=True,
-        attention_r=4,
-        head_r=4,
-        lora_alpha=32,
-        allocation_mode="uniform",
-        allocation_scope="shared",
-        budget_b=0,
-        gating_steepness=0,
-        n_gates=0,
-    )
+    spec = ModelSpec(seed=0, intrinsic_dim=len(quantized.symbols))
     encoded = encode_message(spec, 1, quantized, np.zeros(0))
     decoded = decode_message(encoded.data, max_symbols=len(quantized.symbols)).alpha
     assert np.array_equal(decoded.view(np.uint32), quantized.reconstruction.view(np.uint32))

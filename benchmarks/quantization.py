@@ -1,82 +1,158 @@
-"""Message length against loss for every quantizer, on a trained checkpoint.
+"""Message length against loss for every quantizer, on trained checkpoints.
 
-    python benchmarks/quantization.py RUN DATA [--documents 50]
+    python benchmarks/quantization.py DATA RUN [RUN ...] [--documents 200] [--samples 512] [--iterations 250]
 
-RUN is a folder that `sublora train` wrote, DATA its corpus. Writes benchmarks/results/quantization.json: for every
-quantizer and step the message's bits, the squared error relative to that of sending zeros, the decoded model's bits per
-token on training documents, and the bound they would give if all n documents were like them.
+DATA is a corpus, RUN a folder that `sublora train` wrote on it; several runs (allocation modes, say) are measured on
+the same documents. Writes benchmarks/results/quantization.json, or --out FILE: for every run and quantizer the
+message's bits, the squared error relative to that of sending zeros, the decoded model's bits per byte on training
+documents, by how much that is more than without quantization, and the bound if all n documents were like them. One row
+is the length that the reference implementation (Lotfi et al. 2024) books for the same coordinates.
 """
 
 import argparse
 import json
+import math
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from sublora import seeds
 from sublora.bounds.certify import Certifier
 from sublora.bounds.curvature import fisher
-from sublora.coding.feedback import feedback_quantize
+from sublora.bounds.gradual import gradual_quantize
+from sublora.bounds.measure import score
+from sublora.bounds.quantizing import QuantizingWrapper
+from sublora.bounds.scores import Scores
+from sublora.coding.feedback import feedback_quantize, plan
 from sublora.coding.message import encode_message
 from sublora.coding.quantizers import Quantized, quantize, quantize_uniform
 from sublora.coding.rate_distortion import rate_distortion_quantize
 from sublora.config import load_config
-from sublora.corpus.corpus import open_corpus
+from sublora.corpus.corpus import Corpus, open_corpus
+from sublora.nn.create_model import merge
 from sublora.training.checkpoint import load_checkpoint
 
 RESULTS = Path(__file__).parent / "results" / "quantization.json"
-MIXTURE_EXPONENT = 4
+MIXTURE_EXPONENT = 2
+BATCH = 8
 
 
-def candidates(certifier: Certifier, samples: int) -> list[tuple[str, Quantized]]:
-    """Return named quantizations of the checkpoint, from fine to coarse."""
-    alpha = certifier.alpha
-    rms = float(np.sqrt(np.mean(alpha.astype(np.float64) ** 2)))
-    model = certifier.trained_model()
-    block_size = certifier.architecture.block_size
-    curvature = fisher(model, certifier.corpus.train, seed=0, samples=samples, block_size=block_size)
-    out = [(f"{method}, 11 levels", quantize(alpha, levels=11, method=method)) for method in ("uniform", "kmeans")]
-    out += [(f"uniform, step {k} rms", quantize_uniform(alpha, k * rms)) for k in (0.15, 0.25, 0.4, 0.6)]
-    for k in (0.15, 0.25, 0.4, 0.6):
+def reference_bits(quantized: Quantized) -> int:
+    """Return what the reference books: 16 bits per centroid, ceil(log2 n) per count, and the arithmetic code's bits.
+
+    The arithmetic code is taken at its best: the symbols' empirical entropy and one bit.
+    """
+    n = len(quantized.symbols)
+    counts = np.bincount(quantized.symbols)
+    entropy = -float((counts * np.log2(np.maximum(counts, 1) / n)).sum())
+    return len(counts) * (16 + math.ceil(math.log2(n))) + math.ceil(entropy) + 1
+
+
+def candidates(certifier: Certifier, samples: int, iterations: int) -> Iterator[tuple[str, Quantized, np.ndarray]]:
+    """Yield named quantizations of alpha, with the gates that belong to them."""
+    alpha, rms, gates = certifier.alpha, certifier.rms, certifier.gates
+    train, block_size = certifier.corpus.train, certifier.architecture.block_size
+    for method in ("uniform", "kmeans"):
+        yield f"{method}, 11 levels", quantize(alpha, levels=11, method=method), gates
+    wrapper = QuantizingWrapper(certifier.trained_model(), levels=11, method="kmeans")
+    wrapper.fit(train, steps=iterations, learning_rate=2e-3, batch_size=BATCH, block_size=block_size, seed=0)
+    yield f"learned codebook, 11 levels, {iterations} steps", wrapper.quantized(), wrapper.quantized_gates()
+    yield "uniform, step 0.4 rms", quantize_uniform(alpha, 0.4 * rms), gates
+    for k in (0.25, 0.4):
         lagrangian = (k * rms) ** 2 * np.log(4) / 12
-        out.append((f"trellis, step {k} rms", rate_distortion_quantize(alpha, np.ones(len(alpha)), lagrangian)))
-    out += [(f"feedback, step {k} rms", feedback_quantize(alpha, curvature, k * rms)) for k in (0.4, 0.6, 0.8, 1.0)]
-    return out
+        yield f"trellis, step {k} rms", rate_distortion_quantize(alpha, np.ones(len(alpha)), lagrangian), gates
+    model = certifier.trained_model(gates)
+    curvature = fisher(model, train, seed=0, samples=samples, block_size=block_size)
+    for k in (0.7, 0.85):
+        yield f"feedback, step {k} rms", feedback_quantize(alpha, curvature, k * rms), gates
+    price = certifier.price_of_a_bit()
+    for multiple in (1.0, 0.5):
+        step, rate = plan(alpha, curvature, multiple * price)
+        gradual = gradual_quantize(
+            certifier.trained_model(gates),
+            train,
+            curvature,
+            step=step,
+            rate=rate,
+            steps=iterations,
+            batch_size=BATCH,
+            block_size=block_size,
+            seed=0,
+        )
+        yield f"gradual, {iterations} steps, bits at {multiple:g} times their price", gradual, gates
+
+
+def bits_per_byte(scores: Scores) -> float:
+    """Return the mean over documents of a document's bits per byte."""
+    return float((scores.bits / scores.byte_lengths).mean())
+
+
+def measure(run: Path, corpus: Corpus, documents: np.ndarray, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return one row per quantizer."""
+    certifier = Certifier(load_config([]), load_checkpoint(run), corpus)
+    block_size = certifier.architecture.block_size
+    whole = merge(certifier.trained_model())
+    scores = score(whole, corpus.train, documents, corpus, block_size, certifier.protocol, "unquantized")
+    unquantized = bits_per_byte(scores)
+    rows = []
+
+    def add(name: str, bits: int, quantized: Quantized, scores: Scores) -> None:
+        bpb = bits_per_byte(scores)
+        rows.append(
+            {
+                "run": run.name,
+                "mode": certifier.spec.allocation_mode,
+                "quantizer": name,
+                "bits": bits,
+                "relative_error": float(np.sum((quantized.reconstruction - certifier.alpha) ** 2))
+                / float(np.sum(certifier.alpha**2)),
+                "bpb": bpb,
+                "increase": bpb - unquantized,
+                "estimated_bound": certifier.estimate(bits, scores, MIXTURE_EXPONENT),
+            }
+        )
+
+    for name, quantized, gates in candidates(certifier, options.samples, options.iterations):
+        data = encode_message(certifier.spec, MIXTURE_EXPONENT, quantized, gates).data
+        scores, _ = certifier.score(data, corpus.train, documents, name)
+        if name.startswith("kmeans"):
+            add("reference (kmeans, 11 levels, its own length)", reference_bits(quantized), quantized, scores)
+        add(name, 8 * len(data), quantized, scores)
+    return rows
 
 
 def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--documents", type=int, default=50, help="training documents that are scored")
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--documents", type=int, default=200, help="training documents that are scored")
     parser.add_argument("--samples", type=int, default=512, help="sequences that the curvature is estimated from")
+    parser.add_argument("--iterations", type=int, default=250, help="steps of quantization-aware training")
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
-    certifier = Certifier(load_config([]), load_checkpoint(options.run), open_corpus(options.data))
-    certifier.calibration = certifier.calibration[:: max(1, len(certifier.calibration) // options.documents)]
-    rows = []
-    for name, quantized in candidates(certifier, options.samples):
-        encoded = encode_message(certifier.spec, MIXTURE_EXPONENT, quantized, certifier.gates)
-        scores, _ = certifier.score(encoded.data, certifier.corpus.train, certifier.calibration, name)
-        error = float(np.mean((quantized.reconstruction - certifier.alpha) ** 2) / np.mean(certifier.alpha**2))
-        rows.append(
-            {
-                "quantizer": name,
-                "bits": 8 * len(encoded.data),
-                "relative_error": error,
-                "bpd": float((scores.bits / scores.lengths).mean()),
-                "estimated_bound": certifier.estimate(encoded, scores, MIXTURE_EXPONENT),
-            }
-        )
+    corpus = open_corpus(options.data)
+    count = min(options.documents, len(corpus.train))
+    documents = np.sort(seeds.stream(0, "benchmark").choice(len(corpus.train), count, replace=False))
+    rows = [row for run in options.runs for row in measure(run, corpus, documents, options)]
     table = Table(*rows[0])
     for row in rows:
         table.add_row(*(f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()))
     Console().print(table)
-    command = f"python benchmarks/quantization.py RUN DATA {' '.join(sys.argv[3:])}".strip()
-    result = {"command": command, "documents": len(certifier.calibration), "samples": options.samples, "rows": rows}
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
+    flags = [word for word in sys.argv[1:] if word.startswith("--") and not word.startswith("--out")]
+    result = {
+        "command": " ".join(["python benchmarks/quantization.py DATA RUN", *flags]),
+        "documents": count,
+        "samples": options.samples,
+        "iterations": options.iterations,
+        "rows": rows,
+    }
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

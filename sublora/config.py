@@ -274,9 +274,10 @@ class Bounds:
     curvature_samples: int = 512
     """training sequences that the curvature of the loss is estimated from (feedback)"""
     max_quant_iters: int = 0
-    """steps of quantization-aware training; only 0 is supported"""
+    """steps of quantization-aware training: with a learned codebook (uniform, kmeans), or while coordinates are rounded
+    one after the other (feedback); 0: none"""
     quant_lr: float = 5e-5
-    """learning rate of quantization-aware training"""
+    """learning rate of quantization-aware training with a learned codebook"""
     eval_batch_size: int = 32
     """windows scored at once"""
     bound_samples: int = 10000
@@ -299,8 +300,10 @@ class Bounds:
         _range("bounds.bound_samples", self.bound_samples, 0)
         if not 0 < self.delta < 1:
             raise ConfigError(f"bounds.delta is {self.delta}, but must lie inside (0, 1)")
-        if self.max_quant_iters:
-            raise ConfigError("bounds.max_quant_iters must be 0: use bounds.quantizer=feedback instead")
+        _range("bounds.max_quant_iters", self.max_quant_iters, 0)
+        _range("bounds.quant_lr", self.quant_lr, 0)
+        if self.max_quant_iters and self.quantizer == "trellis":
+            raise ConfigError("bounds.max_quant_iters is for uniform, kmeans and feedback: trellis is not trained")
         if self.sliding_window_size is not None:
             _range("bounds.sliding_window_size", self.sliding_window_size, 1)
         if self.use_kmeans:

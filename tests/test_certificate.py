@@ -108,6 +108,8 @@ def test_all_documents_can_be_scored(run_copy, data_dir):
     [
         ["--bounds.quantizer=trellis"],
         ["--bounds.quantizer=feedback", "--bounds.curvature_samples=64"],
+        ["--bounds.quantizer=feedback", "--bounds.curvature_samples=64", "--bounds.max_quant_iters=20"],
+        ["--bounds.levels=5", "--bounds.max_quant_iters=5", "--bounds.quant_lr=0.01"],
         ["--bounds.use_kmeans=true", "--bounds.levels=4"],
     ],
 )
@@ -124,8 +126,15 @@ def test_other_codebooks(run_copy, data_dir, extra):
         ["--sublora.allocation_mode=learned", "--sublora.allocation_scope=layer"],
         ["--sublora.intrinsic_dim=0"],
         ["--sublora.use_lora=false", "--sublora.intrinsic_mode=partition"],
+        [
+            "--sublora.allocation_mode=learned",
+            "--bounds.quantizer=feedback",
+            "--bounds.curvature_samples=64",
+            "--bounds.max_quant_iters=20",
+        ],
+        ["--sublora.allocation_mode=learned", "--bounds.max_quant_iters=5"],
     ],
-    ids=["fixed", "learned-shared", "learned-layer", "no-subspace", "no-lora"],
+    ids=["fixed", "learned-shared", "learned-layer", "no-subspace", "no-lora", "learned-gradual", "learned-codebook"],
 )
 def test_every_mode_is_certified_and_verified(data_dir, tmp_path, extra):
     config = load_config(flags(data_dir, tmp_path, "--training.max_iters=3", "--bounds.bound_samples=20", *extra))

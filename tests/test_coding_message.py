@@ -27,20 +27,7 @@ from sublora.errors import MessageError
 from sublora.seeds import stream
 
 GOLDEN = Path(__file__).parent / "golden"
-UNIFORM = ModelSpec(
-    seed=0,
-    intrinsic_dim=8,
-    intrinsic_mode="rdkronqr",
-    use_lora=True,
-    attention_r=4,
-    head_r=4,
-    lora_alpha=32,
-    allocation_mode="uniform",
-    allocation_scope="shared",
-    budget_b=0,
-    gating_steepness=0,
-    n_gates=0,
-)
+UNIFORM = ModelSpec(seed=0, intrinsic_dim=8)
 NO_GATES = np.zeros(0)
 
 
@@ -303,9 +290,9 @@ def test_large_claims_cost_little(codebook: Codebook) -> None:
 
     largest = claim(1 << 22)
     assert len(largest) < 200
-    start = time.perf_counter()
+    start = time.process_time()
     decode_message(largest, max_symbols=10**9)
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
     sixteenth = claim(1 << 18)  # measuring memory is slow, and memory is proportional to the number of symbols
     tracemalloc.start()
     decode_message(sixteenth, max_symbols=10**9)
@@ -318,14 +305,28 @@ def test_a_million_symbols() -> None:
     alpha = stream(5, "many").standard_normal(1_000_000)
     quantized = quantize_uniform(alpha, 0.5)
     spec = replace(UNIFORM, intrinsic_dim=1_000_000)
-    start = time.perf_counter()
+    start = time.process_time()
     data = encode_message(spec, 1, quantized, NO_GATES).data
-    middle = time.perf_counter()
+    middle = time.process_time()
     decoded = decode_message(data, max_symbols=1_000_000)
-    end = time.perf_counter()
+    end = time.process_time()
     assert same_bits(decoded.alpha, quantized.reconstruction)
     assert middle - start < 1
     assert end - middle < 1
+
+
+@pytest.mark.parametrize("how", ["uniform", "kmeans", "trellis"])
+def test_coordinates_that_are_zero_cost_next_to_nothing(how: str) -> None:
+    """Nine thousand nine hundred and ninety zeros more cost about what naming ten places among them does."""
+    alpha = np.zeros(10_000)
+    alpha[stream(0, "places").choice(10_000, 10, replace=False)] = stream(0, "values").standard_normal(10)
+    if how == "trellis":
+        quantized = rate_distortion_quantize(alpha, np.ones(10_000), 0.01)
+    else:
+        quantized = quantize(alpha, levels=5, method=how)
+    data = round_trip(replace(UNIFORM, intrinsic_dim=10_000), quantized)
+    places = 10 * np.log2(10_000 * np.e / 10)
+    assert 8 * len(data) < places + 150
 
 
 def as_json(message: Message) -> dict[str, object]:

@@ -80,11 +80,13 @@ def make_certificate(seed=0, bits=2512, empirical=3.1, n=25_000):
         },
         "message": {
             "bits": bits,
+            "coordinates": 1000,
             "sha256": "ab" * 32,
             "ledger": {"version": 4, "seed": 11, "codebook": 61.5, "payload": bits - 79.5, "padding": 3},
         },
         "prior": {
             "architecture": {"n_layer": 12, "n_embd": 128},
+            "D": 26116,
             "base_weights": "random, seed 42",
             "base_sha256": "c",
         },
@@ -359,6 +361,9 @@ def test_the_table_for_a_terminal(tmp_path):
         r"held-out bits per byte .* 3\.1200",
         r"empirical bits per byte of the decoded model .* 3\.1123",
         r"K, length of the message .* 2,512 bits \(314 bytes\)",
+        r"KL\(Q‖P\) = K ln 2 .* 1,741 nats",
+        r"D / d, LoRA parameters per coordinate .* 26\.1",
+        r"K / \(32 D\), share of the parameters' float32 bits .* 0\.00301",
         rf"certified bits per byte at 95 % .* {upward(certificate['claims'][1]['bound'])}",
         r"the same message by hoeffding_subsampling, bits per token .* 4\.9877",
         r"uniform coding, bits per token .* 8\.0000",

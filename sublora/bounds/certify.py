@@ -25,9 +25,11 @@ from sublora.bounds.certificate import (
 )
 from sublora.bounds.claims import Terms, decompose, losses_by_metric, make_claims, reference_bound, risk_bound
 from sublora.bounds.curvature import MAX_DIMENSION, fisher
+from sublora.bounds.gradual import gradual_quantize
 from sublora.bounds.measure import Protocol, Rebuilt, draw_documents, rebuild, score
+from sublora.bounds.quantizing import QuantizingWrapper
 from sublora.bounds.scores import Scores
-from sublora.coding.feedback import feedback_quantize
+from sublora.coding.feedback import feedback_quantize, plan
 from sublora.coding.gates import quantize_gates
 from sublora.coding.message import Encoded, ModelSpec, decode_message, encode_message
 from sublora.coding.quantizers import Quantized, quantize
@@ -37,7 +39,7 @@ from sublora.corpus.corpus import Corpus, Split, open_corpus
 from sublora.errors import ConfigError, CorpusError
 from sublora.files import sha256, write_bytes
 from sublora.nn.allocation import split_budget
-from sublora.nn.create_model import architecture_from_config, get_model
+from sublora.nn.create_model import architecture_from_config, get_model, merge
 from sublora.nn.subspace import SubspaceModule
 from sublora.training.checkpoint import Checkpoint, load_checkpoint
 from sublora.training.loop import adopt_checkpoint
@@ -50,7 +52,9 @@ CALIBRATION_DOCUMENTS = 150
 HELD_OUT_DOCUMENTS = 500
 MIXTURE_EXPONENTS = range(1, 17)
 # Quantization steps that are tried, as multiples of the root mean square of alpha. Feedback affords coarser ones.
-STEPS = {"trellis": (0.15, 0.21, 0.3, 0.42), "feedback": (0.4, 0.55, 0.75, 1.0)}
+STEPS = {"trellis": (0.15, 0.21, 0.3, 0.42), "feedback": (0.6, 0.7, 0.85, 1.0)}
+# Bits per coordinate at which the price of a bit is taken before there is a message.
+PLANNED_RATE = 1.5
 
 
 class Certifier:
@@ -63,6 +67,7 @@ class Certifier:
         self.spec = _spec(self.config, checkpoint)
         self.tensors = checkpoint.tensors
         self.alpha = checkpoint.tensors["subspace_params"].numpy().astype(np.float32)
+        self.rms = float(np.sqrt(np.mean(self.alpha.astype(np.float64) ** 2))) or 1.0
         gates = checkpoint.tensors.get("gating_params")
         self.gates = quantize_gates(1 / (1 + np.exp(-gates.double().numpy()))) if gates is not None else np.zeros(0)
         b = self.config.bounds
@@ -96,62 +101,111 @@ class Certifier:
         scores = score(rebuilt.model, split, documents, self.corpus, block_size, self.protocol, description)
         return scores, rebuilt
 
-    def candidates(self) -> list[Quantized]:
-        """Return the quantizations to choose from.
+    def candidates(self) -> list[tuple[Quantized, np.ndarray]]:
+        """Return the quantizations to choose from, each with its gates.
 
         Raises:
             ConfigError: feedback quantization of more coordinates than a curvature matrix can have.
         """
         b = self.config.bounds
+        if b.quantizer in ("uniform", "kmeans") and b.max_quant_iters:
+            return [self.quantization_aware()]
         if b.quantizer not in STEPS:
-            return [quantize(self.alpha, levels=b.levels, method=b.quantizer)]
-        rms = float(np.sqrt(np.mean(self.alpha.astype(np.float64) ** 2))) or 1.0
-        steps = [factor * rms for factor in STEPS[b.quantizer]]
-        if b.quantizer == "trellis":
-            # At high rate a step s costs s^2 / 24 in half the squared error, and a bit is worth ln 2 / 12 s^2 of it.
-            ones = np.ones(len(self.alpha))
-            return [rate_distortion_quantize(self.alpha, ones, step**2 * math.log(4) / 12) for step in steps]
+            return [(quantize(self.alpha, levels=b.levels, method=b.quantizer), self.gates)]
+        if b.quantizer == "feedback":
+            return [(quantized, self.gates) for quantized in self.feedback()]
+        # At high rate a step s costs s^2 / 24 in half the squared error, and a bit is worth ln 2 / 12 s^2 of it.
+        lagrangians = [(factor * self.rms) ** 2 * math.log(4) / 12 for factor in STEPS["trellis"]]
+        ones = np.ones(len(self.alpha))
+        return [(rate_distortion_quantize(self.alpha, ones, lagrangian), self.gates) for lagrangian in lagrangians]
+
+    def quantization_aware(self) -> tuple[Quantized, np.ndarray]:
+        """Return alpha and gates after training with a learned codebook."""
+        b = self.config.bounds
+        wrapper = QuantizingWrapper(self.trained_model(), levels=b.levels, method=b.quantizer)
+        wrapper.fit(
+            self.corpus.train,
+            steps=b.max_quant_iters,
+            learning_rate=b.quant_lr,
+            batch_size=self.config.data.batch_size,
+            block_size=self.architecture.block_size,
+            seed=self.spec.seed,
+        )
+        return wrapper.quantized(), wrapper.quantized_gates()
+
+    def feedback(self) -> list[Quantized]:
+        """Return alpha with errors that the curvature of the loss directs: in one go, or while it is trained on."""
+        b = self.config.bounds
         if len(self.alpha) > MAX_DIMENSION:
             raise ConfigError(
                 f"bounds.quantizer=feedback works for up to {MAX_DIMENSION} coordinates, not {len(self.alpha)}: "
                 "use bounds.quantizer=trellis"
             )
+        model = self.trained_model(self.gates)
         curvature = fisher(
-            self.trained_model(),
+            model,
             self.corpus.train,
             seed=self.spec.seed,
             samples=b.curvature_samples,
             block_size=self.architecture.block_size,
         )
-        return [feedback_quantize(self.alpha, curvature, step) for step in steps]
+        if not b.max_quant_iters:
+            return [feedback_quantize(self.alpha, curvature, factor * self.rms) for factor in STEPS["feedback"]]
+        step, rate = plan(self.alpha, curvature, self.price_of_a_bit())
+        log.info("planned step %.3g and scale %.3g times the root mean square", step / self.rms, rate.scale / self.rms)
+        return [
+            gradual_quantize(
+                model,
+                self.corpus.train,
+                curvature,
+                step=step,
+                rate=rate,
+                steps=b.max_quant_iters,
+                batch_size=self.config.data.batch_size,
+                block_size=self.architecture.block_size,
+                seed=self.spec.seed,
+            )
+        ]
 
-    def trained_model(self) -> SubspaceModule:
-        """Return the model at the checkpoint's alpha and gates, before quantization."""
+    def price_of_a_bit(self) -> float:
+        """Return by how much one more bit raises the estimated bound of the model before quantization."""
+        model = merge(self.trained_model(self.gates))
+        block_size = self.architecture.block_size
+        documents = self.calibration
+        scores = score(model, self.corpus.train, documents, self.corpus, block_size, self.protocol, "pricing bits")
+        bits = round(PLANNED_RATE * len(self.alpha))
+        low, high = (self.estimate(k, scores, MIXTURE_EXPONENTS[0]) for k in (bits, 2 * bits))
+        return (high - low) / bits
+
+    def trained_model(self, gates: np.ndarray | None = None) -> SubspaceModule:
+        """Return the model at the checkpoint's alpha, and at its gates or those that are given, before quantization."""
         model = get_model(self.config, self.corpus.vocab_size)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:
                     parameter.copy_(self.tensors[name])
+            if gates is not None and len(gates):
+                model.get_parameter("gating_params").copy_(torch.from_numpy(gates).logit())
         return model.to(self.protocol.device)
 
-    def estimate(self, encoded: Encoded, scores: Scores, mixture_exponent: int) -> float:
-        """Return the bound that a message would get if all n documents lost what the calibration documents lose."""
-        terms = dataclasses.replace(self.terms(8 * len(encoded.data), mixture_exponent), subsampled=False)
+    def estimate(self, bits: int, scores: Scores, mixture_exponent: int) -> float:
+        """Return the bound of a message of so many bits if all n documents lost what the calibration documents lose."""
+        terms = dataclasses.replace(self.terms(bits, mixture_exponent), subsampled=False)
         losses, upper = losses_by_metric(scores, terms)["bpd"]
         return risk_bound(np.resize(losses, terms.n), upper, terms)
 
     def choose(self) -> Encoded:
         """Return the message with the lowest estimated bound over quantizations and mixture weights."""
         best: tuple[float, Encoded] | None = None
-        for quantized in self.candidates():
-            draft = encode_message(self.spec, MIXTURE_EXPONENTS[0], quantized, self.gates)
+        for quantized, gates in self.candidates():
+            draft = encode_message(self.spec, MIXTURE_EXPONENTS[0], quantized, gates)
             scores, _ = self.score(draft.data, self.corpus.train, self.calibration, "calibrating")
-            exponent = min(MIXTURE_EXPONENTS, key=lambda e: self.estimate(draft, scores, e))
-            encoded = encode_message(self.spec, exponent, quantized, self.gates)
-            value = self.estimate(encoded, scores, exponent)
-            log.info(
-                "message of %d bits, mixture weight 2^-%d: estimated bound %.4f", 8 * len(encoded.data), exponent, value
-            )
+            size = 8 * len(draft.data)
+            exponent = min(MIXTURE_EXPONENTS, key=lambda e: self.estimate(size, scores, e))
+            encoded = encode_message(self.spec, exponent, quantized, gates)
+            size = 8 * len(encoded.data)
+            value = self.estimate(size, scores, exponent)
+            log.info("message of %d bits, mixture weight 2^-%d: estimated bound %.4f", size, exponent, value)
             if best is None or value < best[0]:
                 best = (value, encoded)
         assert best is not None
@@ -190,7 +244,12 @@ class Certifier:
             "baselines": beside,
             "decomposition": decompose(scores, terms, claims[0]["bound"]),
             "held_out": self.held_out(data, terms),
-            "message": {"bits": terms.bits, "sha256": sha256(data), "ledger": encoded.ledger},
+            "message": {
+                "bits": terms.bits,
+                "coordinates": len(message.alpha),
+                "sha256": sha256(data),
+                "ledger": encoded.ledger,
+            },
             "prior": {
                 "architecture": dataclasses.asdict(self.architecture),
                 "D": rebuilt.D,

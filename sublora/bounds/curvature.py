@@ -21,19 +21,19 @@ def fisher(
 ) -> Float[np.ndarray, "d d"]:
     """Return the Fisher information of alpha, an estimate of the Hessian of the mean bits per token.
 
-    def fisher(
-        model: SubspaceModule, split: Split, *, seed: int, samples: int, block_size: int
-    ) -> Float[np.ndarray, "d d"]:
-        from the model itself given the sequence's contexts. Cross terms of different tokens vanish in expectation, so
-        one backward pass per sequence is enough (Martens 2020, "New insights and perspectives on the natural gradient
-        method", section 5).
+    The gradient of a sequence's bits is taken for labels drawn from the model itself given the sequence's contexts.
+    Cross terms of different tokens vanish in expectation, so one backward pass per sequence is enough (Martens 2020,
+    "New insights and perspectives on the natural gradient method", section 5).
 
-        Args:
-            model: at the alpha of interest.
-            split: training text.
-            seed: root of the streams of sequences and labels.
-            samples: N, number of sequences.
-            block_size: T, tokens per sequence.
+    Args:
+        model: at the alpha of interest.
+        split: training text.
+        seed: root of the streams of sequences and labels.
+        samples: N, number of sequences.
+        block_size: T, tokens per sequence.
+
+    Returns:
+        The matrix, in bits per token and squared coordinate; its rank is at most N.
     """
     model.eval()
     device = model.subspace_params.device

@@ -87,24 +87,30 @@ def _best_uniform(values: Float[np.ndarray, "d"], levels: int) -> Quantized:
     return min(candidates, key=lambda quantized: _squared_error(values, quantized))
 
 
-def _best_kmeans(values: Float[np.ndarray, "d"], levels: int) -> Quantized:
-    """Return the optimal clusters (Grønlund et al. 2017), with centroids at the precision that they deserve.
+def on_centroids(values: Float[np.ndarray, "d"], centres: Float[np.ndarray, "levels"], allowed: float) -> Quantized:
+    """Move every value to the nearest of some increasing centroids, which are rounded to multiples of a power of two.
 
-    Rounding the centroids to multiples of r adds r^2 / 12 to the mean squared error; r is the largest power of two for
-    which this is at most 1 % of the clusters' own error, or 2^-20 of the mean square where that is larger.
+    Rounding them to multiples of r adds r^2 / 12 to the mean squared error; r is the largest for which this is at
+    most `allowed`, or 2^-20 of the mean square where that is larger. Centroids at which no value stands are left out.
     """
     largest = max(float(np.abs(values).max()), 1e-300)
-    scaled = values / largest
-    clusters, centroids = kmeans1d.cluster(scaled, min(levels, len(values), MAX_CENTROIDS))
-    centres = np.array(centroids)
-    error = float(((centres[np.array(clusters)] - scaled) ** 2).mean())
-    allowed = max(0.01 * error, 2.0**-20 * float((scaled**2).mean()), 2.0**-60)
-    exponent = math.floor(math.log2(math.sqrt(12 * allowed) * largest))
-    exponent = max(exponent, -200)
-    integers = np.unique(np.rint(np.ldexp(centres * largest, -exponent)).astype(np.int64))
+    power = float(((values / largest) ** 2).mean())
+    spacing = math.sqrt(12 * max(allowed / largest / largest, 2.0**-20 * power, 2.0**-60)) * largest
+    exponent = max(math.floor(math.log2(spacing)), -200)
+    integers = np.unique(np.rint(np.ldexp(centres, -exponent)).astype(np.int64))
     middles = np.ldexp((integers[1:] + integers[:-1]) / 2.0, exponent)
     used, symbols = np.unique(np.searchsorted(middles, values), return_inverse=True)
     return Quantized(symbols.astype(np.int32), Centroids(exponent, tuple(integers[used].tolist())))
+
+
+def _best_kmeans(values: Float[np.ndarray, "d"], levels: int) -> Quantized:
+    """Return the optimal clusters (Grønlund et al. 2017); coding their centroids adds at most 1 % to their error."""
+    largest = max(float(np.abs(values).max()), 1e-300)
+    clusters, centroids = kmeans1d.cluster(values / largest, min(levels, len(values), MAX_CENTROIDS))
+    centres = np.array(centroids) * largest
+    with np.errstate(over="ignore", under="ignore"):
+        error = float(((centres[np.array(clusters)] - values) ** 2).mean())
+    return on_centroids(values, centres, 0.01 * error)
 
 
 QUANTIZERS: dict[str, Callable[[Float[np.ndarray, "d"], int], Quantized]] = {

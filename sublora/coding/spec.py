@@ -37,31 +37,32 @@ class ModelSpec:
     """The choices that may have been made after seeing data.
 
     A field that the other fields make meaningless takes the neutral value noted below whatever was passed, so that
-    equal models have equal specs and the message need not hold it.
+    equal models have equal specs and the message need not hold it. The defaults are those of the
+    configuration.
     """
 
     seed: int
     """root seed of the operators and of LoRA's initialisation, 0..2**63-1"""
     intrinsic_dim: int
     """d; 0: the symbols are the parameters themselves"""
-    intrinsic_mode: str
+    intrinsic_mode: str = "rdkronqr"
     """kind of operator; "identity" if intrinsic_dim is 0"""
-    use_lora: bool
-    attention_r: int
+    use_lora: bool = True
+    attention_r: int = 4
     """rank on the attention projections, 0 for none; 0 without LoRA"""
-    head_r: int
+    head_r: int = 4
     """rank on the output head, 0 for none; 0 without LoRA"""
-    lora_alpha: int
+    lora_alpha: int = 32
     """0 without LoRA"""
-    allocation_mode: str
+    allocation_mode: str = "uniform"
     """"uniform" if intrinsic_dim is 0"""
-    allocation_scope: str
+    allocation_scope: str = "shared"
     """"shared" unless the mode is learned"""
-    budget_b: int
+    budget_b: int = 0
     """coordinates of side B, 0..d; 0 unless the mode is fixed"""
-    gating_steepness: int
+    gating_steepness: int = 0
     """0 unless the mode is learned"""
-    n_gates: int
+    n_gates: int = 0
     """0 unless the mode is learned"""
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """The table that a certified run ends with, for a terminal."""
 
+import math
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
@@ -29,6 +30,18 @@ def confidence(certificate: dict[str, Any]) -> str:
 def length(bits: int) -> str:
     """Return the length of a message in words."""
     return f"{bits:,} bits ({bits // 8:,} bytes)"
+
+
+def compression(certificate: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the message's length as a divergence from the prior, and as shares of the model that it describes.
+
+    Certificates of older versions do not hold the number d of coordinates; they have no D / d.
+    """
+    bits, D = certificate["message"]["bits"], certificate["prior"]["D"]
+    rows = [("KL(Q‖P) = K ln 2", f"{bits * math.log(2):,.0f} nats")]
+    if d := certificate["message"].get("coordinates"):
+        rows.append(("D / d, LoRA parameters per coordinate", f"{D / d:,.1f}"))
+    return [*rows, ("K / (32 D), share of the parameters' float32 bits", f"{bits / (32 * D):.3g}")]
 
 
 def beside(certificate: dict[str, Any]) -> list[tuple[str, int, float | None, float]]:
@@ -61,6 +74,7 @@ def claims_table(certificate: dict[str, Any], files: Mapping[str, Path]) -> Tabl
     rows += [
         (f"empirical {unit} of the decoded model", f"{main['empirical']:.{DIGITS}f}"),
         ("K, length of the message", length(certificate["message"]["bits"])),
+        *compression(certificate),
         (f"certified {unit} at {sure}", upward(main["bound"])),
     ]
     rows += [(f"{name}, bits per token", upward(bound)) for name, _, _, bound in beside(certificate)]
