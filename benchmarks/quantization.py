@@ -59,7 +59,7 @@ def main() -> None:
     rows = []
     for name, quantized in candidates(certifier, options.samples):
         encoded = encode_message(certifier.spec, MIXTURE_EXPONENT, quantized, certifier.gates)
-        scores, _ = certifier.score(encoded.data, certifier.corpus.train, certifier.calibration, name)
+        scores = certifier.calibrate(encoded.data)
         error = float(np.mean((quantized.reconstruction - certifier.alpha) ** 2) / np.mean(certifier.alpha**2))
         rows.append(
             {

@@ -52,15 +52,23 @@ class CountModel(NamedTuple):
 
         The add-1/2 rule is that of Krichevsky & Trofimov (1981), "The performance of universal encoding".
         """
+        bits = np.zeros(len(documents))
+        for rows, token_bits in self._scored(split, documents):
+            bits += np.bincount(rows, token_bits, minlength=len(documents))
+        return bits
+
+    def token_bits(self, split: Split) -> Float64[np.ndarray, " tokens"]:
+        """Return the bits of every token of all documents, in order, under the same probabilities."""
+        return np.concatenate([token_bits for _, token_bits in self._scored(split, np.arange(len(split)))])
+
+    def _scored(self, split: Split, documents: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield, for the tokens of consecutive documents, (row of the document, bits)."""
         contexts, of_cell = np.unique(self.cells // self.vocab_size, return_inverse=True)
         totals = np.bincount(of_cell, self.counts).astype(np.int64)
-        bits = np.zeros(len(documents))
         for rows, cells in _cells(split, documents, self.vocab_size, self.pairs):
             count = _look_up(self.cells, self.counts, cells)
             total = _look_up(contexts, totals, cells // self.vocab_size)
-            token_bits = np.log2(total + 0.5 * (self.vocab_size - 1)) - np.log2(count + 0.5)
-            bits += np.bincount(rows, token_bits, minlength=len(documents))
-        return bits
+            yield rows, np.log2(total + 0.5 * (self.vocab_size - 1)) - np.log2(count + 0.5)
 
     def coded_bits(self) -> int:
         """Return the exact length of a self-delimiting code of the counts.

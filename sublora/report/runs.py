@@ -1,6 +1,5 @@
 """Finished runs, read for an analysis of many: one JSON file each, or the folders that training wrote."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import yaml
 
 from sublora.bounds.certificate import CERTIFICATE, read_certificate
 from sublora.errors import SubloraError
+from sublora.files import read_json
 from sublora.report.metrics import METRICS, check_metrics, read_metrics
 
 # The order of modes in tables and legends; others follow by name.
@@ -123,12 +123,7 @@ def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
 
 
 def _read_file(path: Path) -> Run:
-    try:
-        record = json.loads(path.read_text())
-    except OSError as error:
-        raise SubloraError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise SubloraError(f"{path} is damaged: {error}") from error
+    record = read_json(path, "the run")
     try:
         run = Run(**{name: record[name] for name in Run.__dataclass_fields__})
     except (KeyError, TypeError) as error:
