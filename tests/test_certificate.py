@@ -140,14 +140,22 @@ def test_tokens_are_not_drawn(data_dir, tmp_path):
         load_config(flags(data_dir, tmp_path, "--bounds.bound_type=token_level"))
 
 
-def test_an_interrupted_certification_goes_on(certified, run_copy, data_dir, monkeypatch):
+@pytest.fixture
+def in_chunks(run_copy, data_dir, monkeypatch):
+    """The run, certified in several chunks; and those files as they should be again."""
     monkeypatch.setattr(chunks, "CHUNK_TOKENS", 2000)
+    certify(load_config(flags(data_dir, run_copy)))
+    expected = {name: (run_copy / name).read_bytes() for name in (MESSAGE, LOSSES, CERTIFICATE)}
     (run_copy / CERTIFICATE).unlink()
-    calls = []
+    return expected
+
+
+def test_an_interrupted_certification_goes_on(in_chunks, run_copy, data_dir, monkeypatch):
+    def finished():
+        return len(list((run_copy / "scoring").rglob("*.safetensors")))
 
     def interrupted(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 10:
+        if finished() == 2:
             raise KeyboardInterrupt
         return score_units(*arguments, **options)
 
@@ -155,22 +163,26 @@ def test_an_interrupted_certification_goes_on(certified, run_copy, data_dir, mon
         patch.setattr(measure, "score_units", interrupted)
         with pytest.raises(KeyboardInterrupt):
             certify(load_config(flags(data_dir, run_copy)))
-    kept = list((run_copy / "scoring").rglob("*.safetensors"))
-    assert kept and not (run_copy / CERTIFICATE).exists()
+    assert finished() == 2 and not (run_copy / CERTIFICATE).exists()
     certify(load_config(flags(data_dir, run_copy)))
     assert not (run_copy / "scoring").exists()
-    for name in (MESSAGE, LOSSES, CERTIFICATE):
-        assert (run_copy / name).read_bytes() == (certified / name).read_bytes(), name
+    assert in_chunks == {name: (run_copy / name).read_bytes() for name in in_chunks}
 
 
-def test_two_processes_give_the_same_certificate(certified, run_copy, data_dir):
-    (run_copy / CERTIFICATE).unlink()
+def test_two_processes_give_the_same_certificate(in_chunks, run_copy, data_dir, tmp_path):
+    script = tmp_path / "bounds.py"
+    script.write_text(
+        "import sys\n"
+        "from sublora.bounds import chunks\n"
+        "from sublora.cli import main\n"
+        "chunks.CHUNK_TOKENS = 2000\n"
+        "sys.exit(main(['bounds', *sys.argv[1:]]))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     options = flags(data_dir, run_copy)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run([*command, "-m", "sublora", "bounds", *options], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    for name in (MESSAGE, LOSSES, CERTIFICATE):
-        assert (run_copy / name).read_bytes() == (certified / name).read_bytes(), name
+    assert in_chunks == {name: (run_copy / name).read_bytes() for name in in_chunks}
 
 
 def test_the_message_and_the_corpus_are_enough(run_copy, data_dir):
