@@ -18,19 +18,30 @@ from sublora.bounds.risk import score_units
 from sublora.bounds.scores import Scores
 from sublora.coding.message import Message
 from sublora.corpus.units import Units, window_tokens
-from sublora.errors import CertificateError, MessageError
+from sublora.errors import CertificateError, ConfigError, MessageError
 from sublora.files import canonical_json, sha256
 from sublora.nn.create_model import Architecture, build_model, merge
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How losses are measured: context length, new tokens per window, windows per batch, bits of every token kept."""
+    """How losses are measured: context length, new tokens per window, windows per batch, bits of every token kept.
+
+    Raises:
+        ConfigError: a stride outside 1..block_size, or an empty batch.
+    """
 
     block_size: int
     stride: int
     batch_size: int
     keep_tokens: bool
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stride <= self.block_size or self.batch_size < 1:
+            raise ConfigError(
+                f"windows of {self.block_size} tokens in steps of {self.stride}, in batches of {self.batch_size}: "
+                "a step is between 1 and the window, and a batch holds at least one"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,10 @@
-"""What simple codes need for the same documents: uniform, counts of tokens or of pairs, and zlib.
+"""What simple codes need for the same documents: uniform, adaptive, zlib, and counts of tokens or of pairs.
 
 The length of a document is taken as given, so the end-of-text token cannot occur inside it: all codes here have
 `vocab_size - 1` symbols, and a first token follows the end-of-text token.
 """
 
+import math
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -30,6 +31,20 @@ def zlib_bits(split: Split, documents: Integer[np.ndarray, " n"], vocab_size: in
     dtype = np.uint8 if vocab_size <= 256 + (split.eot_token == 256) else TOKEN
     texts = (split.document(int(i)).astype(dtype).tobytes() for i in documents)
     return np.array([8.0 * len(zlib.compress(text, 9, wbits=-zlib.MAX_WBITS)) for text in texts])
+
+
+def adaptive_bits(split: Split, documents: Integer[np.ndarray, " n"], vocab_size: int) -> Float64[np.ndarray, " n"]:
+    """Return the bits of documents under order-0 adaptive coding, each document on its own.
+
+    A token that occurred k times among the t tokens before it has probability (k + 1/2) / (t + (V - 1)/2), the rule of
+    Krichevsky & Trofimov (1981). The order of tokens does not matter, so a document's counts are enough.
+    """
+    symbols, out = vocab_size - 1, np.empty(len(documents))
+    for row, i in enumerate(documents):
+        counts = np.unique(split.document(int(i)), return_counts=True)[1]
+        nats = math.lgamma(counts.sum() + symbols / 2) - math.lgamma(symbols / 2)
+        out[row] = (nats - sum(math.lgamma(k + 0.5) - math.lgamma(0.5) for k in counts)) / math.log(2)
+    return out
 
 
 class CountModel(NamedTuple):
