@@ -25,7 +25,6 @@ from sublora import seeds
 from sublora.bounds.certify import Certifier
 from sublora.bounds.curvature import fisher
 from sublora.bounds.gradual import gradual_quantize
-from sublora.bounds.measure import score
 from sublora.bounds.quantizing import QuantizingWrapper
 from sublora.bounds.scores import Scores
 from sublora.coding.feedback import feedback_quantize, plan
@@ -34,7 +33,6 @@ from sublora.coding.quantizers import Quantized, quantize, quantize_uniform
 from sublora.coding.rate_distortion import rate_distortion_quantize
 from sublora.config import load_config
 from sublora.corpus.corpus import Corpus, open_corpus
-from sublora.nn.create_model import merge
 from sublora.training.checkpoint import load_checkpoint
 
 RESULTS = Path(__file__).parent / "results" / "quantization.json"
@@ -95,9 +93,7 @@ def bits_per_byte(scores: Scores) -> float:
 def measure(run: Path, corpus: Corpus, documents: np.ndarray, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return one row per quantizer."""
     certifier = Certifier(load_config([]), load_checkpoint(run), corpus)
-    block_size = certifier.architecture.block_size
-    whole = merge(certifier.trained_model())
-    scores = score(whole, corpus.train, documents, corpus, block_size, certifier.protocol, "unquantized")
+    scores = certifier.score_unquantized(documents, "unquantized")
     unquantized = bits_per_byte(scores)
     rows = []
 
@@ -119,7 +115,7 @@ def measure(run: Path, corpus: Corpus, documents: np.ndarray, options: argparse.
 
     for name, quantized, gates in candidates(certifier, options.samples, options.iterations):
         data = encode_message(certifier.spec, MIXTURE_EXPONENT, quantized, gates).data
-        scores, _ = certifier.score(data, corpus.train, documents, name)
+        scores = certifier.score(data, documents, name)
         if name.startswith("kmeans"):
             add("reference (kmeans, 11 levels, its own length)", reference_bits(quantized), quantized, scores)
         add(name, 8 * len(data), quantized, scores)

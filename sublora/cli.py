@@ -74,7 +74,9 @@ def _bounds(arguments: Sequence[str]) -> None:
     from sublora.bounds.certify import certify
 
     path = certify(config)
-    _show(path.parent)
+    # Of the processes that torchrun starts, one speaks.
+    if os.environ.get("RANK", "0") == "0":
+        _show(path.parent)
 
 
 def _verify(options: argparse.Namespace) -> None:

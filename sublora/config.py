@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 ALLOCATION_MODES = ("uniform", "fixed", "learned")
 ALLOCATION_SCOPES = ("layer", "shared")
-BOUND_TYPES = ("document_level",)
+BOUND_TYPES = ("document_level", "sequence_level", "token_level")
 QUANTIZERS = ("uniform", "kmeans", "trellis", "feedback")
 DTYPES = ("float32", "bfloat16")
 
@@ -281,9 +281,10 @@ class Bounds:
     eval_batch_size: int = 32
     """windows scored at once"""
     bound_samples: int = 10000
-    """documents drawn to measure the risk (0: all of them)"""
+    """documents or blocks drawn to measure the risk (0: all of them, which token_level needs)"""
     bound_type: str = "document_level"
-    """what the claim is about"""
+    """what the claim is about: document_level (new documents), sequence_level (new blocks of block_size tokens), or
+    token_level (what could have followed the training contexts; it says nothing about new text)"""
     sliding_window_size: int | None = None
     """new tokens per window when a document is longer than block_size; block_size unless given"""
     delta: float = 0.05
@@ -298,6 +299,8 @@ class Bounds:
         _range("bounds.curvature_samples", self.curvature_samples, 1)
         _range("bounds.eval_batch_size", self.eval_batch_size, 1)
         _range("bounds.bound_samples", self.bound_samples, 0)
+        if self.bound_type == "token_level" and self.bound_samples:
+            raise ConfigError("bounds.bound_type=token_level measures every token: set bounds.bound_samples=0")
         if not 0 < self.delta < 1:
             raise ConfigError(f"bounds.delta is {self.delta}, but must lie inside (0, 1)")
         _range("bounds.max_quant_iters", self.max_quant_iters, 0)

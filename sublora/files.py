@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sublora.errors import SubloraError
+
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to a temporary name beside `path`, flush it to the disk, and rename it."""
@@ -24,6 +26,25 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text as `write_bytes` does."""
     write_bytes(path, text.encode())
+
+
+def read_json(path: Path, what: str, error: type[SubloraError] = SubloraError) -> Any:
+    """Return the content of a JSON file.
+
+    Args:
+        path: the file.
+        what: it is, as in "the certificate", for the error.
+        error: its class.
+
+    Raises:
+        SubloraError: of that class; the file is missing, or is not JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as cause:
+        raise error(f"cannot read {what} {path}: {cause.strerror}") from cause
+    except ValueError as cause:
+        raise error(f"{what} {path} is damaged: {cause}") from cause
 
 
 def canonical_json(value: Any) -> bytes:

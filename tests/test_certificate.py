@@ -10,13 +10,17 @@ import sys
 import numpy as np
 import pytest
 
+from sublora.bounds import chunks, measure
 from sublora.bounds.certificate import CERTIFICATE, LOSSES, MESSAGE, read_certificate, seal
 from sublora.bounds.certify import certify
-from sublora.bounds.measure import draw_documents
+from sublora.bounds.derive import numbers, words
+from sublora.bounds.draw import draw_units
+from sublora.bounds.risk import score_units
 from sublora.bounds.verify import verify
 from sublora.config import load_config
+from sublora.corpus.corpus import open_corpus
 from sublora.corpus.prepare import prepare
-from sublora.errors import CertificateError, CorpusError, SubloraError
+from sublora.errors import CertificateError, ConfigError, CorpusError, SubloraError
 from sublora.training.loop import train
 
 
@@ -101,6 +105,97 @@ def test_all_documents_can_be_scored(run_copy, data_dir):
     certify(load_config(flags(data_dir, run_copy, "--bounds.bound_samples=0", "--bounds.joint=true")))
     certificate = verify(run_copy, data_dir)
     assert certificate["draw"]["samples"] == 0
+
+
+@pytest.mark.parametrize(
+    ("bound_type", "samples", "unit"),
+    [("sequence_level", 150, "block of 32 tokens"), ("sequence_level", 0, "block of 32"), ("token_level", 0, "token")],
+)
+def test_other_units(run_copy, data_dir, bound_type, samples, unit):
+    """All three types are issued and verified, and say what they are about."""
+    certify(
+        load_config(flags(data_dir, run_copy, f"--bounds.bound_type={bound_type}", f"--bounds.bound_samples={samples}"))
+    )
+    certificate = verify(run_copy, data_dir)
+    assert verify(run_copy, None) == certificate
+    tokens = len(open_corpus(data_dir).train.tokens)
+    assert certificate["corpus"]["n"] == (tokens // 32 * 32 if bound_type == "token_level" else tokens // 32)
+    assert unit in certificate["statement"]
+    claims = {c["metric"]: c for c in certificate["claims"]}
+    assert "bpb" not in claims
+    assert claims["bpd"]["empirical"] < claims["bpd"]["bound"] < claims["bpd"]["upper"]
+    assert claims["bpd"]["bound"] < certificate["comparison"][0]["bound"]
+    about_new_text = "nothing is claimed about new text" not in certificate["statement"]
+    assert about_new_text == (bound_type != "token_level")
+    # A forger who calls it something else is found, whatever else the certificate says.
+    for other in {"document_level", "sequence_level", "token_level"} - {bound_type}:
+        forged = json.dumps(seal(certificate | {"bound_type": other}))
+        (run_copy / CERTIFICATE).write_text(forged)
+        with pytest.raises(CertificateError):
+            verify(run_copy, None)
+
+
+def test_tokens_are_not_drawn(data_dir, tmp_path):
+    with pytest.raises(ConfigError, match=r"set bounds\.bound_samples=0"):
+        load_config(flags(data_dir, tmp_path, "--bounds.bound_type=token_level"))
+
+
+@pytest.fixture
+def in_chunks(run_copy, data_dir, monkeypatch):
+    """The run, certified in several chunks; and those files as they should be again."""
+    monkeypatch.setattr(chunks, "CHUNK_TOKENS", 2000)
+    certify(load_config(flags(data_dir, run_copy)))
+    expected = {name: (run_copy / name).read_bytes() for name in (MESSAGE, LOSSES, CERTIFICATE)}
+    (run_copy / CERTIFICATE).unlink()
+    return expected
+
+
+def test_an_interrupted_certification_goes_on(in_chunks, run_copy, data_dir, monkeypatch):
+    def finished():
+        return len(list((run_copy / "scoring").rglob("*.safetensors")))
+
+    def interrupted(*arguments, **options):
+        if finished() == 2:
+            raise KeyboardInterrupt
+        return score_units(*arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "score_units", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            certify(load_config(flags(data_dir, run_copy)))
+    assert finished() == 2 and not (run_copy / CERTIFICATE).exists()
+    certify(load_config(flags(data_dir, run_copy)))
+    assert not (run_copy / "scoring").exists()
+    assert in_chunks == {name: (run_copy / name).read_bytes() for name in in_chunks}
+
+
+def test_two_processes_give_the_same_certificate(in_chunks, run_copy, data_dir, tmp_path):
+    script = tmp_path / "bounds.py"
+    script.write_text(
+        "import sys\n"
+        "from sublora.bounds import chunks\n"
+        "from sublora.cli import main\n"
+        "chunks.CHUNK_TOKENS = 2000\n"
+        "sys.exit(main(['bounds', *sys.argv[1:]]))\n"
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    options = flags(data_dir, run_copy)
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert in_chunks == {name: (run_copy / name).read_bytes() for name in in_chunks}
+
+
+def test_the_message_and_the_corpus_are_enough(run_copy, data_dir):
+    (run_copy / LOSSES).unlink()
+    verify(run_copy, data_dir)
+    with pytest.raises(CertificateError, match="cannot read the losses"):
+        verify(run_copy, None)
+    certificate = read_certificate(run_copy)
+    certificate["claims"][0]["bound"] -= 0.01
+    certificate |= words(certificate, certificate["claims"])
+    (run_copy / CERTIFICATE).write_text(json.dumps(seal(certificate)))
+    with pytest.raises(CertificateError, match="the bound on bpd differs"):
+        verify(run_copy, data_dir)
 
 
 @pytest.mark.parametrize(
@@ -206,9 +301,7 @@ def test_a_forger_who_seals_again_is_still_found(run_copy, path, change, what):
 def test_invented_losses_pass_the_arithmetic_but_not_the_replay(run_copy, data_dir):
     import dataclasses
 
-    from sublora.bounds.claims import make_claims
     from sublora.bounds.scores import read_scores
-    from sublora.bounds.verify import terms_of
     from sublora.files import sha256
 
     certificate = read_certificate(run_copy)
@@ -216,8 +309,8 @@ def test_invented_losses_pass_the_arithmetic_but_not_the_replay(run_copy, data_d
     lower = dataclasses.replace(scores, bits=scores.bits - 0.001 * scores.lengths)
     (run_copy / LOSSES).write_bytes(lower.to_bytes())
     certificate["losses_sha256"] = sha256(lower.to_bytes())
-    for claim, new in zip(certificate["claims"], make_claims(lower, terms_of(certificate)), strict=True):
-        claim["bound"] = new["bound"]
+    certificate |= numbers(certificate, lower)
+    certificate |= words(certificate, certificate["claims"])
     (run_copy / CERTIFICATE).write_text(json.dumps(seal(certificate)))
     verify(run_copy, None)
     with pytest.raises(CertificateError, match="the bound on bpd differs"):
@@ -253,8 +346,8 @@ def test_the_command_line_says_it_in_one_line(run_copy, data_dir):
 
 def test_the_draw_follows_from_the_message():
     sha = "ab" * 32
-    one = draw_documents(b"message", sha, 1000, 50)
-    assert np.array_equal(one, draw_documents(b"message", sha, 1000, 50))
-    assert not np.array_equal(one, draw_documents(b"messagf", sha, 1000, 50))
-    assert not np.array_equal(one, draw_documents(b"message", "cd" * 32, 1000, 50))
-    assert np.array_equal(draw_documents(b"message", sha, 7, 0), np.arange(7))
+    one = draw_units(b"message", sha, 1000, 50)
+    assert np.array_equal(one, draw_units(b"message", sha, 1000, 50))
+    assert not np.array_equal(one, draw_units(b"messagf", sha, 1000, 50))
+    assert not np.array_equal(one, draw_units(b"message", "cd" * 32, 1000, 50))
+    assert np.array_equal(draw_units(b"message", sha, 7, 0), np.arange(7))

@@ -16,7 +16,7 @@ from scipy.stats import chisquare
 
 from sublora import files, progress, seeds
 from sublora.corpus import index as index_module
-from sublora.corpus.baselines import count_tokens, uniform_bits, zlib_bits
+from sublora.corpus.baselines import adaptive_bits, count_tokens, uniform_bits, zlib_bits
 from sublora.corpus.batches import pack_windows, perturb_word_order, sample_batch, windows
 from sublora.corpus.corpus import Split, open_corpus, uniform_draw
 from sublora.corpus.prepare import prepare
@@ -79,6 +79,13 @@ def test_sotu_baselines(sotu):
     assert bigram.mean() == pytest.approx(3.452, abs=0.01)
     assert (uniform_bits(sotu.val, held_out, 257) == 8 * sotu.val.lengths).all()
     assert 4 < (zlib_bits(sotu.val, held_out, 257) / sotu.val.lengths).mean() < 6
+    adaptive = adaptive_bits(sotu.val, held_out[:3], 257)
+    for bits, document in zip(adaptive, map(sotu.val.document, held_out[:3]), strict=True):
+        counts, expected = np.full(256, 0.5), 0.0
+        for token in document:
+            expected -= np.log2(counts[token] / counts.sum())
+            counts[token] += 1
+        assert bits == pytest.approx(expected)
 
 
 def test_text_documents_and_split(tmp_path):

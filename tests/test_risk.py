@@ -7,11 +7,12 @@ import pytest
 import torch
 
 from sublora.bounds.curvature import fisher
-from sublora.bounds.risk import score_documents, token_losses
+from sublora.bounds.risk import score_units, token_losses
 from sublora.bounds.scores import TOP_K
 from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.prepare import prepare
+from sublora.corpus.units import documents as document_units
 from sublora.nn.create_model import Architecture, build_model, create_base
 
 ARCHITECTURE = Architecture("scratch", n_layer=2, n_head=2, n_embd=16, block_size=12, vocab_size=257)
@@ -49,8 +50,9 @@ def test_scores_are_the_definition(corpus, stride):
     for parameter in model.parameters():
         parameter.mul_(5)
     documents = np.array([3, 0, 7, 7, 5, len(corpus.train) - 1])
-    kwargs = {"eot_token": 256, "vocab_size": 257, "block_size": 12, "stride": stride}
-    scores = score_documents(model, corpus.train, documents, batch_size=3, **kwargs)
+    kwargs = {"block_size": 12, "stride": stride}
+    units = document_units(corpus.train, 257, 1)
+    scores = score_units(model, units, documents, batch_size=3, **kwargs)
     for row, i in enumerate(documents):
         bits = bits_by_definition(model, corpus.train.document(int(i)), stride)
         assert scores.bits[row] == pytest.approx(sum(bits), abs=1e-4)
@@ -58,24 +60,24 @@ def test_scores_are_the_definition(corpus, stride):
         for column, a in enumerate(TOKEN_SMOOTHING_GRID):
             smoothed = np.mean([-math.log2((1 - a) * 2**-b + a / 256) for b in bits])
             assert scores.smoothed[row, column] == pytest.approx(smoothed, abs=1e-4)
-    others = score_documents(model, corpus.train, documents, batch_size=64, **kwargs)
+    others = score_units(model, units, documents, batch_size=64, **kwargs)
     np.testing.assert_allclose(others.bits, scores.bits, atol=1e-3)
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 2)
-    more = score_documents(model, corpus.train, documents, batch_size=3, **kwargs)
+    more = score_units(model, units, documents, batch_size=3, **kwargs)
     assert torch.get_num_threads() == threads + 2
     torch.set_num_threads(threads)
     assert np.array_equal(more.bits, scores.bits) and np.array_equal(more.smoothed, scores.smoothed)
     # Another model has other scores: the comparison above could fail.
-    other = score_documents(create_base(ARCHITECTURE, seed=2).eval(), corpus.train, documents, batch_size=3, **kwargs)
+    other = score_units(create_base(ARCHITECTURE, seed=2).eval(), units, documents, batch_size=3, **kwargs)
     assert np.abs(other.bits - scores.bits).max() > 0.1
 
 
 def test_ranks_count_ties_against_the_model():
-    logits = torch.tensor([[3.0, 2.0, 2.0, 1.0, 9.0]])
+    logits = torch.tensor([[3.0, 2.0, 2.0, 1.0, -math.inf]])
     misses = {}
     for target in range(4):
-        losses = token_losses(logits, torch.tensor([target]), eot_token=4)
+        losses = token_losses(logits, torch.tensor([target]), 4)
         misses[target] = losses[0, 1 + len(TOKEN_SMOOTHING_GRID) :][:4].tolist()
     assert TOP_K[:4] == (1, 2, 3, 4)
     assert misses == {0: [0, 0, 0, 0], 1: [1, 1, 0, 0], 2: [1, 1, 0, 0], 3: [1, 1, 1, 0]}
@@ -83,7 +85,8 @@ def test_ranks_count_ties_against_the_model():
 
 def test_probabilities_of_one_token_documents_add_up_to_one():
     logits = torch.randn(1, 7, generator=torch.Generator().manual_seed(0))
-    total = sum(2 ** -float(token_losses(logits, torch.tensor([t]), eot_token=6)[0, 0]) for t in range(6))
+    logits[0, 6] = -math.inf
+    total = sum(2 ** -float(token_losses(logits, torch.tensor([t]), 6)[0, 0]) for t in range(6))
     assert total == pytest.approx(1, abs=1e-6)
 
 

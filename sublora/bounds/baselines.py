@@ -1,14 +1,16 @@
 """Models that need no network, certified by the same bound: what a certificate has to beat. Torch-free."""
 
+import dataclasses
 import math
 from typing import Any
 
 import numpy as np
 
 from sublora.bounds.claims import Terms, risk_bound
-from sublora.bounds.smoothing import mixture_bits, mixture_upper
-from sublora.corpus.baselines import count_tokens
-from sublora.corpus.corpus import Corpus
+from sublora.bounds.smoothing import mixture_bits, mixture_upper, token_smoothing_bits, token_smoothing_range
+from sublora.corpus.baselines import CountModel, count_tokens
+from sublora.corpus.corpus import Corpus, Split
+from sublora.corpus.units import held_out_units, sample_units
 
 # Counting and scoring all training documents is quick up to here; beyond, only uniform coding is compared.
 MAX_TOKENS = 200_000_000
@@ -19,29 +21,37 @@ MIXTURE_WEIGHT = 2.0**-4
 def baselines(corpus: Corpus, terms: Terms) -> list[dict[str, Any]]:
     """Return uniform coding, and coded unigram and bigram counts of the training text, each with its certified bound.
 
-    Count models are scored on all n training documents, so one stage of betting is enough. Units are bits per token.
+    Count models are scored on all that they are counted on, so one stage of betting is enough. Units are bits per
+    token.
 
     Args:
         corpus: where they are counted and certified.
-        terms: n, delta and vocabulary; K and the mixture weight are the count model's own.
+        terms: what the bound is about, n, delta and vocabulary; K and the mixture weight are the count model's own.
     """
     uniform = math.log2(terms.n_symbols)
     out: list[dict[str, Any]] = [{"name": "uniform coding", "bits": 0, "held_out": uniform, "bound": uniform}]
     if len(corpus.train.tokens) > MAX_TOKENS:
         return out
-    upper = mixture_upper(terms.n_symbols, MIXTURE_WEIGHT, terms.min_tokens)
+    train = sample_units(corpus, corpus.train, terms.bound_type, terms.min_tokens).split
+    val = held_out_units(corpus, terms.bound_type, terms.min_tokens)
     for name, pairs in (("coded unigram counts", False), ("coded bigram counts", True)):
-        model = count_tokens(corpus.train, corpus.vocab_size, pairs=pairs)
+        # Counts leave one token of the vocabulary out: the one that cannot occur.
+        model = count_tokens(train, terms.n_symbols + 1, pairs=pairs)
         bits = math.ceil(model.coded_bits())
-        own = Terms(
-            bits, terms.n, terms.delta, False, MIXTURE_WEIGHT, terms.n_symbols, terms.min_tokens, subsampled=False
+        own = dataclasses.replace(terms, bits=bits, joint=False, mixture_weight=MIXTURE_WEIGHT, subsampled=False)
+        losses, upper = _losses(model, train, own)
+        held_out = None if val is None else float(_losses(model, val.split, own)[0].mean())
+        out.append(
+            {"name": name, "bits": bits, "held_out": held_out, "bound": min(risk_bound(losses, upper, own), uniform)}
         )
-
-        def losses(split: Any, model: Any = model) -> np.ndarray:
-            documents = np.arange(len(split))
-            return mixture_bits(model.bits(split, documents), split.lengths, terms.n_symbols, MIXTURE_WEIGHT)
-
-        held_out = float(losses(corpus.val).mean()) if corpus.val is not None and len(corpus.val) else None
-        bound = min(risk_bound(losses(corpus.train), upper, own), uniform)
-        out.append({"name": name, "bits": bits, "held_out": held_out, "bound": bound})
     return out
+
+
+def _losses(model: CountModel, split: Split, terms: Terms) -> tuple[np.ndarray, float]:
+    """The losses of a count model on all units of a split, or on all tokens of them, and their upper limit."""
+    if terms.about_tokens:
+        bits = token_smoothing_bits(model.token_bits(split), terms.mixture_weight, terms.n_symbols)
+        return bits, token_smoothing_range(terms.mixture_weight, terms.n_symbols)[1]
+    bits = model.bits(split, np.arange(len(split)))
+    losses = mixture_bits(bits, split.lengths, terms.n_symbols, terms.mixture_weight)
+    return losses, mixture_upper(terms.n_symbols, terms.mixture_weight, terms.min_tokens)

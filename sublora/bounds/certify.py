@@ -4,29 +4,26 @@ import dataclasses
 import importlib.metadata
 import logging
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 import sublora
 from sublora import seeds
 from sublora.bounds.baselines import baselines
-from sublora.bounds.certificate import (
-    CERTIFICATE,
-    FORMAT,
-    LOSSES,
-    MESSAGE,
-    limits,
-    metric_name,
-    statement,
-    write_certificate,
-)
-from sublora.bounds.claims import Terms, decompose, losses_by_metric, make_claims, reference_bound, risk_bound
+from sublora.bounds.certificate import CERTIFICATE, FORMAT, LOSSES, MESSAGE, write_certificate
+from sublora.bounds.claims import Terms, losses_by_metric, projected_bound
 from sublora.bounds.curvature import MAX_DIMENSION, fisher
+from sublora.bounds.derive import base_weights, numbers, words
+from sublora.bounds.draw import draw_units
 from sublora.bounds.gradual import gradual_quantize
-from sublora.bounds.measure import Protocol, Rebuilt, draw_documents, rebuild, score
+from sublora.bounds.held_out import held_out
+from sublora.bounds.measure import Protocol, Rebuilt, rebuild, score, scoring_key
+from sublora.bounds.processes import Processes
 from sublora.bounds.quantizing import QuantizingWrapper
 from sublora.bounds.scores import Scores
 from sublora.coding.feedback import feedback_quantize, plan
@@ -35,7 +32,8 @@ from sublora.coding.message import Encoded, ModelSpec, decode_message, encode_me
 from sublora.coding.quantizers import Quantized, quantize
 from sublora.coding.rate_distortion import rate_distortion_quantize
 from sublora.config import Config
-from sublora.corpus.corpus import Corpus, Split, open_corpus
+from sublora.corpus.corpus import Corpus, open_corpus
+from sublora.corpus.units import sample_units
 from sublora.errors import ConfigError, CorpusError
 from sublora.files import sha256, write_bytes
 from sublora.nn.allocation import split_budget
@@ -46,10 +44,11 @@ from sublora.training.loop import adopt_checkpoint
 
 log = logging.getLogger(__name__)
 
-# Training documents that decide between quantizations and mixture weights. They are chosen by the root seed; the
-# documents that the risk is measured on are drawn afterwards, from a hash of the message.
-CALIBRATION_DOCUMENTS = 150
-HELD_OUT_DOCUMENTS = 500
+# Training documents (or blocks) that decide between quantizations and mixture weights. They are chosen by the root
+# seed; those that the risk is measured on are drawn afterwards, from a hash of the message.
+CALIBRATION_UNITS = 150
+# Scores of finished chunks, until all are finished.
+SCORING = "scoring"
 MIXTURE_EXPONENTS = range(1, 17)
 # Quantization steps that are tried, as multiples of the root mean square of alpha. Feedback affords coarser ones.
 STEPS = {"trellis": (0.15, 0.21, 0.3, 0.42), "feedback": (0.6, 0.7, 0.85, 1.0)}
@@ -72,34 +71,40 @@ class Certifier:
         self.gates = quantize_gates(1 / (1 + np.exp(-gates.double().numpy()))) if gates is not None else np.zeros(0)
         b = self.config.bounds
         stride = min(b.sliding_window_size or self.architecture.block_size, self.architecture.block_size)
-        device = "cpu" if self.config.system.device == "auto" else self.config.system.device
-        self.protocol = Protocol(b.bound_samples, stride, b.eval_batch_size, device)
+        self.processes = Processes(self.config.system.device)
+        block_size = self.architecture.block_size
+        self.protocol = Protocol(block_size, stride, b.eval_batch_size, b.bound_type == "token_level")
+        self.units = sample_units(corpus, corpus.train, b.bound_type, block_size)
         rng = seeds.stream(self.spec.seed, "calibration")
-        self.calibration = np.sort(
-            rng.choice(len(corpus.train), min(CALIBRATION_DOCUMENTS, len(corpus.train)), replace=False)
-        )
+        self.calibration = np.sort(rng.choice(len(self.units), min(CALIBRATION_UNITS, len(self.units)), replace=False))
 
     def terms(self, bits: int, mixture_exponent: int) -> Terms:
         """Return what the bound depends on for a message of so many bits."""
         b = self.config.bounds
-        n = len(self.corpus.train)
+        about_tokens = b.bound_type == "token_level"
         return Terms(
-            bits,
-            n,
-            b.delta,
-            b.joint,
-            2.0**-mixture_exponent,
-            self.corpus.vocab_size - 1,
-            self.corpus.min_tokens,
-            b.bound_samples > 0,
+            bound_type=b.bound_type,
+            bits=bits,
+            n=int(self.units.split.lengths.sum()) if about_tokens else len(self.units),
+            delta=b.delta,
+            joint=b.joint,
+            mixture_weight=2.0**-mixture_exponent,
+            n_symbols=self.units.n_symbols,
+            min_tokens=self.units.min_tokens,
+            subsampled=b.bound_samples > 0,
         )
 
-    def score(self, data: bytes, split: Split, documents: np.ndarray, description: str) -> tuple[Scores, Rebuilt]:
-        """Decode a message and score documents with what it decodes to; also return that model."""
+    def score(self, data: bytes, drawn: Int[np.ndarray, " m"], description: str) -> Scores:
+        """Return the losses of units under what a message decodes to."""
+        self.processes.agree("the message", data)
         rebuilt = rebuild(decode_message(data, max_symbols=len(self.alpha)), self.architecture)
-        block_size = self.architecture.block_size
-        scores = score(rebuilt.model, split, documents, self.corpus, block_size, self.protocol, description)
-        return scores, rebuilt
+        return score(rebuilt, self.units, drawn, self.protocol, self.processes, description)
+
+    def score_unquantized(self, drawn: Int[np.ndarray, " m"], description: str) -> Scores:
+        """Return the losses of units under the trained model, before quantization."""
+        model = self.trained_model(self.gates)
+        whole = Rebuilt(merge(model), str(model.base_sha256), model.D)
+        return score(whole, self.units, drawn, self.protocol, self.processes, description)
 
     def candidates(self) -> list[tuple[Quantized, np.ndarray]]:
         """Return the quantizations to choose from, each with its gates.
@@ -169,10 +174,7 @@ class Certifier:
 
     def price_of_a_bit(self) -> float:
         """Return by how much one more bit raises the estimated bound of the model before quantization."""
-        model = merge(self.trained_model(self.gates))
-        block_size = self.architecture.block_size
-        documents = self.calibration
-        scores = score(model, self.corpus.train, documents, self.corpus, block_size, self.protocol, "pricing bits")
+        scores = self.score_unquantized(self.calibration, "pricing bits")
         bits = round(PLANNED_RATE * len(self.alpha))
         low, high = (self.estimate(k, scores, MIXTURE_EXPONENTS[0]) for k in (bits, 2 * bits))
         return (high - low) / bits
@@ -186,20 +188,20 @@ class Certifier:
                     parameter.copy_(self.tensors[name])
             if gates is not None and len(gates):
                 model.get_parameter("gating_params").copy_(torch.from_numpy(gates).logit())
-        return model.to(self.protocol.device)
+        return model.to(self.processes.device)
 
     def estimate(self, bits: int, scores: Scores, mixture_exponent: int) -> float:
-        """Return the bound of a message of so many bits if all n documents lost what the calibration documents lose."""
-        terms = dataclasses.replace(self.terms(bits, mixture_exponent), subsampled=False)
+        """Return the bound of a message of so many bits if everything lost what the calibration units lose."""
+        terms = self.terms(bits, mixture_exponent)
         losses, upper = losses_by_metric(scores, terms)["bpd"]
-        return risk_bound(np.resize(losses, terms.n), upper, terms)
+        return projected_bound(losses, upper, terms)
 
     def choose(self) -> Encoded:
         """Return the message with the lowest estimated bound over quantizations and mixture weights."""
         best: tuple[float, Encoded] | None = None
         for quantized, gates in self.candidates():
             draft = encode_message(self.spec, MIXTURE_EXPONENTS[0], quantized, gates)
-            scores, _ = self.score(draft.data, self.corpus.train, self.calibration, "calibrating")
+            scores = self.score(draft.data, self.calibration, "calibrating")
             size = 8 * len(draft.data)
             exponent = min(MIXTURE_EXPONENTS, key=lambda e: self.estimate(size, scores, e))
             encoded = encode_message(self.spec, exponent, quantized, gates)
@@ -212,38 +214,36 @@ class Certifier:
         return best[1]
 
     def run(self, out_dir: Path) -> dict[str, Any]:
-        """Write message.bin, losses.safetensors and certificate.json; return the certificate."""
+        """Write message.bin, losses.safetensors and certificate.json; return the certificate.
+
+        The message is written before anything is drawn. Scores of finished chunks are kept in the folder `scoring`
+        until all are there, so that an interrupted run goes on where it was.
+        """
         encoded = self.choose()
-        # An older certificate belongs to an older message: a run that is interrupted from here on leaves none.
-        (out_dir / CERTIFICATE).unlink(missing_ok=True)
-        write_bytes(out_dir / MESSAGE, encoded.data)
+        if self.processes.main:
+            # An older certificate belongs to an older message: a run that is interrupted from here on leaves none.
+            (out_dir / CERTIFICATE).unlink(missing_ok=True)
+            write_bytes(out_dir / MESSAGE, encoded.data)
+        self.processes.wait()
         data = (out_dir / MESSAGE).read_bytes()
         message = decode_message(data, max_symbols=len(self.alpha))
-        train = self.corpus.train
-        corpus_sha256 = train.compute_sha256()
-        documents = draw_documents(data, corpus_sha256, len(train), self.protocol.samples)
-        scores, rebuilt = self.score(data, train, documents, "measuring the risk")
+        rebuilt = rebuild(message, self.architecture)
+        corpus_sha256 = self.corpus.train.compute_sha256()
+        samples = self.config.bounds.bound_samples
+        drawn = draw_units(data, corpus_sha256, len(self.units), samples)
+        kept = out_dir / SCORING / scoring_key(data, corpus_sha256, self.units, drawn, self.protocol)
+        scores = score(rebuilt, self.units, drawn, self.protocol, self.processes, "measuring the risk", kept)
         terms = self.terms(8 * len(data), message.mixture_exponent)
-        claims = make_claims(scores, terms)
         losses = scores.to_bytes()
-        write_bytes(out_dir / LOSSES, losses)
         meta = self.corpus.meta
-        beside = baselines(self.corpus, terms)
-        base = f"random, seed {self.spec.seed}" if self.architecture.source == "scratch" else self.architecture.source
-        certificate = {
+        facts: dict[str, Any] = {
             "format": FORMAT,
-            "statement": statement(
-                next((c for c in claims if c["metric"] == "bpb"), claims[0]), terms, str(meta["source"])
-            ),
             "delta": terms.delta,
             "joint": terms.joint,
-            "bound_type": self.config.bounds.bound_type,
+            "bound_type": terms.bound_type,
             "mixture_weight": terms.mixture_weight,
-            "claims": [{**c, "name": metric_name(c["metric"])} for c in claims],
-            "comparison": [reference_bound(scores, terms)],
-            "baselines": beside,
-            "decomposition": decompose(scores, terms, claims[0]["bound"]),
-            "held_out": self.held_out(data, terms),
+            "baselines": baselines(self.corpus, terms),
+            "held_out": held_out(rebuilt, self.corpus, terms, self.protocol, self.processes),
             "message": {
                 "bits": terms.bits,
                 "coordinates": len(message.alpha),
@@ -254,7 +254,7 @@ class Certifier:
                 "architecture": dataclasses.asdict(self.architecture),
                 "D": rebuilt.D,
                 "stride": self.protocol.stride,
-                "base_weights": base,
+                "base_weights": base_weights(self.architecture.source, message.spec),
                 "base_sha256": rebuilt.base_sha256,
                 "tokenizer": str(meta["tokenizer"]),
             },
@@ -267,29 +267,20 @@ class Certifier:
                 "eot_token": self.corpus.eot_token,
                 "min_tokens": terms.min_tokens,
             },
-            "draw": {"samples": self.protocol.samples, "batch_size": self.protocol.batch_size},
+            "draw": {"samples": samples, "batch_size": self.protocol.batch_size},
             "losses_sha256": sha256(losses),
-            "limits": limits(terms, base, str(meta["tokenizer"]), claims[0]["bound"], beside),
             "versions": {"sublora": sublora.__version__}
             | {p: importlib.metadata.version(p) for p in ("torch", "transformers", "peft", "numpy", "constriction")},
         }
-        write_certificate(out_dir / CERTIFICATE, certificate)
+        facts |= numbers(facts, scores)
+        certificate = {"format": FORMAT} | words(facts, facts["claims"]) | facts
+        if self.processes.main:
+            write_bytes(out_dir / LOSSES, losses)
+            write_certificate(out_dir / CERTIFICATE, certificate)
+            # What an older, interrupted scoring of another message left behind.
+            shutil.rmtree(out_dir / SCORING, ignore_errors=True)
+        self.processes.wait()
         return certificate
-
-    def held_out(self, data: bytes, terms: Terms) -> dict[str, Any] | None:
-        """Return the decoded model's loss on evenly spaced held-out documents, None where there are none."""
-        split = self.corpus.val
-        if split is None or not len(split):
-            return None
-        documents = np.unique(np.linspace(0, len(split) - 1, HELD_OUT_DOCUMENTS).astype(int))
-        scores, _ = self.score(data, split, documents, "measuring held-out documents")
-        metrics = losses_by_metric(scores, terms)
-        out: dict[str, Any] = {"documents": len(documents)}
-        for metric in ("bpd", "bpb", "top_1_error"):
-            if metric in metrics:
-                out[metric] = float(metrics[metric][0].mean())
-        out["standard_error"] = float(metrics["bpd"][0].std(ddof=1) / math.sqrt(len(documents)))
-        return out
 
 
 def _spec(config: Config, checkpoint: Checkpoint) -> ModelSpec:

@@ -1,33 +1,47 @@
-"""From message bytes to losses: decode, rebuild the model, draw documents, score them.
+"""From message bytes to losses: decode, rebuild the model, draw units, score them.
 
 Issuing a certificate and verifying it both go through here, so that both measure the decoded model and nothing else.
 """
 
 import dataclasses
-import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from transformers import PreTrainedModel
 
-from sublora.bounds.risk import score_documents
+from sublora.bounds.chunks import score_in_chunks
+from sublora.bounds.processes import Processes
+from sublora.bounds.risk import score_units
 from sublora.bounds.scores import Scores
 from sublora.coding.message import Message
-from sublora.corpus.corpus import Corpus, Split, uniform_draw
-from sublora.errors import CertificateError, MessageError
+from sublora.corpus.units import Units, window_tokens
+from sublora.errors import CertificateError, ConfigError, MessageError
+from sublora.files import canonical_json, sha256
 from sublora.nn.create_model import Architecture, build_model, merge
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How the risk is measured: documents drawn (0: all), new tokens per window, windows per batch, device."""
+    """How losses are measured: context length, new tokens per window, windows per batch, bits of every token kept.
 
-    samples: int
+    Raises:
+        ConfigError: a stride outside 1..block_size, or an empty batch.
+    """
+
+    block_size: int
     stride: int
     batch_size: int
-    device: str = "cpu"
+    keep_tokens: bool
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.stride <= self.block_size or self.batch_size < 1:
+            raise ConfigError(
+                f"windows of {self.block_size} tokens in steps of {self.stride}, in batches of {self.batch_size}: "
+                "a step is between 1 and the window, and a batch holds at least one"
+            )
 
 
 @dataclass(frozen=True)
@@ -61,40 +75,52 @@ def rebuild(message: Message, architecture: Architecture) -> Rebuilt:
     return Rebuilt(merge(model), str(model.base_sha256), model.D)
 
 
-def draw_documents(data: bytes, corpus_sha256: str, n: int, samples: int) -> Int[np.ndarray, " m"]:
-    """Return the documents to measure: all n, or uniform draws with replacement.
-
-    The draw follows from the message and the corpus, so that nobody draws again until lucky.
-    """
-    if not samples:
-        return np.arange(n)
-    return uniform_draw(n, samples, hashlib.sha256(data + bytes.fromhex(corpus_sha256)).digest())
-
-
 def score(
-    model: PreTrainedModel,
-    split: Split,
-    documents: Int[np.ndarray, " m"],
-    corpus: Corpus,
-    block_size: int,
+    rebuilt: Rebuilt,
+    units: Units,
+    drawn: Int[np.ndarray, " m"],
     protocol: Protocol,
+    processes: Processes,
     description: str,
+    kept: Path | None = None,
 ) -> Scores:
-    """Score documents that may repeat; each distinct one is scored once."""
-    distinct, rows = np.unique(documents, return_inverse=True)
-    scores = score_documents(
-        model.to(protocol.device),  # type: ignore[arg-type]
-        split,
-        distinct,
-        eot_token=corpus.eot_token,
-        vocab_size=corpus.vocab_size,
-        block_size=block_size,
-        stride=protocol.stride,
-        batch_size=protocol.batch_size,
-        description=description,
+    """Score units that may repeat; each distinct one is scored once.
+
+    Args:
+        rebuilt: the decoded model.
+        units: what the indices `drawn` point to.
+        protocol: how they are measured.
+        processes: that share the work; all return the same.
+        description: shown beside the progress.
+        kept: folder of finished chunks, see `score_in_chunks`.
+
+    Raises:
+        CertificateError: the model gives a unit no finite probability.
+    """
+    distinct, rows = np.unique(drawn, return_inverse=True)
+    lengths = units.split.lengths[distinct]
+    model = rebuilt.model.to(processes.device)  # type: ignore[arg-type]
+    scores = score_in_chunks(
+        lambda chosen: score_units(model, units, distinct[chosen], **dataclasses.asdict(protocol)),
+        window_tokens(lengths, protocol.block_size, protocol.stride),
+        protocol.block_size if protocol.keep_tokens else 0,
+        processes,
+        description,
+        kept,
     )
     if not np.isfinite(scores.bits).all():
-        raise CertificateError(
-            "the decoded model gives some document no finite probability: there is nothing to certify"
-        )
+        raise CertificateError("the decoded model gives some text no finite probability: there is nothing to certify")
     return scores.take(rows)
+
+
+def scoring_key(data: bytes, corpus_sha256: str, units: Units, drawn: np.ndarray, protocol: Protocol) -> str:
+    """Return a name for the scoring of one message, draw and protocol; no other has it."""
+    facts = {
+        "message": sha256(data),
+        "corpus": corpus_sha256,
+        "drawn": sha256(drawn.astype("<i8").tobytes()),
+        "unit": [units.min_tokens, units.n_symbols],
+        "protocol": dataclasses.asdict(protocol),
+        "torch": torch.__version__,
+    }
+    return sha256(canonical_json(facts))[:16]

@@ -1,13 +1,14 @@
-"""Losses of documents: what a risk is measured from, and what a bound is computed from. Torch-free."""
+"""Losses of the units that were measured: what a bound is computed from. Torch-free."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID
 from sublora.errors import CertificateError
 
 TOP_K = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 50, 100)
@@ -15,28 +16,60 @@ TOP_K = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 50, 100)
 
 @dataclass(frozen=True)
 class Scores:
-    """Losses of documents; rows are documents in the order asked for.
+    """Losses of units (documents, or blocks of tokens); rows are units in the order asked for.
 
-    bits: -log2 p(document given its length).
-    lengths: tokens of the document.
-    byte_lengths: bytes of the document, 0 where they are unknown.
+    bits: -log2 p(unit given its length).
+    lengths: tokens of the unit.
+    byte_lengths: bytes of the unit, 0 where they are unknown.
     smoothed: bits per token under token smoothing, a column per value of TOKEN_SMOOTHING_GRID.
-    errors: share of tokens that are not among the k most probable, a column per k of TOP_K; ties count as errors.
+    misses: tokens that are not among the k most probable, a column per k of TOP_K; ties count as misses.
+    token_bits: -log2 p of every token of a unit, for claims about tokens; no columns elsewhere.
     """
 
     bits: Float[np.ndarray, " n"]
     lengths: Int[np.ndarray, " n"]
     byte_lengths: Int[np.ndarray, " n"]
-    smoothed: Float[np.ndarray, "n a"]
-    errors: Float[np.ndarray, "n k"]
+    smoothed: Float32[np.ndarray, "n a"]
+    misses: Int[np.ndarray, "n k"]
+    token_bits: Float32[np.ndarray, "n t"]
+
+    @staticmethod
+    def zeros(n: int, tokens: int) -> "Scores":
+        """Return scores of n units, to be filled in; `tokens` is the number of columns of token_bits."""
+        return Scores(
+            bits=np.zeros(n),
+            lengths=np.zeros(n, np.int64),
+            byte_lengths=np.zeros(n, np.int64),
+            smoothed=np.zeros((n, len(TOKEN_SMOOTHING_GRID)), np.float32),
+            misses=np.zeros((n, len(TOP_K)), np.int64),
+            token_bits=np.zeros((n, tokens), np.float32),
+        )
+
+    @property
+    def errors(self) -> Float[np.ndarray, "n k"]:
+        """Share of a unit's tokens that are not among the k most probable."""
+        return self.misses / self.lengths[:, None]
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Return the fields by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def take(self, rows: Int[np.ndarray, " m"]) -> "Scores":
         """Return the scores of some rows, which may repeat."""
-        return Scores(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+        return Scores(**{name: array[rows] for name, array in self.arrays().items()})
+
+    def put(self, rows: Int[np.ndarray, " m"], scores: "Scores") -> None:
+        """Write scores into some rows."""
+        for name, array in scores.arrays().items():
+            getattr(self, name)[rows] = array
 
     def to_bytes(self) -> bytes:
-        """Return the scores as a safetensors file."""
-        return save({name: np.ascontiguousarray(array) for name, array in asdict(self).items()})
+        """Return the scores as a safetensors file, counts in the smallest integers that hold them."""
+        return save({name: np.ascontiguousarray(_narrow(array)) for name, array in self.arrays().items()})
+
+
+def _narrow(array: np.ndarray) -> np.ndarray:
+    return array if array.dtype.kind == "f" else array.astype(np.min_scalar_type(int(array.max(initial=0))))
 
 
 def read_scores(path: Path) -> Scores:
@@ -46,7 +79,8 @@ def read_scores(path: Path) -> Scores:
         CertificateError: the file is missing or damaged.
     """
     try:
-        return Scores(**load(path.read_bytes()))
+        arrays = load(path.read_bytes())
+        return Scores(**{name: a if a.dtype.kind == "f" else a.astype(np.int64) for name, a in arrays.items()})
     except OSError as error:
         raise CertificateError(f"cannot read the losses {path}: {error.strerror}") from error
     except (SafetensorError, TypeError) as error:

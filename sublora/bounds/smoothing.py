@@ -28,6 +28,21 @@ def token_smoothing_range(a: float, vocab_size: int) -> tuple[float, float]:
     return -math.log2(1 - a + a / vocab_size), math.log2(vocab_size / a)
 
 
+def token_smoothing_bits(bits: Float[np.ndarray, " n"], a: float, vocab_size: int) -> Float[np.ndarray, " n"]:
+    """Return the bits of tokens under p' = (1-a) p + a/V, as float64.
+
+    Args:
+        bits: -log2 p of each token.
+        a: smoothing, in (0, 1).
+        vocab_size: V.
+
+    Raises:
+        ValueError: a outside (0, 1), or no tokens.
+    """
+    _check(a, vocab_size)
+    return -np.log2((1 - a) * np.exp2(-bits.astype(np.float64)) + a / vocab_size)
+
+
 def mixture_bits(
     bits: Float[np.ndarray, " n"], lengths: Int[np.ndarray, " n"], vocab_size: int, weight: float
 ) -> Float[np.ndarray, " n"]:

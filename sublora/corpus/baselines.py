@@ -1,9 +1,10 @@
-"""What simple codes need for the same documents: uniform, counts of tokens or of pairs, and zlib.
+"""What simple codes need for the same documents: uniform, adaptive, zlib, and counts of tokens or of pairs.
 
 The length of a document is taken as given, so the end-of-text token cannot occur inside it: all codes here have
 `vocab_size - 1` symbols, and a first token follows the end-of-text token.
 """
 
+import math
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -32,6 +33,20 @@ def zlib_bits(split: Split, documents: Integer[np.ndarray, " n"], vocab_size: in
     return np.array([8.0 * len(zlib.compress(text, 9, wbits=-zlib.MAX_WBITS)) for text in texts])
 
 
+def adaptive_bits(split: Split, documents: Integer[np.ndarray, " n"], vocab_size: int) -> Float64[np.ndarray, " n"]:
+    """Return the bits of documents under order-0 adaptive coding, each document on its own.
+
+    A token that occurred k times among the t tokens before it has probability (k + 1/2) / (t + (V - 1)/2), the rule of
+    Krichevsky & Trofimov (1981). The order of tokens does not matter, so a document's counts are enough.
+    """
+    symbols, out = vocab_size - 1, np.empty(len(documents))
+    for row, i in enumerate(documents):
+        counts = np.unique(split.document(int(i)), return_counts=True)[1]
+        nats = math.lgamma(counts.sum() + symbols / 2) - math.lgamma(symbols / 2)
+        out[row] = (nats - sum(math.lgamma(k + 0.5) - math.lgamma(0.5) for k in counts)) / math.log(2)
+    return out
+
+
 class CountModel(NamedTuple):
     """Counts of (context, token) pairs; the context is 0 for single tokens, else the token before.
 
@@ -52,15 +67,23 @@ class CountModel(NamedTuple):
 
         The add-1/2 rule is that of Krichevsky & Trofimov (1981), "The performance of universal encoding".
         """
+        bits = np.zeros(len(documents))
+        for rows, token_bits in self._scored(split, documents):
+            bits += np.bincount(rows, token_bits, minlength=len(documents))
+        return bits
+
+    def token_bits(self, split: Split) -> Float64[np.ndarray, " tokens"]:
+        """Return the bits of every token of all documents, in order, under the same probabilities."""
+        return np.concatenate([token_bits for _, token_bits in self._scored(split, np.arange(len(split)))])
+
+    def _scored(self, split: Split, documents: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield, for the tokens of consecutive documents, (row of the document, bits)."""
         contexts, of_cell = np.unique(self.cells // self.vocab_size, return_inverse=True)
         totals = np.bincount(of_cell, self.counts).astype(np.int64)
-        bits = np.zeros(len(documents))
         for rows, cells in _cells(split, documents, self.vocab_size, self.pairs):
             count = _look_up(self.cells, self.counts, cells)
             total = _look_up(contexts, totals, cells // self.vocab_size)
-            token_bits = np.log2(total + 0.5 * (self.vocab_size - 1)) - np.log2(count + 0.5)
-            bits += np.bincount(rows, token_bits, minlength=len(documents))
-        return bits
+            yield rows, np.log2(total + 0.5 * (self.vocab_size - 1)) - np.log2(count + 0.5)
 
     def coded_bits(self) -> int:
         """Return the exact length of a self-delimiting code of the counts.

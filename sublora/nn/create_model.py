@@ -32,6 +32,9 @@ class Architecture:
 
     `source` is "scratch" (random weights from the seed) or a Hugging Face id or folder. `vocab_size` counts the tokens
     that can occur, end-of-text included; `block_size` is the context length in tokens.
+
+    Raises:
+        ConfigError: a size below 1, or a width that is not a multiple of the number of heads.
     """
 
     source: str
@@ -41,6 +44,11 @@ class Architecture:
     block_size: int
     vocab_size: int
     bias: bool = False
+
+    def __post_init__(self) -> None:
+        sizes = (self.n_layer, self.n_head, self.n_embd, self.block_size, self.vocab_size)
+        if min(sizes) < 1 or self.n_embd % self.n_head:
+            raise ConfigError(f"no model has these sizes: {self}")
 
 
 def create_base(architecture: Architecture, seed: int, dropout: float = 0.0) -> PreTrainedModel:

@@ -1,6 +1,5 @@
 """Finished runs, read for an analysis of many: one JSON file each, or the folders that training wrote."""
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -14,6 +13,7 @@ from sublora.bounds.certificate import CERTIFICATE, read_certificate
 from sublora.bounds.selection import read_selection
 from sublora.config import Sublora
 from sublora.errors import SubloraError
+from sublora.files import read_json
 from sublora.report.metrics import METRICS, check_metrics, read_metrics
 
 # The order of modes in tables and legends; others follow by name.
@@ -128,12 +128,7 @@ def mean_and_error(values: Iterable[float]) -> tuple[float, float]:
 
 
 def _read_file(path: Path) -> Run:
-    try:
-        record = json.loads(path.read_text())
-    except OSError as error:
-        raise SubloraError(f"cannot read {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise SubloraError(f"{path} is damaged: {error}") from error
+    record = read_json(path, "the run")
     try:
         needed = {f.name: record[f.name] for f in fields(Run) if f.default is MISSING}
         run = Run(**needed, selection=record.get("selection"))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sublora.bounds.inequalities.betting_all import betting
+from sublora.bounds.inequalities.betting_all import betting, projected_betting
 from sublora.bounds.inequalities.betting_drawn import SubsampledBound, betting_subsampled, check_betting_subsampled
 from sublora.bounds.inequalities.checks import nats
 from sublora.bounds.inequalities.classical import empirical_bernstein, hoeffding, kl_inverse
@@ -29,6 +29,7 @@ __all__ = [
     "hoeffding_subsampling",
     "kl_inverse",
     "nats",
+    "projected_betting",
     "running_mean",
     "token_azuma",
     "token_betting",

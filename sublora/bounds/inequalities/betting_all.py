@@ -43,15 +43,31 @@ def betting(losses: Float[np.ndarray, " n"], *, upper: float, nats: float) -> fl
     """
     check_nats(nats)
     y = upper - checked_losses(losses, upper)
-    cost = (nats + regret(len(y))) / len(y)
+    return upper - _best_gain(y, (nats + regret(len(y))) / len(y))
+
+
+def projected_betting(losses: Float[np.ndarray, " m"], *, upper: float, nats: float, n: int) -> float:
+    """Return what `betting` would give for n losses that are distributed as these m: a projection, not a bound.
+
+    Args:
+        losses, upper, nats: as in `betting`.
+        n: number of losses that are imagined.
+    """
+    check_nats(nats)
+    y = upper - checked_losses(losses, upper)
+    return upper - _best_gain(y, (nats + regret(n)) / n)
+
+
+def _best_gain(y: Float[np.ndarray, " n"], cost: float) -> float:
+    """The largest `gain` over c, at least 0."""
     sample = y[:: math.ceil(len(y) / SEARCH_LOSSES)]
     scale = float(sample.mean())
     if scale <= 0:
-        return upper
+        return 0.0
     ln_c = golden_section(
         lambda x: gain(sample, math.exp(x), cost), math.log(C_LIMITS[0] / scale), math.log(C_LIMITS[1] / scale)
     )
-    return upper - max(gain(y, math.exp(ln_c), cost), 0.0)
+    return max(gain(y, math.exp(ln_c), cost), 0.0)
 
 
 def regret(n: int) -> float:

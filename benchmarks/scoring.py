@@ -1,0 +1,119 @@
+"""What it costs to score documents, as multiples of a plain forward pass over the same documents.
+
+    python benchmarks/scoring.py
+
+writes benchmarks/results/scoring.json. GPT-2 small with random weights, 50,257 tokens, float32, one thread; documents
+of 400, 1,023 and 1,500 random tokens. The plain forward pass reads end-of-text and a document, cut at the context of
+1,024 tokens, and computes hidden states and all logits, but no loss. Documents longer than the context are scored in
+windows, which read some tokens again: 1,500 tokens in steps of 1,024 or of 100 new tokens. Scoring and plain passes
+alternate, and the median over rounds of the ratio of each pair is given. Seconds are the process's own time on its one
+thread, which other programs on the machine disturb least.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import GPT2LMHeadModel
+
+from sublora.bounds.risk import score_units
+from sublora.corpus import units
+from sublora.corpus.corpus import GPT2_EOT, GPT2_VOCAB, open_corpus
+from sublora.nn.create_model import Architecture, create_base
+from sublora.seeds import stream
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = 1024
+# Tokens of the documents, their number, and new tokens per window.
+SETTINGS = ((400, 4, BLOCK), (1023, 2, BLOCK), (1500, 1, BLOCK), (1500, 1, 100))
+# What Lotfi et al.'s program takes, as multiples of a plain forward pass on the same machine.
+REFERENCE = {400: 5.5, 1023: 4.0, 1500: 9.9}
+ROUNDS = 3
+TARGET = 1.15
+
+
+def write_documents(folder: Path) -> None:
+    """Write a token file of the documents that are scored."""
+    parts = []
+    for length in sorted({length for length, _, _ in SETTINGS}):
+        count = max(n for tokens, n, _ in SETTINGS if tokens == length)
+        for i in range(count):
+            parts += [stream(0, "scoring", length, i).integers(0, GPT2_EOT, length), [GPT2_EOT]]
+    np.concatenate(parts).astype("<u2").tofile(folder / "train.bin")
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """Return the processor time of one call."""
+    start = time.process_time()
+    call()
+    return time.process_time() - start
+
+
+@torch.inference_mode()
+def plain(model: GPT2LMHeadModel, documents: list[np.ndarray]) -> None:
+    """Compute hidden states and logits of documents of one length, from the end-of-text token on."""
+    inputs = np.stack([np.r_[GPT2_EOT, tokens[: BLOCK - 1]] for tokens in documents])
+    # A last target needs no input of its own: as many inputs as there are tokens, and no more than the context.
+    _ = model(input_ids=torch.from_numpy(inputs[:, : len(documents[0])].astype(np.int64))).logits
+
+
+def main() -> None:
+    """Measure, write and print."""
+    torch.set_num_threads(1)
+    model = create_base(Architecture("scratch", 12, 12, 768, BLOCK, GPT2_VOCAB), seed=0).eval()
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_documents(Path(folder))
+        split = open_corpus(folder).train
+        everything = units.documents(split, GPT2_VOCAB, 1)
+        for length, count, stride in SETTINGS:
+            chosen = np.flatnonzero(split.lengths == length)[:count]
+            documents = [split.document(int(i)) for i in chosen]
+            ours, forward = [], []
+            for _ in range(ROUNDS):
+                forward.append(seconds(lambda documents=documents: plain(model, documents)))
+                ours.append(
+                    seconds(
+                        lambda chosen=chosen, stride=stride: score_units(
+                            model, everything, chosen, block_size=BLOCK, stride=stride, batch_size=4
+                        )
+                    )
+                )
+            read = int(units.window_tokens(np.array([length]), BLOCK, stride)[0])
+            multiple = float(np.median(np.array(ours) / forward))
+            target = TARGET * max(1.0, read / BLOCK)
+            rows.append(
+                {
+                    "tokens": length,
+                    "documents": count,
+                    "stride": stride,
+                    "window_tokens": read,
+                    "forward_seconds": round(min(forward) / count, 3),
+                    "scoring_seconds": round(min(ours) / count, 3),
+                    "multiple": round(multiple, 3),
+                    "target": round(target, 3),
+                    "reference_multiple": REFERENCE[length],
+                }
+            )
+            sys.stdout.write(
+                f"{length} tokens in steps of {stride}: {multiple:.2f} plain forward passes, target {target:.2f}, "
+                f"the reference {REFERENCE[length]}\n"
+            )
+    result = {
+        "command": "python benchmarks/scoring.py",
+        "model": "GPT-2 small, random weights, float32",
+        "threads": 1,
+        "torch": torch.__version__,
+        "rounds": ROUNDS,
+        "rows": rows,
+    }
+    (ROOT / "benchmarks" / "results" / "scoring.json").write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
