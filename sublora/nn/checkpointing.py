@@ -15,7 +15,7 @@ def enable_gradient_checkpointing(net: Any) -> None:
     cost"), with the parameters that stood in the model when it was computed first.
     """
     model = net.get_base_model() if hasattr(net, "get_base_model") else net
-    model.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": partial(_contexts, net)})
+    model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": partial(_contexts, net)})
 
 
 def _contexts(net: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

@@ -1,10 +1,10 @@
 """Which precision the products of a training step are computed in."""
 
 import logging
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
 
@@ -29,13 +29,13 @@ def resolve_dtype(dtype: str, device: torch.device) -> str:
     return chosen
 
 
-def store_matrices_in_bfloat16(model: PreTrainedModel) -> None:
-    """Store the frozen matrices of the layers in bfloat16, so that they are not converted at every step.
+def store_matrices_in_bfloat16(net: Any) -> None:
+    """Store the frozen matrices of a model's layers in bfloat16: otherwise every step converts them.
 
-    Vectors, embeddings and the output head stay in float32, and so do the hidden states between layers.
+    The model is one of transformers, with or without PEFT's adapter. Vectors, embeddings and the output head stay in float32, and so do the hidden states between layers.
     """
-    outside = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings())}
-    for name, module in model.named_modules():
+    outside = {id(m.weight) for m in (net.get_input_embeddings(), net.get_output_embeddings())}
+    for name, module in net.named_modules():
         weight = getattr(module, "weight", None)
         frozen = isinstance(weight, nn.Parameter) and not weight.requires_grad
         embedding = isinstance(module, nn.Embedding) or id(weight) in outside
