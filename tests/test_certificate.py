@@ -124,8 +124,10 @@ def test_other_codebooks(run_copy, data_dir, extra):
         ["--sublora.allocation_mode=learned", "--sublora.allocation_scope=layer"],
         ["--sublora.intrinsic_dim=0"],
         ["--sublora.use_lora=false", "--sublora.intrinsic_mode=partition"],
+        ["--model.apply_rope=true"],
+        ["--model.use_mistral_sliding_window=true", "--model.attention_window=8"],
     ],
-    ids=["fixed", "learned-shared", "learned-layer", "no-subspace", "no-lora"],
+    ids=["fixed", "learned-shared", "learned-layer", "no-subspace", "no-lora", "llama", "mistral"],
 )
 def test_every_mode_is_certified_and_verified(data_dir, tmp_path, extra):
     config = load_config(flags(data_dir, tmp_path, "--training.max_iters=3", "--bounds.bound_samples=20", *extra))

@@ -138,18 +138,20 @@ class SubspaceLoss(nn.Module):
 
     Args:
         subspace: the model.
-        compile: let torch.compile make kernels of everything but P, which is a few products.
+        compile: let torch.compile make kernels, for training, of everything but P, which is a few products.
     """
 
     def __init__(self, subspace: SubspaceModule, compile: bool = False) -> None:
         super().__init__()
         self.subspace = subspace
         self.loss = NextTokenLoss(subspace.net)
-        self._call = torch.compile(functional_call) if compile else functional_call
+        self.call = torch.compile(functional_call) if compile else functional_call
 
     def forward(
         self, input_ids: Int[Tensor, "batch block"], targets: Int[Tensor, "batch block"]
     ) -> Float[Tensor, ""]:
         """Return the loss at theta0 + P alpha."""
         values = {f"net.{name}": value for name, value in self.subspace.parameters_by_name().items()}
-        return self._call(self.loss, values, (input_ids, targets))
+        # Evaluations are rare: they do not earn back a compilation of their own.
+        call = self.call if self.training else functional_call
+        return call(self.loss, values, (input_ids, targets))

@@ -89,7 +89,13 @@ def train(config: Config) -> Path:
     if accelerator.is_main_process:
         remove_unfinished(out_dir)
         write_text(out_dir / "config.yaml", config.to_yaml())
-    run.loop(resumed=previous is not None)
+    try:
+        run.loop(resumed=previous is not None)
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write to {out_dir} at step {run.iteration}: {error.strerror or error}; the last checkpoint is "
+            "intact: make room and start the same command again"
+        ) from error
     return out_dir
 
 
@@ -192,8 +198,7 @@ class Run:
             else None
         )
         try:
-            with progress("training", t.max_iters) as advance:
-                advance(self.iteration)
+            with progress("training", t.max_iters, done=self.iteration) as advance:
                 while True:
                     if self.iteration % t.eval_interval == 0 or self.iteration >= t.max_iters:
                         self._evaluate(trackers)
@@ -202,7 +207,7 @@ class Run:
                     record = self._step()
                     if trackers and (self.iteration % t.log_interval == 0 or self.iteration == 1):
                         trackers.write(record)
-                    advance(1)
+                    advance(1, f"loss {record['loss']:.3f}, {record['tokens_per_second']:,.0f} tokens/s")
         finally:
             if trackers:
                 trackers.close()
