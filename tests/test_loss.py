@@ -58,7 +58,9 @@ def assert_close(one, other, tolerance=1e-5):
 @pytest.mark.parametrize("chunk", [1 << 24, 7 * V])
 def test_head_cross_entropy(monkeypatch, chunk):
     monkeypatch.setattr(loss_module, "LOGITS_AT_ONCE", chunk)
-    inputs = [numbers(n, *s).requires_grad_() for n, s in {"h": (30, 8), "w": (V, 8), "a": (30, 3), "b": (V, 3)}.items()]
+    inputs = [
+        numbers(n, *s).requires_grad_() for n, s in {"h": (30, 8), "w": (V, 8), "a": (30, 3), "b": (V, 3)}.items()
+    ]
     hidden, weight, low, up = inputs
     targets = tokens("y").flatten()
     expected = F.cross_entropy(hidden @ weight.t() + low @ up.t(), targets)

@@ -64,7 +64,11 @@ def test_two_processes_are_one(data_dir, tmp_path):
         assert float(one.tensors[name].abs().max()) > 0.01
         torch.testing.assert_close(one.tensors[name], other.tensors[name], rtol=0, atol=1e-5)
     evals = [
-        [r for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines() if "val_bpd" in (r := json.loads(line))]
+        [
+            r
+            for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()
+            if "val_bpd" in (r := json.loads(line))
+        ]
         for n in ("one", "two")
     ]
     assert [r["iter"] for r in evals[0]] == [r["iter"] for r in evals[1]]

@@ -14,6 +14,7 @@ from sublora.nn.projectors import SubspaceModule, create_intrinsic_model
 
 log = logging.getLogger(__name__)
 
+
 def build_model(
     architecture: Architecture,
     *,

@@ -109,9 +109,7 @@ class NextTokenLoss(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(
-        self, input_ids: Int[Tensor, "batch block"], targets: Int[Tensor, "batch block"]
-    ) -> Float[Tensor, ""]:
+    def forward(self, input_ids: Int[Tensor, "batch block"], targets: Int[Tensor, "batch block"]) -> Float[Tensor, ""]:
         """Return the mean cross-entropy of the targets in nats."""
         net: Any = self.net
         model = net.get_base_model() if hasattr(net, "get_base_model") else net
@@ -147,9 +145,7 @@ class SubspaceLoss(nn.Module):
         self.loss = NextTokenLoss(subspace.net)
         self.call = torch.compile(functional_call) if compile else functional_call
 
-    def forward(
-        self, input_ids: Int[Tensor, "batch block"], targets: Int[Tensor, "batch block"]
-    ) -> Float[Tensor, ""]:
+    def forward(self, input_ids: Int[Tensor, "batch block"], targets: Int[Tensor, "batch block"]) -> Float[Tensor, ""]:
         """Return the loss at theta0 + P alpha."""
         values = {f"net.{name}": value for name, value in self.subspace.parameters_by_name().items()}
         # Evaluations are rare: they do not earn back a compilation of their own.

@@ -36,6 +36,7 @@ from sublora.training.trackers import Trackers
 
 log = logging.getLogger(__name__)
 
+
 def create_optimizer(model: SubspaceModule, config: Config) -> torch.optim.AdamW:
     """Return AdamW with one group for alpha and, where there are gates, one for them without weight decay."""
     o, s = config.optimizer, config.sublora
