@@ -24,7 +24,15 @@ ALLOCATION_MODES = ("uniform", "fixed", "learned")
 ALLOCATION_SCOPES = ("layer", "shared")
 BOUND_TYPES = ("document_level", "sequence_level", "token_level")
 QUANTIZERS = ("uniform", "kmeans", "trellis", "feedback")
-DTYPES = ("float32", "bfloat16")
+# Layers, heads and width (Radford et al. 2019, table 2). The largest goes by two names in the literature's code.
+GPT2_SIZES = {
+    "small": (12, 12, 768),
+    "medium": (24, 16, 1024),
+    "large": (36, 20, 1280),
+    "xlarge": (48, 25, 1600),
+    "vlarge": (48, 25, 1600),
+}
+DTYPES = ("float32", "bfloat16", "auto")
 
 
 def _choice(name: str, value: str, legal: Sequence[str]) -> None:
@@ -64,7 +72,7 @@ class Data:
     dataset: str = ""
     """subfolder of dataset_dir"""
     batch_size: int = 12
-    """sequences in a micro-batch"""
+    """sequences in a micro-batch, divided between the processes: any number of them computes the same step"""
     block_size: int = 1024
     """context length in tokens"""
     perturb_word_order_window_size: int = 0
@@ -159,6 +167,8 @@ class LearningRate:
 class Model:
     """The base model."""
 
+    size: str = ""
+    """n_layer, n_head and n_embd by the name of a GPT-2: small, medium, large, or xlarge (also called vlarge)"""
     n_layer: int = 12
     """transformer layers"""
     n_head: int = 12
@@ -174,21 +184,46 @@ class Model:
     best_checkpoint_path: str = ""
     """checkpoint file, or folder of the run that holds it"""
     apply_rope: bool = False
-    """rotary positions; not available for GPT-2, take a Llama folder with init_from instead"""
+    """rotary positions: the model from scratch is a Llama instead of a GPT-2"""
     use_mistral_sliding_window: bool = False
-    """sliding-window attention; not available for GPT-2, take a Mistral folder with init_from instead"""
+    """rotary positions and sliding-window attention: the model from scratch is a Mistral"""
+    attention_window: int = 4096
+    """tokens that a layer of a Mistral sees"""
 
     def __post_init__(self) -> None:
-        for name in ("n_layer", "n_head", "n_embd"):
+        for name in ("n_layer", "n_head", "n_embd", "attention_window"):
             _range(f"model.{name}", getattr(self, name), 1)
         _range("model.dropout", self.dropout, 0, 1)
+        if self.size:
+            self._apply_size()
         if self.n_embd % self.n_head:
             raise ConfigError(f"model.n_embd {self.n_embd} is not a multiple of model.n_head {self.n_head}")
-        for name in ("apply_rope", "use_mistral_sliding_window"):
-            if getattr(self, name):
-                raise ConfigError(
-                    f"model.{name}=true is not available from scratch: give a model folder with model.init_from"
-                )
+        if self.family == "gpt2":
+            return
+        if self.init_from not in ("scratch", "best_ckpt"):
+            raise ConfigError(
+                f"{self.init_from!r} has an architecture of its own: leave out model.apply_rope and "
+                "model.use_mistral_sliding_window"
+            )
+        if self.n_embd // self.n_head % 2:
+            raise ConfigError(
+                f"rotary positions need heads of even width, not {self.n_embd // self.n_head}: "
+                "change model.n_embd or model.n_head"
+            )
+
+    def _apply_size(self) -> None:
+        _choice("model.size", self.size, list(GPT2_SIZES))
+        for name, value in zip(("n_layer", "n_head", "n_embd"), GPT2_SIZES[self.size], strict=True):
+            if getattr(self, name) not in (value, getattr(Model, name)):
+                raise ConfigError(f"model.{name}={getattr(self, name)} contradicts model.size={self.size}: choose one")
+            setattr(self, name, value)
+
+    @property
+    def family(self) -> str:
+        """Architecture of a model from scratch: gpt2, llama or mistral."""
+        if self.use_mistral_sliding_window:
+            return "mistral"
+        return "llama" if self.apply_rope else "gpt2"
 
 
 @dataclass
@@ -322,9 +357,11 @@ class System:
     device: str = "auto"
     """auto, cpu, cuda, mps, ..."""
     dtype: str = "float32"
-    """float32, or bfloat16 autocast while training; scoring is always float32"""
+    """precision of training: float32, bfloat16, or auto: bfloat16 where the hardware has it; scoring is in float32"""
     compile: bool = False
     """torch.compile the model for training"""
+    gradient_checkpointing: bool = False
+    """keep only the inputs of layers for the backward pass: less memory, a third more time"""
     seed: int = 42
     """root of every random stream"""
     threads: int = 0

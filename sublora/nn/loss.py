@@ -1,0 +1,153 @@
+"""The training loss: cross-entropy of next tokens whose logits are never all there at the same time.
+
+Shape suffixes: N tokens, V vocabulary, e width, r rank.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from sublora.nn.lora import ADAPTER, LoraLinear
+from sublora.nn.subspace import SubspaceModule
+
+# Logits that exist at the same time: 64 MB of float32.
+LOGITS_AT_ONCE = 1 << 24
+
+
+class _HeadCrossEntropy(torch.autograd.Function):
+    """The loss and its gradients in one pass over chunks of tokens, so that no chunk's logits outlive it.
+
+    The gradient of the mean is a fixed multiple of what is computed here, whatever is done with the loss later.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_Ne: Tensor, weight_Ve: Tensor, low_Nr: Tensor, up_Vr: Tensor, targets_N: Tensor
+    ) -> Tensor:
+        needs = ctx.needs_input_grad
+        weight_Ve, up_Vr = weight_Ve.to(hidden_Ne.dtype), up_Vr.to(hidden_Ne.dtype)
+        low_Nr = low_Nr.to(hidden_Ne.dtype)
+        grads = [
+            torch.zeros_like(t, dtype=torch.float32 if at else t.dtype) if needed else None
+            for at, (t, needed) in enumerate(zip((hidden_Ne, weight_Ve, low_Nr, up_Vr), needs, strict=False))
+        ]
+        grad_hidden, grad_weight, grad_low, grad_up = grads
+        total = hidden_Ne.new_zeros((), dtype=torch.float32)
+        for rows in _chunks(len(targets_N), len(weight_Ve)):
+            hidden, low, targets = hidden_Ne[rows], low_Nr[rows], targets_N[rows]
+            logits = _logits(hidden, weight_Ve, low, up_Vr).float()
+            total += F.cross_entropy(logits, targets, reduction="sum")
+            logits = torch.softmax(logits, 1, out=logits)
+            logits[torch.arange(len(targets), device=logits.device), targets] -= 1
+            error = (logits.div_(len(targets_N))).to(hidden.dtype)
+            if grad_hidden is not None:
+                torch.mm(error, weight_Ve, out=grad_hidden[rows])
+            if grad_weight is not None:
+                grad_weight += error.t() @ hidden
+            if grad_low is not None:
+                grad_low[rows] = (error @ up_Vr).float()
+            if grad_up is not None:
+                grad_up += error.t() @ low
+        ctx.save_for_backward(*grads)
+        return total / len(targets_N)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = grad_outputs
+        return (*(None if grad is None else grad * scale for grad in ctx.saved_tensors), None)
+
+
+def _chunks(n_tokens: int, vocab_size: int) -> list[slice]:
+    step = max(1, LOGITS_AT_ONCE // vocab_size)
+    return [slice(start, start + step) for start in range(0, n_tokens, step)]
+
+
+def _logits(
+    hidden_Ne: Float[Tensor, "N e"], weight_Ve: Float[Tensor, "V e"], low_Nr: Float[Tensor, "N r"], up_Vr: Tensor
+) -> Float[Tensor, "N V"]:
+    return (hidden_Ne @ weight_Ve.t()).addmm_(low_Nr, up_Vr.t())
+
+
+def head_cross_entropy(
+    hidden_Ne: Float[Tensor, "N e"],
+    weight_Ve: Float[Tensor, "V e"],
+    low_Nr: Float[Tensor, "N r"],
+    up_Vr: Float[Tensor, "V r"],
+    targets_N: Int[Tensor, " N"],
+) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy in nats of the logits `hidden weight^T + low up^T`, differentiable in all four.
+
+    Without gradients only a chunk of logits exists at a time; with them the gradient of every chunk is formed beside
+    its loss, so nothing is computed twice (Hsu et al. 2024, "Liger kernel", section 3.2).
+
+    Args:
+        hidden_Ne: final hidden states, in the precision that the products are computed in.
+        weight_Ve: the output head.
+        low_Nr, up_Vr: what LoRA adds to the head, factored; r may be 0.
+        targets_N: next tokens.
+    """
+    if torch.is_grad_enabled():
+        return _HeadCrossEntropy.apply(hidden_Ne, weight_Ve, low_Nr, up_Vr, targets_N)
+    weight_Ve, up_Vr, low_Nr = (t.to(hidden_Ne.dtype) for t in (weight_Ve, up_Vr, low_Nr))
+    sums = [
+        F.cross_entropy(
+            _logits(hidden_Ne[rows], weight_Ve, low_Nr[rows], up_Vr).float(), targets_N[rows], reduction="sum"
+        )
+        for rows in _chunks(len(targets_N), len(weight_Ve))
+    ]
+    return torch.stack(sums).sum() / len(targets_N)
+
+
+class NextTokenLoss(nn.Module):
+    """A causal language model of transformers, with or without PEFT's adapter, as a function of text to its loss."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, input_ids: Int[Tensor, "batch block"], targets: Int[Tensor, "batch block"]) -> Float[Tensor, ""]:
+        """Return the mean cross-entropy of the targets in nats."""
+        net: Any = self.net
+        model = net.get_base_model() if hasattr(net, "get_base_model") else net
+        hidden = model.base_model(input_ids=input_ids, use_cache=False)[0].flatten(0, 1)
+        head = model.get_output_embeddings()
+        adapted = isinstance(head, LoraLinear)
+        linear = head.base_layer if adapted else head
+        if linear.bias is not None:
+            return F.cross_entropy(head(hidden).float(), targets.flatten())
+        if adapted:
+            low = head.lora_A[ADAPTER](head.lora_dropout[ADAPTER](hidden)) * head.scaling[ADAPTER]
+            up = head.lora_B[ADAPTER].weight
+        else:
+            low, up = hidden.new_zeros(len(hidden), 0), hidden.new_zeros(len(linear.weight), 0)
+        if torch.is_autocast_enabled(hidden.device.type):
+            hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
+        return head_cross_entropy(hidden, linear.weight, low, up, targets.flatten())
+
+
+class SubspaceLoss(nn.Module):
+    """The loss of a model in its subspace: (inputs, targets) -> mean cross-entropy in nats.
+
+    It is what a training step calls; gradients reach alpha and the gates only.
+
+    Args:
+        subspace: the model.
+        compile: let torch.compile make kernels, for training, of everything but P, which is a few products.
+    """
+
+    def __init__(self, subspace: SubspaceModule, compile: bool = False) -> None:
+        super().__init__()
+        self.subspace = subspace
+        self.loss = NextTokenLoss(subspace.net)
+        self.call = torch.compile(functional_call) if compile else functional_call
+
+    def forward(self, input_ids: Int[Tensor, "batch block"], targets: Int[Tensor, "batch block"]) -> Float[Tensor, ""]:
+        """Return the loss at theta0 + P alpha."""
+        values = {f"net.{name}": value for name, value in self.subspace.parameters_by_name().items()}
+        # Evaluations are rare: they do not earn back a compilation of their own.
+        call = self.call if self.training else functional_call
+        return call(self.loss, values, (input_ids, targets))

@@ -1,0 +1,43 @@
+"""Which precision the products of a training step are computed in."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+
+def bfloat16_hardware(device: torch.device) -> str | None:
+    """Return what computes products of bfloat16 numbers on a device, None where nothing does."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device) if torch.cuda.is_bf16_supported(including_emulation=False) else None
+    if device.type == "cpu":
+        has = torch.cpu.get_capabilities()
+        return next((name for name in ("amx_bf16", "avx512_bf16") if has.get(name)), None)
+    return None
+
+
+def resolve_dtype(dtype: str, device: torch.device) -> str:
+    """Return float32 or bfloat16: what `dtype` says, or for `auto` bfloat16 exactly where the hardware has it."""
+    if dtype != "auto":
+        return dtype
+    hardware = bfloat16_hardware(device)
+    chosen = "float32" if hardware is None else "bfloat16"
+    log.info("training in %s: %s", chosen, hardware or f"{device.type} has no bfloat16 arithmetic")
+    return chosen
+
+
+def store_matrices_in_bfloat16(net: Any) -> None:
+    """Store the frozen matrices of a model's layers in bfloat16: otherwise every step converts them.
+
+    The model is one of transformers, with or without PEFT's adapter. Vectors, embeddings and the output head stay in float32, and so do the hidden states between layers.
+    """
+    outside = {id(m.weight) for m in (net.get_input_embeddings(), net.get_output_embeddings())}
+    for name, module in net.named_modules():
+        weight = getattr(module, "weight", None)
+        frozen = isinstance(weight, nn.Parameter) and not weight.requires_grad
+        embedding = isinstance(module, nn.Embedding) or id(weight) in outside
+        if frozen and weight.dim() == 2 and not embedding and "lora_" not in name:
+            weight.data = weight.data.bfloat16()
