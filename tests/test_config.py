@@ -83,7 +83,7 @@ def test_mistakes_are_one_clear_line(flag, message):
 def test_sizes_have_names(size, expected):
     model = load_config([f"--model.size={size}"]).model
     assert (model.n_layer, model.n_head, model.n_embd) == expected
-    with pytest.raises(ConfigError, match="model.n_layer=3 contradicts"):
+    with pytest.raises(ConfigError, match=r"model\.n_layer=3 contradicts"):
         load_config([f"--model.size={size}", "--model.n_layer=3"])
 
 

@@ -149,18 +149,19 @@ def test_a_killed_preparation_goes_on(tmp_path, monkeypatch, kind):
     source, paths = (f"hf:{path.parent}", []) if kind == "hf" else (kind, [path])
     whole = prepare(source, tmp_path / "whole", paths=paths, tokenizer="bytes")
 
-    encode, encoded = ByteTokenizer.encode, []
+    encode, encoded, stops = ByteTokenizer.encode, [], [40, 90]
 
     def killed(self, batch):
         encoded.extend(batch)
-        if len(encoded) > stop:
+        if len(encoded) > stops[0]:
+            stops.pop(0)
             raise KeyboardInterrupt
         return encode(self, batch)
 
     out = tmp_path / "parts"
     with monkeypatch.context() as patch:
         patch.setattr(ByteTokenizer, "encode", killed)
-        for stop in (40, 90):
+        while stops:
             with pytest.raises(KeyboardInterrupt):
                 prepare(source, out, paths=paths, tokenizer="bytes")
     # Text that was written after the last state was saved is written once.

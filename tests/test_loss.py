@@ -107,6 +107,20 @@ def test_our_lora_layer_is_that_of_peft(monkeypatch):
     assert_close(found, loss_and_gradient(model, plain(model)))
 
 
+def test_our_lora_layer_can_be_merged_and_switched_off():
+    model = model_of()
+    net = model.materialize().eval()
+    layer = net.base_model.model.transformer.h[0].attn.c_attn
+    x = numbers("input", 2, 5, 16)
+    with torch.no_grad():
+        adapted, base = layer(x), layer.base_layer(x)
+        assert float((adapted - base).norm()) > 1e-3
+        with net.disable_adapter():
+            torch.testing.assert_close(layer(x), base)
+        layer.merge()
+        torch.testing.assert_close(layer(x), adapted)
+
+
 def test_gradient_checkpointing_changes_nothing():
     model = model_of()
     expected = loss_and_gradient(model, ours(model))

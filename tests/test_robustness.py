@@ -49,6 +49,10 @@ def alpha(out_dir, name=LAST):
     return load_checkpoint(out_dir / name).tensors["subspace_params"]
 
 
+def records(out_dir):
+    return [json.loads(line) for line in (out_dir / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_two_processes_are_one(data_dir, tmp_path):
     extra = ["--sublora.allocation_mode=learned", "--training.gradient_accumulation_steps=2"]
     train(load_config(flags(data_dir, tmp_path / "one", *extra)))
@@ -63,14 +67,7 @@ def test_two_processes_are_one(data_dir, tmp_path):
     for name in ("subspace_params", "gating_params"):
         assert float(one.tensors[name].abs().max()) > 0.01
         torch.testing.assert_close(one.tensors[name], other.tensors[name], rtol=0, atol=1e-5)
-    evals = [
-        [
-            r
-            for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()
-            if "val_bpd" in (r := json.loads(line))
-        ]
-        for n in ("one", "two")
-    ]
+    evals = [[r for r in records(tmp_path / name) if r["kind"] == "eval"] for name in ("one", "two")]
     assert [r["iter"] for r in evals[0]] == [r["iter"] for r in evals[1]]
     assert evals[0][-1]["val_bpd"] == pytest.approx(evals[1][-1]["val_bpd"], abs=1e-5)
 
@@ -106,10 +103,7 @@ def test_killed_at_any_moment(data_dir, tmp_path):
     assert torch.equal(alpha(out_dir), alpha(tmp_path / "whole"))
     assert torch.equal(alpha(out_dir, BEST), alpha(tmp_path / "whole", BEST))
     assert not list(out_dir.glob(".*.tmp"))
-    lines = [
-        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
-        for path in (tmp_path / "whole", out_dir)
-    ]
+    lines = [records(path) for path in (tmp_path / "whole", out_dir)]
     assert [(r["kind"], r["iter"]) for r in lines[0]] == [(r["kind"], r["iter"]) for r in lines[1]]
 
 

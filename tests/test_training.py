@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sublora.config import LearningRate, load_config
+from sublora.corpus.batches import sample_batch
 from sublora.corpus.prepare import prepare
 from sublora.errors import ConfigError, SubloraError, TrainingError
 from sublora.training.checkpoint import BEST, LAST, load_checkpoint
@@ -151,7 +152,44 @@ def test_the_schedule():
 def test_weights_and_biases_offline(data_dir, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     train(configure(data_dir, tmp_path, "--training.max_iters=2", "--login.wandb_log=true"))
-    assert list((tmp_path / "wandb").glob("offline-run-*/*.wandb"))
+    (run,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
+    # A run that goes on is the same run.
+    train(configure(data_dir, tmp_path, "--training.max_iters=4", "--login.wandb_log=true"))
+    assert {path.name for path in (tmp_path / "wandb").glob("offline-run-*/*.wandb")} == {run.name}
+
+
+def test_tensorboard_has_every_curve(data_dir, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train(configure(data_dir, tmp_path, "--sublora.allocation_mode=learned"))
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    curves = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    assert {"train/loss", "train/lr", "train/tokens_per_second", "train/grad_norm"} <= set(curves)
+    assert curves["train/loss"] == [1, 2, 4, 6, 8, 10, 12]
+    for layer in (0, 1):
+        assert curves[f"eval/gamma/{layer}"] == curves["eval/val_bpd"] == [0, 4, 8, 12]
+        assert curves[f"train/grad_norm_a/{layer}"] == curves[f"train/grad_norm_b/{layer}"] == [2, 4, 6, 8, 10, 12]
+
+
+def test_word_order_can_be_perturbed(data_dir, tmp_path, monkeypatch):
+    seen = []
+
+    def sample(split, rng, batch_size, block_size, window=0):
+        batches = sample_batch(split, rng, batch_size, block_size, window)
+        seen.append((window, batches))
+        return batches
+
+    monkeypatch.setattr("sublora.training.loop.sample_batch", sample)
+    for name, window in (("plain", 0), ("shuffled", 4)):
+        extra = [f"--data.perturb_word_order_window_size={window}", "--training.max_iters=1"]
+        train(configure(data_dir, tmp_path / name, *extra))
+    plain, shuffled = ([np.c_[x, y[:, -1:]] for w, (x, y) in seen if w == window] for window in (0, 4))
+    assert len(plain) == len(shuffled) > 0
+    for before, after in zip(plain, shuffled, strict=True):
+        assert (before != after).any()
+        # 17 tokens: four windows of four, and one of one.
+        assert (np.sort(before[:, :16].reshape(-1, 4)) == np.sort(after[:, :16].reshape(-1, 4))).all()
+    assert not torch.equal(alpha(tmp_path / "plain"), alpha(tmp_path / "shuffled"))
 
 
 def test_gates_are_recorded_and_dead_ones_are_named(data_dir, tmp_path, caplog):

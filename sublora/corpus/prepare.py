@@ -140,9 +140,7 @@ def _scratch(out_dir: Path) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise CorpusError(
-                f"another process is preparing {out_dir}: wait for it, or choose another folder"
-            ) from error
+            raise CorpusError(f"another process is preparing {out_dir}: wait for it") from error
         try:
             yield scratch
         except BaseException:

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -91,7 +92,7 @@ def _empty(a: Architecture, dropout: float) -> PreTrainedModel:
                 use_cache=False,
             )
         )
-    shared = {
+    shared: dict[str, Any] = {
         "vocab_size": a.vocab_size,
         "max_position_embeddings": a.block_size,
         "hidden_size": a.n_embd,

@@ -1,6 +1,6 @@
 """Gradient checkpointing of transformer layers whose LoRA parameters are replaced during the forward pass."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ def _contexts(net: nn.Module) -> tuple[AbstractContextManager[None], AbstractCon
 
 
 @contextmanager
-def _installed(parameters: list[tuple[nn.Module, str, Tensor]]) -> Iterator[None]:
+def _installed(parameters: Sequence[tuple[nn.Module, str, Tensor]]) -> Iterator[None]:
     """Put tensors in the place of parameters for a while."""
     before = [(module, name, module._parameters[name]) for module, name, _ in parameters]
     try:

@@ -3,7 +3,7 @@
 import logging
 import math
 import warnings
-from typing import Any
+from typing import Any, cast
 
 from jaxtyping import Float
 from peft import LoraConfig, get_peft_model
@@ -37,10 +37,13 @@ class LoraLinear(lora.Linear):
 
     def forward(self, x: Float[Tensor, "*batch n_in"], *args: Any, **kwargs: Any) -> Float[Tensor, "*batch n_out"]:
         """Return the adapted layer's output."""
+        if self.merged or self.disable_adapters:
+            return super().forward(x, *args, **kwargs)
         rows = x.flatten(0, -2)
         low = self.lora_A[ADAPTER](self.lora_dropout[ADAPTER](rows))
         out = self.base_layer(rows)
-        up = self.lora_B[ADAPTER].weight.t()
+        # Not always a parameter: a subspace puts a tensor in its place.
+        up = cast(Tensor, self.lora_B[ADAPTER].weight).t()
         return out.addmm_(low.to(out.dtype), up.to(out.dtype), alpha=self.scaling[ADAPTER]).view(*x.shape[:-1], -1)
 
 

@@ -32,12 +32,14 @@ def resolve_dtype(dtype: str, device: torch.device) -> str:
 def store_matrices_in_bfloat16(net: Any) -> None:
     """Store the frozen matrices of a model's layers in bfloat16: otherwise every step converts them.
 
-    The model is one of transformers, with or without PEFT's adapter. Vectors, embeddings and the output head stay in float32, and so do the hidden states between layers.
+    The model is one of transformers, with or without PEFT's adapter. Vectors, embeddings and the output head stay in
+    float32, and so do the hidden states between layers.
     """
     outside = {id(m.weight) for m in (net.get_input_embeddings(), net.get_output_embeddings())}
     for name, module in net.named_modules():
         weight = getattr(module, "weight", None)
-        frozen = isinstance(weight, nn.Parameter) and not weight.requires_grad
+        if not isinstance(weight, nn.Parameter) or weight.requires_grad or weight.dim() != 2:
+            continue
         embedding = isinstance(module, nn.Embedding) or id(weight) in outside
-        if frozen and weight.dim() == 2 and not embedding and "lora_" not in name:
+        if not embedding and "lora_" not in name:
             weight.data = weight.data.bfloat16()

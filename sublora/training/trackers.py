@@ -1,6 +1,7 @@
 """Who watches a run: a JSONL file always, TensorBoard always, Weights & Biases on request."""
 
 import json
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ class Trackers:
 
             identity = out_dir / WANDB_ID
             if resume_at is None or not identity.exists():
-                write_text(identity, wandb.util.generate_id())
+                write_text(identity, secrets.token_hex(4))
             self._wandb = wandb.init(
                 id=identity.read_text(),
                 resume="allow",
