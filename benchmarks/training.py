@@ -18,6 +18,7 @@ falls on all of them. `cpu_s` is processor time, `wall_s` is time on the clock; 
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
@@ -70,10 +71,12 @@ def optimizer_step(loss: Callable[[], Any], parameters: list[Any], bfloat16: boo
 
 def ours(intrinsic_dim: int, bfloat16: bool) -> Callable[[], None]:
     """Return the step of `sublora train`."""
+    import torch
+
     from sublora.nn.base import Architecture
     from sublora.nn.create_model import build_model
     from sublora.nn.loss import SubspaceLoss
-    from sublora.nn.precision import store_matrices_in_bfloat16
+    from sublora.nn.precision import prepare_for_bfloat16
 
     model = build_model(
         Architecture("scratch", 12, 12, 768, BLOCK, VOCABULARY),
@@ -85,7 +88,7 @@ def ours(intrinsic_dim: int, bfloat16: bool) -> Callable[[], None]:
         intrinsic_dim=intrinsic_dim,
     )
     if bfloat16:
-        store_matrices_in_bfloat16(model.net)
+        prepare_for_bfloat16(model.net, torch.device("cpu"))
     loss = SubspaceLoss(model).train()
     x, y = batch()
     return optimizer_step(lambda: loss(x, y), [model.subspace_params], bfloat16)
@@ -246,6 +249,7 @@ def main() -> None:
         "versions": {m.__name__: m.__version__ for m in (torch, transformers, peft)},
         "batch": [BATCH, BLOCK],
         "threads": options.threads,
+        "load": [round(load, 1) for load in os.getloadavg()],
         "rows": rows,
     }
     RESULT.write_text(json.dumps(result, indent=1) + "\n")

@@ -12,7 +12,7 @@ from sublora.nn.base import Architecture
 from sublora.nn.checkpointing import enable_gradient_checkpointing
 from sublora.nn.create_model import build_model
 from sublora.nn.loss import SubspaceLoss, head_cross_entropy
-from sublora.nn.precision import bfloat16_hardware, resolve_dtype, store_matrices_in_bfloat16
+from sublora.nn.precision import bfloat16_hardware, prepare_for_bfloat16, resolve_dtype
 from sublora.seeds import stream
 
 V = 53
@@ -146,10 +146,13 @@ def test_gradient_checkpointing_repeats_dropout():
     assert_close(next(saved), next(without), 1e-6)
 
 
-def test_bfloat16_is_close():
+@pytest.mark.parametrize(("hardware", "attention"), [("amx_bf16", "sdpa"), ("avx512_bf16", "sdpa_float32")])
+def test_bfloat16_is_close(monkeypatch, hardware, attention):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {hardware: True})
     model = model_of()
     expected = loss_and_gradient(model, ours(model))
-    store_matrices_in_bfloat16(model.net)
+    prepare_for_bfloat16(model.net, torch.device("cpu"))
+    assert model.net.get_base_model().config._attn_implementation == attention
     with torch.autocast("cpu", torch.bfloat16):
         found = loss_and_gradient(model, ours(model))
     assert found[0] != expected[0]

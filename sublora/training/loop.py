@@ -25,7 +25,7 @@ from sublora.files import remove_unfinished, write_text
 from sublora.nn.checkpointing import enable_gradient_checkpointing
 from sublora.nn.create_model import get_model
 from sublora.nn.loss import SubspaceLoss
-from sublora.nn.precision import resolve_dtype, store_matrices_in_bfloat16
+from sublora.nn.precision import prepare_for_bfloat16, resolve_dtype
 from sublora.nn.projectors import StructuredIDModule
 from sublora.nn.subspace import SubspaceModule
 from sublora.progress import progress
@@ -137,7 +137,7 @@ class Run:
         bfloat16 = resolve_dtype(config.system.dtype, self.device) == "bfloat16"
         self.autocast = torch.autocast(self.device.type, torch.bfloat16, bfloat16)
         if bfloat16:
-            store_matrices_in_bfloat16(model.net)
+            prepare_for_bfloat16(model.net, self.device)
         if config.system.gradient_checkpointing:
             enable_gradient_checkpointing(model.net)
         self.subspace = model.to(self.device)
