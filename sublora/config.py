@@ -254,7 +254,7 @@ class Sublora:
     """learned mode: shared (all parameters read all of alpha; gates divide energy) or layer (slices and masks)"""
     intrinsic_mode: str = "rdkronqr"
     """kind of the operator P"""
-    gating_lr: float = 0.02
+    gating_lr: float = 5e-3
     """learning rate of the gates"""
     gating_init: float | None = None
     """gamma of every layer at the start; allocation_ratio unless given"""
