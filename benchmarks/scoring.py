@@ -30,7 +30,7 @@ from sublora.seeds import stream
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = 1024
 # Tokens of the documents, their number, and new tokens per window.
-SETTINGS = ((400, 4, BLOCK), (1023, 2, BLOCK), (1500, 1, BLOCK), (1500, 1, 100))
+SETTINGS = ((400, 2, BLOCK), (1023, 1, BLOCK), (1500, 1, BLOCK), (1500, 1, 100))
 # What Lotfi et al.'s program takes, as multiples of a plain forward pass on the same machine.
 REFERENCE = {400: 5.5, 1023: 4.0, 1500: 9.9}
 ROUNDS = 3

@@ -95,6 +95,16 @@ def test_what_it_says(certified):
     assert sum(certificate["decomposition"].values()) == pytest.approx(claims["bpd"]["bound"])
 
 
+def test_a_certificate_that_beats_nothing_is_called_uninteresting(certified):
+    certificate = read_certificate(certified)
+    unigram = next(b for b in certificate["baselines"] if "unigram" in b["name"])["bound"]
+    claims = copy.deepcopy(certificate["claims"])
+    claims[0]["bound"] = unigram
+    assert words(certificate, claims)["limits"][0].startswith("Uninteresting: certified no better than")
+    claims[0]["bound"] = min(b["bound"] for b in certificate["baselines"]) - 1e-6
+    assert not any(limit.startswith("Uninteresting") for limit in words(certificate, claims)["limits"])
+
+
 def test_the_same_checkpoint_gives_the_same_certificate(certified, run_copy, data_dir):
     certify(load_config(flags(data_dir, run_copy)))
     for name in (MESSAGE, LOSSES, CERTIFICATE):

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,32 @@ def test_the_operators_page_shows_the_committed_benchmark():
         medians = [row["threads"][threads]["median_ms"] for threads in ("1", "2")]
         cells = " | ".join(f"{ms:,.1f}" if ms < 1000 else f"{ms:,.0f}" for ms in medians)
         assert f"| {row['operator']} | {cells} |" in page
+
+
+def test_the_bounds_page_shows_the_committed_results():
+    script = runpy.run_path(str(ROOT / "benchmarks" / "bounds_page.py"))
+    page = (ROOT / "docs" / "bounds.md").read_text()
+    assert script["render"](page) == page, "run: python benchmarks/bounds_page.py"
+
+
+@pytest.mark.parametrize(
+    ("setting", "bits", "expected"),
+    [
+        ("drawn", 3_000, {"hoeffding_subsampling": 0.445, "betting_subsampled": 0.049}),
+        ("drawn", 30_000, {"hoeffding_subsampling": 0.907, "betting_subsampled": 0.100}),
+        ("drawn", 150_000, {"hoeffding_subsampling": 1.744, "betting_subsampled": 0.203}),
+        ("all", 300, {"hoeffding": 0.726, "kl_inverse": 0.703, "empirical_bernstein": 0.279, "betting": 0.078}),
+        ("all", 1_000, {"hoeffding": 1.319, "empirical_bernstein": 0.833, "betting": 0.219, "betting_mixture": 0.139}),
+        ("all", 3_000, {"kl_inverse": 2.266, "empirical_bernstein": 2.356, "betting": 0.607, "betting_mixture": 0.356}),
+    ],
+)
+def test_the_committed_gaps_are_those_that_theory_predicts(setting, bits, expected):
+    rows = json.loads((ROOT / "benchmarks" / "results" / "bounds.json").read_bytes())["gaps"][setting]
+    row = next(row for row in rows if row["bits"] == bits)
+    assert {name: row[name] for name in expected} == pytest.approx(expected, rel=0.05)
+
+
+def test_the_committed_demo_beats_coded_counts():
+    certificate = read_certificate(ROOT / "results" / "demo")
+    assert all(certificate["claims"][0]["bound"] < b["bound"] for b in certificate["baselines"])
+    assert not any(limit.startswith("Uninteresting") for limit in certificate["limits"])

@@ -36,6 +36,7 @@ def held_out(
     for metric in ("bpd", "bpb", "top_1_error"):
         if metric in metrics:
             out[metric] = float(metrics[metric][0].mean())
-    per_token = scores.bits / scores.lengths
-    out["standard_error"] = float(per_token.std(ddof=1) / math.sqrt(len(chosen))) if len(chosen) > 1 else 0.0
+    # Tokens of a unit depend on each other, so the error of the mean is that of units.
+    per_unit = scores.bits / scores.lengths if terms.about_tokens else metrics["bpd"][0]
+    out["standard_error"] = float(per_unit.std(ddof=1) / math.sqrt(len(chosen))) if len(chosen) > 1 else 0.0
     return out
