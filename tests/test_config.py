@@ -96,7 +96,7 @@ def test_an_architecture_is_chosen_from_scratch_only(flag):
         load_config([flag, "--model.n_head=256"])
 
 
-@pytest.mark.parametrize("name", ["sublora_train", "sublora_bounds", "demo"])
+@pytest.mark.parametrize("name", ["sublora_train", "sublora_bounds", "demo", "gpt2_small_sotu"])
 def test_shipped_files_load(name):
     load_config([f"--config-file=config/{name}.yaml"])
 
