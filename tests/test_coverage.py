@@ -6,13 +6,18 @@ The same test must reject bounds that are broken on purpose, so that passing it 
 import math
 from collections.abc import Callable
 from itertools import combinations_with_replacement
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import binom, multinomial
 
 from sublora.bounds import inequalities as ineq
+from sublora.bounds.certificate import LOSSES, read_certificate
+from sublora.bounds.claims import losses_by_metric
+from sublora.bounds.derive import terms_of
 from sublora.bounds.inequalities.betting_drawn import stage_costs
+from sublora.bounds.scores import read_scores
 from sublora.seeds import stream
 
 Bound = Callable[[np.ndarray, float], float]
@@ -80,13 +85,15 @@ def most_failures(delta: float) -> int:
     return int(binom.isf(1e-6, SAMPLES, delta))
 
 
-def simulate(bound: Bound, samples: np.ndarray, risks: np.ndarray, delta: float) -> tuple[int, int]:
-    """Return how many samples the bound fails on, and a bound with a quarter of its gap."""
+def simulate(
+    bound: Bound, samples: np.ndarray, risks: np.ndarray, delta: float, share: float = 1 / 4
+) -> tuple[int, int]:
+    """Return how many samples the bound fails on, and a bound with a share of its gap."""
     means = samples.mean(axis=1)
     low = np.flatnonzero(means < risks - 1e-9)
     gaps = np.array([bound(samples[i], ineq.nats(0, delta)) for i in low]) - means[low]
     missing = risks[low] - means[low] - 1e-9
-    return int((gaps < missing).sum()), int((gaps / 4 < missing).sum())
+    return int((gaps < missing).sum()), int((share * gaps < missing).sum())
 
 
 @pytest.mark.parametrize("name", BOUNDS)
@@ -97,6 +104,18 @@ def test_coverage_on_beta_losses(name):
     assert right <= most_failures(0.1)
     # With so few losses, empirical Bernstein is too loose to be broken in this way.
     assert broken > most_failures(0.1) or name == "empirical_bernstein"
+
+
+@pytest.mark.parametrize("name", BOUNDS)
+def test_coverage_on_real_losses(name):
+    """The demo's losses are the population: its mean is the risk, and samples are drawn from it."""
+    folder = Path(__file__).parent.parent / "results" / "demo"
+    losses, upper = losses_by_metric(read_scores(folder / LOSSES), terms_of(read_certificate(folder)))["bpd"]
+    population = losses / upper
+    samples = stream(3, "coverage", "real").choice(population, (SAMPLES, 50))
+    # The losses lie close together, and all bounds are loose on 50 of them: only a tiny share of the gap is too little.
+    right, broken = simulate(BOUNDS[name], samples, np.full(SAMPLES, population.mean()), 0.1, share=1 / 50)
+    assert right <= most_failures(0.1) < broken
 
 
 # Two stages
