@@ -32,15 +32,20 @@ class IDModule(SubspaceModule):
         super().__init__(net, intrinsic_dim)
         self.operator = make_operator(intrinsic_mode, self.D, intrinsic_dim, (seed, "operator"))
 
+    def _scaled(self, values_D: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+        """Multiply every parameter by its scale: here 1."""
+        return values_D
+
     def blocks(self) -> list[tuple[list[int], Float[Tensor, " g"]]]:
         """One block: every parameter."""
-        return [(list(range(len(self.names))), self.operator(self.subspace_params))]
+        return [(list(range(len(self.names))), self._scaled(self.operator(self.subspace_params)))]
 
+    @torch.no_grad()
     def group_energy(self, group: Group) -> float:
         """The adjoint applied to the gradient of the group's parameters alone."""
         parts = self._recorded[0].split(self.sizes)
         kept = torch.cat([part if i in group.members else torch.zeros_like(part) for i, part in enumerate(parts)])
-        return float(self.operator.adjoint(kept).norm())
+        return float(self.operator.adjoint(self._scaled(kept)).norm())
 
 
 class SharedIDModule(IDModule):
@@ -103,23 +108,10 @@ class SharedIDModule(IDModule):
         log_shares = self.taken @ F.logsigmoid(self.gating_params) + self.left @ F.logsigmoid(-self.gating_params)
         return torch.exp(0.5 * (self.log_constants + log_shares))
 
-    def _scaled(self, values: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
+    def _scaled(self, values_D: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
         scales = self.scales()
-        parts = [part * scales[g] for part, g in zip(values.split(self.sizes), self.group_of, strict=True)]
-        return torch.cat(parts)
-
-    def blocks(self) -> list[tuple[list[int], Float[Tensor, " g"]]]:
-        """One block: every parameter."""
-        return [(list(range(len(self.names))), self._scaled(self.operator(self.subspace_params)))]
-
-    @torch.no_grad()
-    def group_energy(self, group: Group) -> float:
-        """The adjoint applied to the scaled gradient of the group's parameters alone."""
-        kept = [
-            part if i in group.members else torch.zeros_like(part)
-            for i, part in enumerate(self._recorded[0].split(self.sizes))
-        ]
-        return float(self.operator.adjoint(self._scaled(torch.cat(kept))).norm())
+        parts = zip(values_D.split(self.sizes), self.group_of, strict=True)
+        return torch.cat([part * scales[g] for part, g in parts])
 
 
 class GroupOperator(nn.Module):
