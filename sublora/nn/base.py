@@ -25,6 +25,7 @@ from sublora.errors import ConfigError
 GPT2_ACTIVATION = "gelu_pytorch_tanh"
 # The last matrix of an attention or feed-forward block, by the names that architectures give it.
 RESIDUAL_PROJECTIONS = ("c_proj.weight", "o_proj.weight", "down_proj.weight")
+FAMILIES = ("gpt2", "llama", "mistral")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,12 @@ class Architecture:
 
     `source` is "scratch" (random weights from the seed) or a Hugging Face id or folder. `vocab_size` counts the tokens
     that can occur, end-of-text included; `block_size` is the context length in tokens. `family` is "gpt2", "llama" or
-    "mistral" and says, as the sizes do, what a model from scratch is; `attention_window` is Mistral's, in tokens.
+    "mistral" and says, as the sizes do, what a model from scratch is; `attention_window` is Mistral's, in tokens, and 0
+    for the others.
+
+    Raises:
+        ConfigError: a size below 1, a width that is not a multiple of the number of heads, heads of odd width where
+            positions are rotations, an unknown family, or a window where there is none.
     """
 
     source: str
@@ -45,6 +51,14 @@ class Architecture:
     bias: bool = False
     family: str = "gpt2"
     attention_window: int = 0
+
+    def __post_init__(self) -> None:
+        sizes = (self.n_layer, self.n_head, self.n_embd, self.block_size, self.vocab_size)
+        possible = min(sizes) >= 1 and self.n_embd % self.n_head == 0 and self.family in FAMILIES
+        if possible and self.family != "gpt2":
+            possible = self.n_embd // self.n_head % 2 == 0
+        if not possible or (self.family == "mistral") != (self.attention_window >= 1) or self.attention_window < 0:
+            raise ConfigError(f"no model has these sizes: {self}")
 
 
 def create_base(architecture: Architecture, seed: int, dropout: float = 0.0) -> PreTrainedModel:
