@@ -430,8 +430,27 @@ def _check_key(key: str) -> None:
         word = name
         if name in known:
             return
+    raise unknown_name(f"{kind} {word!r}{where}", word, known)
+
+
+def unknown_name(what: str, word: str, known: Sequence[str]) -> ConfigError:
+    """Return the error for a word that is none of the known ones; it names the nearest."""
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)
-    raise ConfigError(f"unknown {kind} {word!r}{where}; the nearest is {near[0]!r}; known: {', '.join(known)}")
+    return ConfigError(f"unknown {what}; the nearest is {near[0]!r}; known: {', '.join(known)}")
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """Return what a YAML file holds; `what` it is goes into the error.
+
+    Raises:
+        ConfigError: it cannot be read, or is not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read the {what} {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
 
 
 def values_from_yaml(path: Path) -> dict[str, Any]:
@@ -440,12 +459,7 @@ def values_from_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: it cannot be read, or does not hold sections of keys.
     """
-    try:
-        nested = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read the config file {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    nested = read_yaml(path, "config file")
     if not isinstance(nested, dict) or not all(v is None or isinstance(v, dict) for v in nested.values()):
         raise ConfigError(f"{path} must hold sections of keys, as in config/sublora_train.yaml")
     return {f"{section}.{name}": value for section, keys in nested.items() for name, value in (keys or {}).items()}

@@ -46,7 +46,7 @@ class QuantizingWrapper(nn.Module):
 
     @property
     def _gates(self) -> nn.Parameter | None:
-        return getattr(self.model, "gating_params", None)
+        return self.model.gating_params
 
     @torch.no_grad()
     def assignments(self) -> Int64[Tensor, " d"]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from sublora.bounds.certificate import CERTIFICATE, LOSSES, read_certificate, seal
 from sublora.bounds.claims import make_claims
+from sublora.bounds.derive import terms_of
 from sublora.bounds.scores import read_scores
-from sublora.bounds.verify import terms_of
 from sublora.errors import CertificateError
 from sublora.files import sha256_file, write_text
 

@@ -90,8 +90,7 @@ def _check_message(certificate: dict[str, Any], folder: Path) -> tuple[bytes, Me
     claimed, prior = certificate["message"], certificate["prior"]
     message = decode_message(data, max_symbols=prior["D"])
     _expect("the length of the message in bits", claimed["bits"], 8 * len(data))
-    # Certificates of older versions do not name the number of coordinates.
-    _expect("the number of coordinates", claimed.get("coordinates", len(message.alpha)), len(message.alpha))
+    _expect("the number of coordinates", claimed["coordinates"], len(message.alpha))
     _expect("the hash of the message", claimed["sha256"], sha256(data))
     _expect("the ledger's sum in bits", claimed["bits"], sum(claimed["ledger"].values()), 1e-6)
     _expect("the mixture weight", certificate["mixture_weight"], 2.0**-message.mixture_exponent)

@@ -69,6 +69,7 @@ class SharedIDModule(IDModule):
         ConfigError: no LoRA parameters.
     """
 
+    gating_params: nn.Parameter
     log_constants: Tensor
     taken: Tensor
     left: Tensor
@@ -98,10 +99,6 @@ class SharedIDModule(IDModule):
         self.gating_params = nn.Parameter(torch.tensor([_logit(gamma) for gamma in start], device=device))
         group_of = {member: g for g, group in enumerate(self.groups) for member in group.members}
         self.group_of = [group_of[i] for i in range(len(self.names))]
-
-    def gates(self) -> dict[str, float]:
-        """Return the shares that the gates stand for."""
-        return dict(zip(self.gate_names, torch.sigmoid(self.gating_params).tolist(), strict=True))
 
     def scales(self) -> Float[Tensor, " groups"]:
         """Return s of every group."""
@@ -193,8 +190,6 @@ class StructuredIDModule(SubspaceModule):
         _require_sides(self.groups, allocation_mode)
         self.steepness = float(gating_steepness)
         self.steepness_factor = 1.0
-        self.gating_params: nn.Parameter | None = None
-        self.gate_names: tuple[str, ...] = ()
         if allocation_mode == "fixed":
             d_b = split_budget(intrinsic_dim, allocation_ratio)[1] if budget_b is None else budget_b
             readings = self._fixed_readings(d_b)
@@ -242,12 +237,6 @@ class StructuredIDModule(SubspaceModule):
             start += width
             gate += layer is not None
         return readings
-
-    def gates(self) -> dict[str, float]:
-        """Return gamma of every layer; nothing in fixed mode."""
-        if self.gating_params is None:
-            return {}
-        return dict(zip(self.gate_names, torch.sigmoid(self.gating_params).tolist(), strict=True))
 
     def _mask(self, reading: Reading) -> Float[Tensor, " width"] | float:
         """The share of each coordinate that a group reads."""

@@ -24,6 +24,7 @@ class SubspaceModule(nn.Module, ABC):
 
     Attributes:
         subspace_params: alpha, shape (d,), zero at the start, so that the model starts at theta0.
+        gating_params: logits of the gates, trained too; None where nothing is gated.
         names: the D parameters' names, in `named_parameters()` order.
 
     Raises:
@@ -55,6 +56,8 @@ class SubspaceModule(nn.Module, ABC):
             p.requires_grad_(False)
         self.subspace_params = nn.Parameter(torch.zeros(intrinsic_dim, device=theta0.device))
         self.groups = find_groups(self.names)
+        self.gating_params: nn.Parameter | None = None
+        self.gate_names: tuple[str, ...] = ()
         self.record_gradients = False
         self._recorded: dict[int, Tensor] = {}
 
@@ -68,7 +71,9 @@ class SubspaceModule(nn.Module, ABC):
 
     def gates(self) -> dict[str, float]:
         """Return the value of every gate in (0, 1) by its name: `layer3` is the share of B in that layer."""
-        return {}
+        if self.gating_params is None:
+            return {}
+        return dict(zip(self.gate_names, torch.sigmoid(self.gating_params).tolist(), strict=True))
 
     def parameters_by_name(self) -> dict[str, Tensor]:
         """Return theta0 + P alpha as a dictionary of the replaced parameters, differentiable in alpha and the gates."""

@@ -1,15 +1,12 @@
 """The grid of a sweep: configurations x budgets x seeds, read from a YAML file."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from sublora.config import Config, config_from_values, values_from_yaml
+from sublora.config import Config, config_from_values, read_yaml, unknown_name, values_from_yaml
 from sublora.errors import ConfigError
 
 # Set by the sweep itself, for every run.
@@ -112,18 +109,12 @@ def read_grid(path: Path) -> Grid:
     Raises:
         ConfigError: the file cannot be read, a key is unknown or missing, or a setting is not legal.
     """
-    try:
-        written = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read the grid file {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    written = read_yaml(path, "grid file")
     if not isinstance(written, dict):
         raise ConfigError(f"{path} must hold keys, as in config/adaptive_experiments.yaml")
     for key in written:
         if key not in _FILE_KEYS:
-            near = difflib.get_close_matches(str(key), _FILE_KEYS, n=1, cutoff=0.0)[0]
-            raise ConfigError(f"unknown key {key!r} in {path}; the nearest is {near!r}; known: {', '.join(_FILE_KEYS)}")
+            raise unknown_name(f"key {key!r} in {path}", str(key), _FILE_KEYS)
     if missing := [key for key in ("configurations", "budgets", "seeds", "work", "results") if not written.get(key)]:
         raise ConfigError(f"{path} lacks {missing[0]!r}")
     base = values_from_yaml(path.parent / written["base"]) if "base" in written else {}

@@ -42,7 +42,7 @@ class Trial:
     @property
     def name(self) -> str:
         """The name of the trial and of its folder."""
-        return f"{self.variant.name}-lr{self.learning_rate:g}"
+        return Path(self.config.login.out_dir).name
 
 
 @dataclass(frozen=True)

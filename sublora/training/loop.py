@@ -50,7 +50,7 @@ def create_optimizer(model: SubspaceModule, config: Config) -> torch.optim.AdamW
             "weight_decay": o.weight_decay,
         }
     ]
-    if (gates := getattr(model, "gating_params", None)) is not None:
+    if (gates := model.gating_params) is not None:
         groups.append({"params": [gates], "lr": s.gating_lr, "peak": s.gating_lr, "weight_decay": 0.0})
     return torch.optim.AdamW(groups, betas=(o.beta1, o.beta2), eps=o.adam_epsilon)
 
@@ -141,6 +141,7 @@ class Run:
         if config.system.gradient_checkpointing:
             enable_gradient_checkpointing(model.net)
         self.subspace = model.to(self.device)
+        self.trained = {name: p for name, p in self.subspace.named_parameters() if p.requires_grad}
         self.optimizer = create_optimizer(self.subspace, config)
         self.loss = SubspaceLoss(self.subspace, compile=config.system.compile)
         self.guard = DivergenceGuard(corpus.vocab_size, out_dir)
@@ -155,7 +156,7 @@ class Run:
             TrainingError: it belongs to a model of another size.
         """
         with torch.no_grad():
-            for name, parameter in self._trained().items():
+            for name, parameter in self.trained.items():
                 saved = checkpoint.tensors.get(name)
                 if saved is None or saved.shape != parameter.shape:
                     raise TrainingError(
@@ -171,19 +172,16 @@ class Run:
             )
         self.restore_values(checkpoint)
         self.iteration, self.best_val = checkpoint.iteration, checkpoint.best_val
-        for name, parameter in self._trained().items():
+        for name, parameter in self.trained.items():
             state = {k: checkpoint.tensors[f"optimizer.{name}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
             self.optimizer.state[parameter] = {
                 "step": state.pop("step"),
                 **{k: v.to(self.device) for k, v in state.items()},
             }
 
-    def _trained(self) -> dict[str, torch.nn.Parameter]:
-        return {name: p for name, p in self.subspace.named_parameters() if p.requires_grad}
-
     def _checkpoint(self) -> Checkpoint:
         tensors: dict[str, Tensor] = {}
-        for name, parameter in self._trained().items():
+        for name, parameter in self.trained.items():
             tensors[name] = parameter.detach().cpu().contiguous()
             state = self.optimizer.state.get(parameter)
             for key in ("step", "exp_avg", "exp_avg_sq"):
@@ -255,13 +253,13 @@ class Run:
             loss = self._loss(x, y) / t.gradient_accumulation_steps
             loss.backward()
             total += loss.detach()
-        for parameter in self._trained().values():
+        for parameter in self.trained.values():
             parameter.grad = self.accelerator.reduce(parameter.grad, "mean")
         value = self._mean(total)
-        norm = float(torch.nn.utils.clip_grad_norm_(self._trained().values(), o.grad_clip or math.inf))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.trained.values(), o.grad_clip or math.inf))
         rate = self.optimizer.param_groups[0]["lr"]
         self.guard.check(value, norm, self.iteration, rate)
-        if (gates := self._trained().get("gating_params")) is not None and gates.grad is not None:
+        if (gates := self.subspace.gating_params) is not None and gates.grad is not None:
             self.gate_watch.see(gates.grad)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
