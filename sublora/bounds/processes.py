@@ -8,6 +8,7 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 
 from sublora.errors import CertificateError
+from sublora.peers import part_at_exit
 
 
 class Processes:
@@ -21,6 +22,7 @@ class Processes:
     def __init__(self, device: str = "auto") -> None:
         """Join the peers; `device` is auto (a process's own accelerator, if it has one) or a name of torch's."""
         self._state = PartialState(cpu=device == "cpu")
+        part_at_exit()
         self.index, self.count = self._state.process_index, self._state.num_processes
         self.device = self._state.device if device == "auto" else torch.device(device)
 

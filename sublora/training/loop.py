@@ -28,6 +28,7 @@ from sublora.nn.loss import SubspaceLoss
 from sublora.nn.precision import prepare_for_bfloat16, resolve_dtype
 from sublora.nn.projectors import StructuredIDModule
 from sublora.nn.subspace import SubspaceModule
+from sublora.peers import part_at_exit
 from sublora.progress import progress
 from sublora.training.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from sublora.training.gates import GateWatch, steepness_factor
@@ -69,6 +70,7 @@ def train(config: Config) -> Path:
     if config.system.threads:
         torch.set_num_threads(config.system.threads)
     accelerator = Accelerator(cpu=config.system.device == "cpu")
+    part_at_exit()
     # The first process builds the index of a corpus that has none.
     with accelerator.main_process_first():
         corpus = open_corpus(
