@@ -31,7 +31,7 @@ from sublora.bounds.certificate import LOSSES, read_certificate
 from sublora.bounds.claims import losses_by_metric, reference_bound
 from sublora.bounds.derive import terms_of
 from sublora.bounds.scores import read_scores
-from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID, mixture_upper, token_smoothing_range
+from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID, excess_upper, token_smoothing_range
 from sublora.seeds import stream
 
 mpl.use("Agg")
@@ -91,7 +91,7 @@ def drawn_gaps(bits: int) -> dict[str, float]:
 def all_gaps(bits: int) -> dict[str, float]:
     """Return the gaps when all of 25,000 documents are measured."""
     low, high = token_smoothing_range(SMOOTHING, 257)
-    mixture = mixture_upper(257, 0.5, MIN_TOKENS)
+    mixture = math.log2(257) + excess_upper(0.5, MIN_TOKENS)
     losses = np.clip(stream(0, "bounds", "all").normal(3.9, 0.45, 25_000), low, mixture)
     nats = ineq.nats(bits, DELTA)
     values = {

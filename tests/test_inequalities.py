@@ -15,7 +15,7 @@ from sublora.bounds import inequalities as ineq
 from sublora.bounds.inequalities import betting_all, betting_drawn
 from sublora.bounds.inequalities.betting_all import regret
 from sublora.bounds.inequalities.betting_drawn import SAMPLE_SHARE, WEIGHTS, stage_costs
-from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID, mixture_bits, mixture_upper, token_smoothing_range
+from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID, excess_upper, mixture_excess, token_smoothing_range
 from sublora.errors import CertificateError
 from sublora.seeds import stream
 
@@ -416,29 +416,30 @@ def test_token_smoothing_range(a):
 
 
 def test_mixture_is_the_mixture_and_obeys_its_limits():
-    bits, lengths = np.array([0.0, 3.0, 20.0, 60.0]), np.array([1, 2, 3, 5])
+    bits, known, lengths = np.array([0.0, 3.0, 20.0, 60.0]), np.array([8.0, 9.5, 7.0, 40.0]), np.array([1, 2, 3, 5])
     for weight in (0.5, 0.01):
-        expected = -np.log2((1 - weight) * 2.0**-bits + weight * 257.0**-lengths) / lengths
-        np.testing.assert_allclose(mixture_bits(bits, lengths, 257, weight), expected, rtol=1e-12, atol=1e-15)
+        expected = (-np.log2((1 - weight) * 2.0**-bits + weight * 2.0**-known) - known) / lengths
+        np.testing.assert_allclose(mixture_excess(bits, known, lengths, weight), expected, rtol=1e-12, atol=1e-15)
 
 
 def test_mixture_of_long_and_impossible_documents():
     lengths = np.array([16, 10_000, 10_000, 16])
+    known = 7.0 * lengths
     bits = np.array([1e9, 1e9, 1.0, np.inf])
-    values = mixture_bits(bits, lengths, 50_257, 0.5)
-    uniform = math.log2(50_257) + 1 / lengths
-    np.testing.assert_allclose(values[[0, 1, 3]], uniform[[0, 1, 3]], rtol=1e-12)
-    assert values[2] == pytest.approx(2 / 10_000)
-    assert values.max() <= mixture_upper(50_257, 0.5, 16) + 1e-12
-    assert mixture_upper(50_257, 0.5, 1) == pytest.approx(math.log2(50_257) + 1)
+    excess = mixture_excess(bits, known, lengths, 0.5)
+    # What the model finds impossible costs the fallback code and log2(1/e), once.
+    np.testing.assert_allclose(excess[[0, 1, 3]], 1 / lengths[[0, 1, 3]], rtol=1e-12)
+    assert excess[2] + 7 == pytest.approx(2 / 10_000)
+    assert excess.max() <= excess_upper(0.5, 16) + 1e-12
+    assert excess_upper(0.25, 1) == 2
 
 
 def test_mixture_adds_up_to_one():
-    # All documents of three tokens over a vocabulary of four, from one model.
-    p = stream(12, "model").dirichlet(np.ones(4))
+    # All documents of three tokens over a vocabulary of four, from one model and one code.
+    p, q = stream(12, "model").dirichlet(np.ones(4), size=2)
     documents = np.indices((4, 4, 4)).reshape(3, -1)
-    bits = -np.log2(p[documents]).sum(axis=0)
-    values = mixture_bits(bits, np.full(64, 3), 4, 0.1)
+    bits, known = (-np.log2(weights[documents]).sum(axis=0) for weights in (p, q))
+    values = mixture_excess(bits, known, np.full(64, 3), 0.1) + known / 3
     assert (2.0 ** (-3 * values)).sum() == pytest.approx(1.0)
 
 
@@ -447,12 +448,13 @@ def test_smoothing_illegal_input():
     for call in (
         lambda: token_smoothing_range(0.0, 10),
         lambda: token_smoothing_range(0.5, 0),
-        lambda: mixture_upper(10, 1.0, 1),
-        lambda: mixture_upper(10, 0.5, 0),
-        lambda: mixture_bits(np.array([-1.0]), lengths, 10, 0.5),
-        lambda: mixture_bits(np.array([np.nan]), lengths, 10, 0.5),
-        lambda: mixture_bits(bits, np.array([0]), 10, 0.5),
-        lambda: mixture_bits(bits, lengths, 10, math.nan),
+        lambda: excess_upper(1.0, 1),
+        lambda: excess_upper(0.5, 0),
+        lambda: mixture_excess(np.array([-1.0]), bits, lengths, 0.5),
+        lambda: mixture_excess(np.array([np.nan]), bits, lengths, 0.5),
+        lambda: mixture_excess(bits, np.array([-1.0]), lengths, 0.5),
+        lambda: mixture_excess(bits, bits, np.array([0]), 0.5),
+        lambda: mixture_excess(bits, bits, lengths, math.nan),
     ):
         with pytest.raises(ValueError):
             call()
@@ -492,6 +494,6 @@ def test_gaps_when_all_are_measured(bits, expected):
         BOUNDS[b](losses, lower=low, upper=high, nats=exponent)
         for b in ("hoeffding", "kl_inverse", "empirical_bernstein", "betting")
     ]
-    values.append(ineq.betting(losses, upper=mixture_upper(257, 0.5, 16), nats=exponent))
+    values.append(ineq.betting(losses, upper=math.log2(257) + excess_upper(0.5, 16), nats=exponent))
     # The figures are rounded at 0.001.
     np.testing.assert_allclose(np.array(values) - losses.mean(), expected, rtol=0.01, atol=5e-4)

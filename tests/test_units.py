@@ -39,7 +39,7 @@ def test_documents_are_those_of_the_corpus(corpus):
 
 def test_errors(corpus):
     with pytest.raises(CorpusError, match="fewer than a block"):
-        blocks(corpus.train, 257, 10**6)
+        blocks(corpus.train, 10**6)
     with pytest.raises(ValueError, match="'page_level'"):
         sample_units(corpus, corpus.train, "page_level", BLOCK)
     assert held_out_units(corpus, "sequence_level", 10**6) is None
@@ -49,7 +49,7 @@ def test_errors(corpus):
 @torch.no_grad()
 def test_a_block_is_scored_from_end_of_text_on(corpus):
     model = create_base(ARCHITECTURE, seed=1).eval()
-    units = blocks(corpus.train, 257, BLOCK)
+    units = sample_units(corpus, corpus.train, "sequence_level", BLOCK)
     scores = score_units(model, units, np.array([3, 0]), block_size=BLOCK, stride=BLOCK, batch_size=2, keep_tokens=True)
     for row, i in enumerate((3, 0)):
         tokens = [256, *units.split.document(i).tolist()]

@@ -5,12 +5,14 @@ import math
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from sublora.bounds.claims import Terms, risk_bound
-from sublora.bounds.smoothing import mixture_bits, mixture_upper, token_smoothing_bits, token_smoothing_range
+from sublora.bounds.claims import Losses, Terms, plain, risk_bound
+from sublora.bounds.smoothing import excess_upper, mixture_excess, token_smoothing_bits, token_smoothing_range
 from sublora.corpus.baselines import CountModel, count_tokens
-from sublora.corpus.corpus import Corpus, Split
-from sublora.corpus.units import held_out_units, sample_units
+from sublora.corpus.corpus import Corpus
+from sublora.corpus.fallback import UNIT
+from sublora.corpus.units import Units, held_out_units, sample_units
 
 # Counting and scoring all training documents is quick up to here; beyond, only uniform coding is compared.
 MAX_TOKENS = 200_000_000
@@ -19,7 +21,7 @@ MIXTURE_WEIGHT = 2.0**-4
 
 
 def baselines(corpus: Corpus, terms: Terms) -> list[dict[str, Any]]:
-    """Return uniform coding, and coded unigram and bigram counts of the training text, each with its certified bound.
+    """Return uniform coding, the fallback code, and coded unigram and bigram counts, each with its certified bound.
 
     Count models are scored on all that they are counted on, so one stage of betting is enough. Units are bits per
     token.
@@ -30,28 +32,35 @@ def baselines(corpus: Corpus, terms: Terms) -> list[dict[str, Any]]:
     """
     uniform = math.log2(terms.n_symbols)
     out: list[dict[str, Any]] = [{"name": "uniform coding", "bits": 0, "held_out": uniform, "bound": uniform}]
+    val = held_out_units(corpus, terms.bound_type, terms.min_tokens)
+    if not terms.about_tokens:
+        held_out = None if val is None else float((_known(val) / val.split.lengths).mean())
+        out.append({"name": terms.fallback.code, "bits": 0, "held_out": held_out, "bound": terms.fallback.per_token})
     if len(corpus.train.tokens) > MAX_TOKENS:
         return out
-    train = sample_units(corpus, corpus.train, terms.bound_type, terms.min_tokens).split
-    val = held_out_units(corpus, terms.bound_type, terms.min_tokens)
+    train = sample_units(corpus, corpus.train, terms.bound_type, terms.min_tokens)
     for name, pairs in (("coded unigram counts", False), ("coded bigram counts", True)):
         # Counts leave one token of the vocabulary out: the one that cannot occur.
-        model = count_tokens(train, terms.n_symbols + 1, pairs=pairs)
+        model = count_tokens(train.split, terms.n_symbols + 1, pairs=pairs)
         bits = math.ceil(model.coded_bits())
         own = dataclasses.replace(terms, bits=bits, joint=False, mixture_weight=MIXTURE_WEIGHT, subsampled=False)
-        losses, upper = _losses(model, train, own)
-        held_out = None if val is None else float(_losses(model, val.split, own)[0].mean())
-        out.append(
-            {"name": name, "bits": bits, "held_out": held_out, "bound": min(risk_bound(losses, upper, own), uniform)}
-        )
+        held_out = None if val is None else float(_losses(model, val, own).values.mean())
+        bound = min(risk_bound(_losses(model, train, own), own), uniform)
+        out.append({"name": name, "bits": bits, "held_out": held_out, "bound": bound})
     return out
 
 
-def _losses(model: CountModel, split: Split, terms: Terms) -> tuple[np.ndarray, float]:
-    """The losses of a count model on all units of a split, or on all tokens of them, and their upper limit."""
+def _known(units: Units) -> Float[np.ndarray, " n"]:
+    return units.fallback.lengths(units.split, np.arange(len(units))) * UNIT
+
+
+def _losses(model: CountModel, units: Units, terms: Terms) -> Losses:
+    """The losses of a count model on all units, or on all tokens of them."""
+    split = units.split
     if terms.about_tokens:
         bits = token_smoothing_bits(model.token_bits(split), terms.mixture_weight, terms.n_symbols)
-        return bits, token_smoothing_range(terms.mixture_weight, terms.n_symbols)[1]
-    bits = model.bits(split, np.arange(len(split)))
-    losses = mixture_bits(bits, split.lengths, terms.n_symbols, terms.mixture_weight)
-    return losses, mixture_upper(terms.n_symbols, terms.mixture_weight, terms.min_tokens)
+        return plain(bits, token_smoothing_range(terms.mixture_weight, terms.n_symbols)[1])
+    known = _known(units)
+    excess = mixture_excess(model.bits(split, np.arange(len(split))), known, split.lengths, terms.mixture_weight)
+    upper = excess_upper(terms.mixture_weight, terms.min_tokens)
+    return Losses(excess, upper, known / split.lengths, terms.fallback.per_token, terms.fallback.limit + upper)

@@ -7,7 +7,7 @@ from typing import Any
 from sublora.errors import CertificateError
 from sublora.files import canonical_json, read_json, sha256, write_text
 
-FORMAT = 1
+FORMAT = 2
 CERTIFICATE, MESSAGE, LOSSES = "certificate.json", "message.bin", "losses.safetensors"
 
 

@@ -20,6 +20,7 @@ from sublora.bounds.claims import Terms, losses_by_metric, projected_bound
 from sublora.bounds.curvature import MAX_DIMENSION, fisher
 from sublora.bounds.derive import base_weights, numbers, words
 from sublora.bounds.draw import draw_units
+from sublora.bounds.fallback import measure_fallback
 from sublora.bounds.gradual import gradual_quantize
 from sublora.bounds.held_out import held_out
 from sublora.bounds.measure import Protocol, Rebuilt, rebuild, score, scoring_key
@@ -51,7 +52,7 @@ CALIBRATION_UNITS = 150
 SCORING = "scoring"
 MIXTURE_EXPONENTS = range(1, 17)
 # Quantization steps that are tried, as multiples of the root mean square of alpha. Feedback affords coarser ones.
-STEPS = {"trellis": (0.15, 0.21, 0.3, 0.42), "feedback": (0.6, 0.7, 0.85, 1.0)}
+STEPS = {"trellis": (0.1, 0.15, 0.21, 0.3), "feedback": (0.25, 0.4, 0.6)}
 # Bits per coordinate at which the price of a bit is taken before there is a message.
 PLANNED_RATE = 1.5
 
@@ -75,6 +76,7 @@ class Certifier:
         block_size = self.architecture.block_size
         self.protocol = Protocol(block_size, stride, b.eval_batch_size, b.bound_type == "token_level")
         self.units = sample_units(corpus, corpus.train, b.bound_type, block_size)
+        self.fallback = measure_fallback(self.units, b.delta)
         rng = seeds.stream(self.spec.seed, "calibration")
         self.calibration = np.sort(rng.choice(len(self.units), min(CALIBRATION_UNITS, len(self.units)), replace=False))
 
@@ -91,6 +93,7 @@ class Certifier:
             mixture_weight=2.0**-mixture_exponent,
             n_symbols=self.units.n_symbols,
             min_tokens=self.units.min_tokens,
+            fallback=self.fallback,
             subsampled=b.bound_samples > 0,
         )
 
@@ -193,8 +196,7 @@ class Certifier:
     def estimate(self, bits: int, scores: Scores, mixture_exponent: int) -> float:
         """Return the bound of a message of so many bits if everything lost what the calibration units lose."""
         terms = self.terms(bits, mixture_exponent)
-        losses, upper = losses_by_metric(scores, terms)["bpd"]
-        return projected_bound(losses, upper, terms)
+        return projected_bound(losses_by_metric(scores, terms)["bpd"], terms)
 
     def choose(self) -> Encoded:
         """Return the message with the lowest estimated bound over quantizations and mixture weights."""
@@ -267,6 +269,7 @@ class Certifier:
                 "eot_token": self.corpus.eot_token,
                 "min_tokens": terms.min_tokens,
             },
+            "fallback": dataclasses.asdict(self.fallback),
             "draw": {"samples": samples, "batch_size": self.protocol.batch_size},
             "losses_sha256": sha256(losses),
             "versions": {"sublora": sublora.__version__}

@@ -1,5 +1,6 @@
 """From losses to claims: the arithmetic of a certificate. Torch-free."""
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from sublora.bounds.fallback import FALLBACK_SHARE, Fallback
 from sublora.bounds.inequalities import (
     betting,
     betting_subsampled,
@@ -19,11 +21,12 @@ from sublora.bounds.inequalities import (
 from sublora.bounds.scores import TOP_K, Scores
 from sublora.bounds.smoothing import (
     TOKEN_SMOOTHING_GRID,
-    mixture_bits,
-    mixture_upper,
+    excess_upper,
+    mixture_excess,
     token_smoothing_bits,
     token_smoothing_range,
 )
+from sublora.corpus.fallback import UNIT
 
 # Another machine may get losses that differ in their last digits. Claims are computed with this much added to every
 # loss (bits per token, or share of tokens), so that a replay elsewhere, which adds nothing, still confirms them.
@@ -35,6 +38,37 @@ DIGITS = 6
 # Before a token is seen, its loss is predicted to be this share of the limit: any number that is fixed beforehand will
 # do, because the bets that are tried make up for it.
 PREDICTED_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The losses of one metric, in two parts: a known one, and the excess over it that a model is responsible for.
+
+    Only the excess is bounded for all models at once, so only its range and its spread are multiplied by K. The
+    expectation of the known part is bounded once, for nobody chose it.
+
+    excess: per unit or token, at most `upper`; it may be negative.
+    upper: limit of the excess of every unit or token that could exist.
+    known: per unit, or 0.
+    expected: upper bound on the expectation of the known part.
+    limit: of the whole loss.
+    """
+
+    excess: Float[np.ndarray, " m"]
+    upper: float
+    known: Float[np.ndarray, " m"] | float
+    expected: float
+    limit: float
+
+    @property
+    def values(self) -> Float[np.ndarray, " m"]:
+        """The whole losses."""
+        return self.known + self.excess
+
+
+def plain(losses: Float[np.ndarray, " m"], upper: float) -> Losses:
+    """Return losses of which nothing is known beforehand."""
+    return Losses(losses, upper, 0.0, 0.0, upper)
 
 
 @dataclass(frozen=True)
@@ -50,6 +84,7 @@ class Terms:
     mixture_weight: of the uniform distribution: e of the document mixture, or a of token smoothing for token_level.
     n_symbols: number of tokens that can occur inside a unit.
     min_tokens: every unit has at least this many tokens.
+    fallback: what is known of the fallback code's lengths.
     subsampled: the losses are a draw with replacement from the units, rather than all of them.
     """
 
@@ -61,6 +96,7 @@ class Terms:
     mixture_weight: float
     n_symbols: int
     min_tokens: int
+    fallback: Fallback
     subsampled: bool
 
     @property
@@ -73,62 +109,70 @@ def _round_up(value: float) -> float:
     return math.ceil(round(value * 10**DIGITS, 3)) / 10**DIGITS
 
 
-def losses_by_metric(scores: Scores, terms: Terms) -> dict[str, tuple[Float[np.ndarray, " m"], float]]:
-    """Return, per metric, the losses that are bounded and their upper limit.
+def losses_by_metric(scores: Scores, terms: Terms) -> dict[str, Losses]:
+    """Return the losses that are bounded, per metric.
 
-    `bpd` is bits per token under the document mixture; `bpb` divides by bytes instead, and has the same limit because
-    a token is at least one byte; it is left out where bytes are unknown. For claims about tokens, `bpd` is the bits of
-    every token under token smoothing, and a miss is a loss of 1.
+    `bpd` is bits per token under the mixture of the model and the fallback code; `bpb` divides by bytes instead, and
+    its excess has the same limit because a token is at least one byte; it is left out where bytes are unknown. For
+    claims about tokens, `bpd` is the bits of every token under token smoothing, and a miss is a loss of 1.
     """
     if terms.about_tokens:
         return _token_losses(scores, terms)
-    bpd = mixture_bits(scores.bits, scores.lengths, terms.n_symbols, terms.mixture_weight)
-    upper = mixture_upper(terms.n_symbols, terms.mixture_weight, terms.min_tokens)
-    out = {"bpd": (bpd, upper)}
-    if scores.byte_lengths.all():
-        out["bpb"] = (bpd * scores.lengths / scores.byte_lengths, upper)
-    return out | {f"top_{k}_error": (scores.errors[:, i], 1.0) for i, k in enumerate(TOP_K)}
+    known = scores.fallback * UNIT
+    excess = mixture_excess(scores.bits, known, scores.lengths, terms.mixture_weight)
+    upper, fallback = excess_upper(terms.mixture_weight, terms.min_tokens), terms.fallback
+    limit = fallback.limit + upper
+    out = {"bpd": Losses(excess, upper, known / scores.lengths, fallback.per_token, limit)}
+    if scores.byte_lengths.all() and fallback.per_byte is not None:
+        per_byte = excess * (scores.lengths / scores.byte_lengths)
+        out["bpb"] = Losses(per_byte, upper, known / scores.byte_lengths, fallback.per_byte, limit)
+    return out | {f"top_{k}_error": plain(scores.errors[:, i], 1.0) for i, k in enumerate(TOP_K)}
 
 
-def _token_losses(scores: Scores, terms: Terms) -> dict[str, tuple[np.ndarray, float]]:
+def _token_losses(scores: Scores, terms: Terms) -> dict[str, Losses]:
     bits = token_smoothing_bits(scores.token_bits.ravel(), terms.mixture_weight, terms.n_symbols)
-    out = {"bpd": (bits, token_smoothing_range(terms.mixture_weight, terms.n_symbols)[1])}
+    out = {"bpd": plain(bits, token_smoothing_range(terms.mixture_weight, terms.n_symbols)[1])}
     for i, k in enumerate(TOP_K):
         # Predictions are constant, so the order of the losses does not matter.
-        out[f"top_{k}_error"] = ((np.arange(len(bits)) < scores.misses[:, i].sum()).astype(np.float64), 1.0)
+        misses = (np.arange(len(bits)) < scores.misses[:, i].sum()).astype(np.float64)
+        out[f"top_{k}_error"] = plain(misses, 1.0)
     return out
 
 
-def risk_bound(losses: Float[np.ndarray, " m"], upper: float, terms: Terms, claims: int = 1) -> float:
+def risk_bound(losses: Losses, terms: Terms, claims: int = 1) -> float:
     """Return the betting bound: of all n losses, in two stages of those that were drawn, or of tokens.
 
+    R = E excess + E known, with the shares 1 - FALLBACK_SHARE and FALLBACK_SHARE of delta.
+
     Args:
-        losses: per unit or token, at most `upper`.
-        upper: limit of the loss of every unit or token that could exist.
+        losses: as measured.
         terms: K, n, delta.
         claims: number of claims that share delta.
     """
-    delta = terms.delta / claims
+    delta = (1 - FALLBACK_SHARE) * terms.delta / claims
     if terms.about_tokens:
-        return _token_bound(losses, upper, nats(terms.bits, delta))
-    if terms.subsampled:
-        return betting_subsampled(
-            losses, upper=upper, n=terms.n, message_nats=terms.bits * math.log(2), delta=delta
+        excess = _token_bound(losses, nats(terms.bits, delta))
+    elif terms.subsampled:
+        excess = betting_subsampled(
+            losses.excess, upper=losses.upper, n=terms.n, message_nats=terms.bits * math.log(2), delta=delta
         ).value
-    return betting(losses, upper=upper, nats=nats(terms.bits, delta))
+    else:
+        excess = betting(losses.excess, upper=losses.upper, nats=nats(terms.bits, delta))
+    return min(excess + losses.expected, losses.limit)
 
 
-def _token_bound(losses: np.ndarray, upper: float, exponent: float) -> float:
+def _token_bound(losses: Losses, exponent: float) -> float:
+    values, upper = losses.excess, losses.upper
     predicted = PREDICTED_SHARE * upper
-    return token_betting(losses, np.full(len(losses), predicted), least=predicted, upper=upper, nats=exponent)
+    return token_betting(values, np.full(len(values), predicted), least=predicted, upper=upper, nats=exponent)
 
 
-def projected_bound(losses: Float[np.ndarray, " m"], upper: float, terms: Terms) -> float:
-    """Return the bound that all n losses would get if they were distributed as these m: an estimate, not a claim."""
-    exponent = nats(terms.bits, terms.delta)
+def projected_bound(losses: Losses, terms: Terms) -> float:
+    """Return the bound that all n losses would get if they were distributed as these: an estimate, not a claim."""
+    exponent = nats(terms.bits, (1 - FALLBACK_SHARE) * terms.delta)
     if terms.about_tokens:
-        return _token_bound(losses, upper, exponent * len(losses) / terms.n)
-    return projected_betting(losses, upper=upper, nats=exponent, n=terms.n)
+        return _token_bound(losses, exponent * len(losses.excess) / terms.n)
+    return projected_betting(losses.excess, upper=losses.upper, nats=exponent, n=terms.n) + losses.expected
 
 
 def make_claims(scores: Scores, terms: Terms, margin: float = LOSS_MARGIN) -> list[dict[str, Any]]:
@@ -141,11 +185,11 @@ def make_claims(scores: Scores, terms: Terms, margin: float = LOSS_MARGIN) -> li
     """
     metrics = losses_by_metric(scores, terms)
     claims = []
-    for metric, (losses, upper) in metrics.items():
-        value = risk_bound(np.minimum(losses + margin, upper), upper, terms, len(metrics) if terms.joint else 1)
-        claims.append(
-            {"metric": metric, "empirical": float(losses.mean()), "bound": _round_up(min(value, upper)), "upper": upper}
-        )
+    for metric, losses in metrics.items():
+        careful = dataclasses.replace(losses, excess=np.minimum(losses.excess + margin, losses.upper))
+        value = risk_bound(careful, terms, len(metrics) if terms.joint else 1)
+        empirical = float(losses.values.mean())
+        claims.append({"metric": metric, "empirical": empirical, "bound": _round_up(value), "upper": losses.limit})
     return claims
 
 
@@ -154,9 +198,9 @@ def decompose(scores: Scores, terms: Terms, bound: float) -> dict[str, float]:
 
     `complexity` is what K, n and delta would cost if the losses measured were all n of them; `sampling` is the rest.
     """
-    losses, upper = losses_by_metric(scores, terms)["bpd"]
-    raw, mean = float((scores.bits / scores.lengths).mean()), float(losses.mean())
-    full = projected_bound(losses, upper, terms) - mean
+    losses = losses_by_metric(scores, terms)["bpd"]
+    raw, mean = float((scores.bits / scores.lengths).mean()), float(losses.values.mean())
+    full = projected_bound(losses, terms) - mean
     return {"empirical": raw, "smoothing": mean - raw, "complexity": full, "sampling": bound - mean - full}
 
 
@@ -167,7 +211,7 @@ def earlier_bound(scores: Scores, terms: Terms) -> dict[str, Any]:
 
 def azuma_bound(scores: Scores, terms: Terms) -> dict[str, Any]:
     """Return the bound on tokens of Lotfi et al. (2024b) for the same message, losses and smoothing."""
-    losses, _ = losses_by_metric(scores, terms)["bpd"]
+    losses = losses_by_metric(scores, terms)["bpd"].values
     low, high = token_smoothing_range(terms.mixture_weight, terms.n_symbols)
     return {
         "name": "token_azuma",

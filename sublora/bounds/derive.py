@@ -6,6 +6,7 @@ Issuing computes them, and verifying computes them again and compares: there is 
 from typing import Any
 
 from sublora.bounds.claims import LOSS_MARGIN, Terms, decompose, earlier_bound, make_claims
+from sublora.bounds.fallback import Fallback
 from sublora.bounds.scores import Scores
 from sublora.bounds.wording import limits, metric_name, statement
 from sublora.coding.spec import ModelSpec
@@ -27,6 +28,7 @@ def terms_of(facts: dict[str, Any]) -> Terms:
         mixture_weight=facts["mixture_weight"],
         n_symbols=corpus["vocab_size"] - (1 if documents else 0),
         min_tokens=corpus["min_tokens"],
+        fallback=Fallback(**facts["fallback"]),
         subsampled=facts["draw"]["samples"] > 0,
     )
 

@@ -35,8 +35,8 @@ def held_out(
     out: dict[str, Any] = {"documents": len(chosen)}
     for metric in ("bpd", "bpb", "top_1_error"):
         if metric in metrics:
-            out[metric] = float(metrics[metric][0].mean())
+            out[metric] = float(metrics[metric].values.mean())
     # Tokens of a unit depend on each other, so the error of the mean is that of units.
-    per_unit = scores.bits / scores.lengths if terms.about_tokens else metrics["bpd"][0]
+    per_unit = scores.bits / scores.lengths if terms.about_tokens else metrics["bpd"].values
     out["standard_error"] = float(per_unit.std(ddof=1) / math.sqrt(len(chosen))) if len(chosen) > 1 else 0.0
     return out

@@ -66,6 +66,7 @@ def score_units(
         bits=sums[:, _BITS],
         lengths=lengths,
         byte_lengths=np.zeros_like(lengths) if split.byte_lengths is None else split.byte_lengths[rows],
+        fallback=units.fallback.lengths(split, rows),
         smoothed=(sums[:, _SMOOTHED] / lengths[:, None]).astype(np.float32),
         misses=sums[:, _MISSES].astype(np.int64),
         token_bits=token_bits,

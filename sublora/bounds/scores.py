@@ -21,6 +21,7 @@ class Scores:
     bits: -log2 p(unit given its length).
     lengths: tokens of the unit.
     byte_lengths: bytes of the unit, 0 where they are unknown.
+    fallback: length of the unit in the fallback code, in units of `sublora.corpus.fallback.UNIT` bits.
     smoothed: bits per token under token smoothing, a column per value of TOKEN_SMOOTHING_GRID.
     misses: tokens that are not among the k most probable, a column per k of TOP_K; ties count as misses.
     token_bits: -log2 p of every token of a unit, for claims about tokens; no columns elsewhere.
@@ -29,6 +30,7 @@ class Scores:
     bits: Float[np.ndarray, " n"]
     lengths: Int[np.ndarray, " n"]
     byte_lengths: Int[np.ndarray, " n"]
+    fallback: Int[np.ndarray, " n"]
     smoothed: Float32[np.ndarray, "n a"]
     misses: Int[np.ndarray, "n k"]
     token_bits: Float32[np.ndarray, "n t"]
@@ -40,6 +42,7 @@ class Scores:
             bits=np.zeros(n),
             lengths=np.zeros(n, np.int64),
             byte_lengths=np.zeros(n, np.int64),
+            fallback=np.zeros(n, np.int64),
             smoothed=np.zeros((n, len(TOKEN_SMOOTHING_GRID)), np.float32),
             misses=np.zeros((n, len(TOP_K)), np.int64),
             token_bits=np.zeros((n, tokens), np.float32),

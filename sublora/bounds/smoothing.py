@@ -43,55 +43,56 @@ def token_smoothing_bits(bits: Float[np.ndarray, " n"], a: float, vocab_size: in
     return -np.log2((1 - a) * np.exp2(-bits.astype(np.float64)) + a / vocab_size)
 
 
-def mixture_bits(
-    bits: Float[np.ndarray, " n"], lengths: Int[np.ndarray, " n"], vocab_size: int, weight: float
+def mixture_excess(
+    bits: Float[np.ndarray, " n"],
+    fallback_bits: Float[np.ndarray, " n"],
+    lengths: Int[np.ndarray, " n"],
+    weight: float,
 ) -> Float[np.ndarray, " n"]:
-    """Return bits per token of documents under p'(document) = (1-e) p(document) + e V^-T.
+    """Return by how much documents cost more under p'(document) = (1-e) p(document) + e q(document) than under q.
 
-    The mixture is over whole documents, so the price log2(1/e) of a document that the model finds impossible, and the
-    price log2(1/(1-e)) of any other, are paid once per document rather than once per token.
+    q is a code that was known beforehand. The mixture is over whole documents, so the price log2(1/e) of a document
+    that the model finds impossible, and the price log2(1/(1-e)) of any other, are paid once per document rather than
+    once per token.
 
     Args:
         bits: -log2 p(document), >= 0; may be infinite.
+        fallback_bits: -log2 q(document), >= 0.
         lengths: T, tokens of each document, >= 1.
-        vocab_size: V.
         weight: e, in (0, 1).
 
     Returns:
-        -log2 p'(document) / T per document, as float64.
+        (-log2 p'(document) + log2 q(document)) / T per document, as float64; usually negative.
 
     Raises:
         ValueError: negative bits or NaN, an empty document, e outside (0, 1).
     """
-    _check(weight, vocab_size)
-    if not (bits >= 0).all():
+    _check(weight)
+    if not ((bits >= 0).all() and (fallback_bits >= 0).all()):
         raise ValueError("the bits of a document are negative or not a number")
     if not (lengths >= 1).all():
         raise ValueError("a document has no tokens")
-    tokens = lengths.astype(np.float64)
-    model = math.log1p(-weight) / math.log(2) - bits.astype(np.float64)
-    uniform = math.log2(weight) - tokens * math.log2(vocab_size)
-    return -np.logaddexp2(model, uniform) / tokens
+    gained = math.log1p(-weight) / math.log(2) + (fallback_bits - bits.astype(np.float64))
+    return -np.logaddexp2(gained, math.log2(weight)) / lengths
 
 
-def mixture_upper(vocab_size: int, weight: float, min_tokens: int) -> float:
-    """Return log2 V + log2(1/e)/T_min, the limit of `mixture_bits` for documents of at least T_min tokens.
+def excess_upper(weight: float, min_tokens: int) -> float:
+    """Return log2(1/e)/T_min, the limit of `mixture_excess` for documents of at least T_min tokens.
 
     Args:
-        vocab_size: V.
         weight: e, in (0, 1).
         min_tokens: T_min, by a rule fixed before the data is seen; 1 excludes nothing.
 
     Raises:
-        ValueError: e outside (0, 1), no tokens, T_min < 1.
+        ValueError: e outside (0, 1), T_min < 1.
     """
-    _check(weight, vocab_size)
+    _check(weight)
     if min_tokens < 1:
         raise ValueError(f"documents have at least one token, not {min_tokens}")
-    return math.log2(vocab_size) + math.log2(1 / weight) / min_tokens
+    return math.log2(1 / weight) / min_tokens
 
 
-def _check(weight: float, vocab_size: int) -> None:
+def _check(weight: float, vocab_size: int = 1) -> None:
     if not 0 < weight < 1:
         raise ValueError(f"a smoothing weight of {weight} must lie inside (0, 1)")
     if vocab_size < 1:

@@ -1,5 +1,6 @@
 """Re-checking a certificate: its arithmetic from the recorded losses, or everything from the message and the corpus."""
 
+import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,14 @@ import numpy as np
 
 from sublora.bounds.baselines import baselines
 from sublora.bounds.certificate import CERTIFICATE, LOSSES, MESSAGE, read_certificate
-from sublora.bounds.claims import LOSS_MARGIN
+from sublora.bounds.claims import LOSS_MARGIN, Terms
 from sublora.bounds.derive import base_weights, numbers, terms_of, words
 from sublora.bounds.draw import draw_units
+from sublora.bounds.fallback import measure_fallback
 from sublora.bounds.scores import Scores, read_scores
 from sublora.coding.message import Message, decode_message
 from sublora.corpus.corpus import Corpus, open_corpus
+from sublora.corpus.fallback import fallback_code
 from sublora.corpus.units import Units, sample_units
 from sublora.errors import CertificateError, SubloraError
 from sublora.files import sha256
@@ -103,6 +106,7 @@ def _check_arithmetic(certificate: dict[str, Any], folder: Path) -> Scores:
     scores = read_scores(path)
     _expect("the hash of the losses", certificate["losses_sha256"], sha256(path.read_bytes()))
     terms = terms_of(certificate)
+    _check_fallback(certificate, terms)
     measured = scores.token_bits.size if terms.about_tokens else len(scores.bits)
     _expect("the number of losses", certificate["draw"]["samples"] or terms.n, measured)
     found = numbers(certificate, scores)
@@ -112,6 +116,12 @@ def _check_arithmetic(certificate: dict[str, Any], folder: Path) -> Scores:
     for name, value in found.items():
         _expect(name, certificate[name], value, _ARITHMETIC_TOLERANCE)
     return scores
+
+
+def _check_fallback(certificate: dict[str, Any], terms: Terms) -> None:
+    code = fallback_code(certificate["prior"]["tokenizer"], certificate["corpus"]["vocab_size"])
+    _expect("the fallback code", terms.fallback.code, code.name)
+    _expect("the longest price of the fallback code", terms.fallback.limit, code.limit)
 
 
 def _expect_metrics(certificate: dict[str, Any], found: dict[str, Any]) -> None:
@@ -130,6 +140,9 @@ def _check_corpus(certificate: dict[str, Any], corpus: Corpus) -> Units:
     _expect("the shortest unit in tokens", claimed["min_tokens"], units.min_tokens)
     terms = terms_of(certificate)
     _expect("n", claimed["n"], int(units.split.lengths.sum()) if terms.about_tokens else len(units))
+    _check_fallback(certificate, terms)
+    measured = dataclasses.asdict(measure_fallback(units, terms.delta))
+    _expect("the fallback code's length", certificate["fallback"], measured, _ARITHMETIC_TOLERANCE)
     return units
 
 

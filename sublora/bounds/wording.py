@@ -58,6 +58,12 @@ def limits(terms: Terms, base: str, tokenizer: str, bound: float, baselines: lis
         else "Each claim holds on its own with this probability, not all at once."
     )
     out += _OF_TYPE[terms.bound_type]
+    if not terms.about_tokens:
+        out.append(
+            f"Bits are those of the decoded model mixed, over whole units, with weight {terms.mixture_weight:g} of a "
+            f"fallback code ({terms.fallback.code}), which counts as known beforehand: if its prices had been fitted "
+            "to the training text, the claims would be void."
+        )
     if terms.subsampled:
         out.append(
             "The message seeds the draw. The probability is for one message that was written before its draw was "

@@ -18,8 +18,10 @@ from sublora.coding.trellis import NEXT_STATE
 SURVIVORS = 64
 # Added to the curvature's diagonal, as a share of its mean: what a sample does not see is not free.
 DAMPING = 0.03
-# Steps that `plan` tries, and where its scale starts, as multiples of the root mean square of alpha.
-_STEPS = (0.5, 0.6, 0.7, 0.85, 1.0, 1.2, 1.4, 1.7, 2.0)
+# Steps that `plan` tries, from the one with this number on in the direction that improves, and where its scale starts,
+# as multiples of the root mean square of alpha.
+_STEPS = tuple(2 ** (k / 4) for k in range(-20, 6))
+_FIRST = 14
 _SCALE = 0.7
 _NEXT_STATE = np.array(NEXT_STATE)
 
@@ -177,17 +179,34 @@ def plan(alpha: Float[np.ndarray, " d"], curvature: Float[np.ndarray, "d d"], la
     """
     values = check_coordinates(alpha)
     rms = float(np.sqrt(np.mean(values**2))) or 1.0
-    best: tuple[float, float, Rate] | None = None
-    for factor in _STEPS:
-        rate = Rate(_SCALE * rms, lagrangian)
-        for _ in range(2):
-            quantized = feedback_quantize(alpha, curvature, factor * rms, rate)
-            error = quantized.reconstruction - values
-            if quantized.codebook.levels == 1:
-                break
-            bits = fit(quantized.symbols, quantized.codebook)[0]
-            total = 0.5 * float(error @ curvature @ error) + lagrangian * bits
-            if best is None or total < best[0]:
-                best = (total, factor * rms, rate)
-            rate = Rate(float(np.sqrt(np.mean(quantized.reconstruction.astype(np.float64) ** 2))), lagrangian)
-    return best[1:] if best else (rms, Rate(rms, lagrangian))
+    tried: dict[int, tuple[float, float, Rate]] = {}
+
+    def cost(number: int) -> float:
+        if number not in tried:
+            tried[number] = _best_rate(values, curvature, _STEPS[number] * rms, _SCALE * rms, lagrangian)
+        return tried[number][0]
+
+    best, last = _FIRST, len(_STEPS) - 1
+    for direction in (1, -1):
+        while 0 <= best + direction <= last and cost(best + direction) < cost(best):
+            best += direction
+    cost(best)
+    return tried[best][1:]
+
+
+def _best_rate(
+    values: Float64[np.ndarray, " d"], curvature: np.ndarray, step: float, scale: float, lagrangian: float
+) -> tuple[float, float, Rate]:
+    """The cost of a step at the better of two scales, the second being what the first one leads to."""
+    best = (math.inf, step, Rate(scale, lagrangian))
+    rate = best[2]
+    for _ in range(2):
+        quantized = feedback_quantize(values, curvature, step, rate)
+        if quantized.codebook.levels == 1:
+            break
+        error = quantized.reconstruction - values
+        total = 0.5 * float(error @ curvature @ error) + lagrangian * fit(quantized.symbols, quantized.codebook)[0]
+        if total < best[0]:
+            best = (total, step, rate)
+        rate = Rate(float(np.sqrt(np.mean(quantized.reconstruction.astype(np.float64) ** 2))), lagrangian)
+    return best

@@ -8,6 +8,7 @@ from jaxtyping import Int64, Integer
 
 from sublora.config import BOUND_TYPES
 from sublora.corpus.corpus import Corpus, Split
+from sublora.corpus.fallback import FallbackCode, fallback_code
 from sublora.errors import CorpusError
 
 
@@ -20,12 +21,14 @@ class Units:
         vocab_size: tokens of the corpus, end-of-text included.
         min_tokens: no unit is shorter.
         impossible: the token that cannot occur inside a unit, None where every token can.
+        fallback: a code for units that was known before the corpus.
     """
 
     split: Split
     vocab_size: int
     min_tokens: int
     impossible: int | None
+    fallback: FallbackCode
 
     def __len__(self) -> int:
         return len(self.split)
@@ -36,16 +39,12 @@ class Units:
         return self.vocab_size - (self.impossible is not None)
 
 
-def documents(split: Split, vocab_size: int, min_tokens: int) -> Units:
-    """Return documents as units: a document's length is given, so end-of-text cannot occur inside it."""
-    return Units(split, vocab_size, min_tokens, split.eot_token)
+def blocks(split: Split, block_size: int) -> Split:
+    """Return the units of `block_size` successive tokens of the token file, as if they were documents.
 
-
-def blocks(split: Split, vocab_size: int, block_size: int) -> Units:
-    """Return units of `block_size` successive tokens of the token file, end-of-text included, from its beginning on.
-
-    They do not overlap, and a remainder shorter than a block is left out. A block may begin and end inside a document,
-    and its first token is predicted from the end-of-text token: a block is all that the model sees.
+    End-of-text is included. The first begins where the file begins, they do not overlap, and a remainder shorter than
+    a block is left out. A block may begin and end inside a document, and its first token is predicted from the
+    end-of-text token: a block is all that the model sees.
 
     Raises:
         CorpusError: the file is shorter than a block.
@@ -53,7 +52,7 @@ def blocks(split: Split, vocab_size: int, block_size: int) -> Units:
     n = len(split.tokens) // block_size
     if not n:
         raise CorpusError(f"{split.path} has {len(split.tokens)} tokens, fewer than a block of {block_size}")
-    view = dataclasses.replace(
+    return dataclasses.replace(
         split,
         starts=block_size * np.arange(n, dtype=np.int64),
         lengths=np.full(n, block_size, np.int64),
@@ -61,7 +60,6 @@ def blocks(split: Split, vocab_size: int, block_size: int) -> Units:
         byte_lengths=None,
         min_tokens=block_size,
     )
-    return Units(view, vocab_size, block_size, None)
 
 
 def window_tokens(lengths: Integer[np.ndarray, " n"], block_size: int, stride: int) -> Int64[np.ndarray, " n"]:
@@ -85,9 +83,11 @@ def sample_units(corpus: Corpus, split: Split, bound_type: str, block_size: int)
     """
     if bound_type not in BOUND_TYPES:
         raise ValueError(f"no claim is of the type {bound_type!r}: {', '.join(BOUND_TYPES)}")
+    fallback = fallback_code(str(corpus.meta["tokenizer"]), corpus.vocab_size)
     if bound_type == "document_level":
-        return documents(split, corpus.vocab_size, corpus.min_tokens)
-    return blocks(split, corpus.vocab_size, block_size)
+        # A document's length is given, so end-of-text cannot occur inside it.
+        return Units(split, corpus.vocab_size, corpus.min_tokens, split.eot_token, fallback)
+    return Units(blocks(split, block_size), corpus.vocab_size, block_size, None, fallback)
 
 
 def held_out_units(corpus: Corpus, bound_type: str, block_size: int) -> Units | None:
