@@ -28,10 +28,10 @@ import numpy as np
 
 from sublora.bounds import inequalities as ineq
 from sublora.bounds.certificate import LOSSES, read_certificate
-from sublora.bounds.claims import losses_by_metric, reference_bound
+from sublora.bounds.claims import losses_by_metric, projected_bound, reference_bound, risk_bound
 from sublora.bounds.derive import terms_of
 from sublora.bounds.scores import read_scores
-from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID, excess_upper, token_smoothing_range
+from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID, excess_upper, mixture_excess, token_smoothing_range
 from sublora.seeds import stream
 
 mpl.use("Agg")
@@ -59,6 +59,8 @@ LABELS = {
     "empirical_bernstein": "empirical Bernstein",
     "betting": "betting",
     "betting_mixture": "betting, document mixture",
+    "betting_subsampled_excess": "betting, two stages, excess over a fallback code",
+    "betting_excess": "betting, excess over a fallback code",
 }
 LOOKED = list(LABELS.values())
 # Color (Okabe & Ito 2008, told apart by the color-blind), line and width; two-stage bounds are dashed.
@@ -72,6 +74,8 @@ LOOKS = {
     "empirical_bernstein": ("#009E73", "-", 1.4),
     "betting": ("#0072B2", "-", 1.6),
     "betting_mixture": ("#D55E00", "-", 1.6),
+    "betting_subsampled_excess": ("#CC79A7", "--", 2.2),
+    "betting_excess": ("#CC79A7", "-", 1.6),
 }
 
 
@@ -108,7 +112,11 @@ def demo_gaps(bits: int) -> dict[str, float]:
     """Return the gaps on the demo's losses, above the mean loss of its model before any smoothing."""
     certificate, scores = read_certificate(DEMO), read_scores(DEMO / LOSSES)
     terms = dataclasses.replace(terms_of(certificate), bits=bits)
-    mixture, upper = losses_by_metric(scores, terms)["bpd"]
+    losses = losses_by_metric(scores, terms)["bpd"]
+    # The same mixture with uniform coding as the fallback: what is bounded is the whole loss.
+    uniform = math.log2(terms.n_symbols)
+    upper = uniform + excess_upper(terms.mixture_weight, terms.min_tokens)
+    mixture = uniform + mixture_excess(scores.bits, scores.lengths * uniform, scores.lengths, terms.mixture_weight)
     low, high = token_smoothing_range(SMOOTHING, terms.n_symbols)
     smoothed = scores.smoothed[:, TOKEN_SMOOTHING_GRID.index(SMOOTHING)].astype(np.float64)
     drawn = {"n": terms.n, "message_nats": bits * math.log(2), "delta": terms.delta}
@@ -118,11 +126,13 @@ def demo_gaps(bits: int) -> dict[str, float]:
         "hoeffding_subsampling": reference_bound(scores, terms)["bound"],
         "betting_subsampled": ineq.betting_subsampled(smoothed, upper=high, **drawn).value,
         "betting_subsampled_mixture": ineq.betting_subsampled(mixture, upper=upper, **drawn).value,
+        "betting_subsampled_excess": risk_bound(losses, terms),
         "hoeffding": ineq.hoeffding(everything, lower=low, upper=high, nats=nats),
         "kl_inverse": ineq.kl_inverse(everything, lower=low, upper=high, nats=nats),
         "empirical_bernstein": ineq.empirical_bernstein(everything, lower=low, upper=high, nats=nats),
         "betting": ineq.betting(everything, upper=high, nats=nats),
         "betting_mixture": ineq.betting(np.resize(mixture, terms.n), upper=upper, nats=nats),
+        "betting_excess": projected_bound(losses, terms),
     }
     own = float((scores.bits / scores.lengths).mean())
     return {name: value - own for name, value in values.items()}

@@ -18,12 +18,14 @@ PAGE = ROOT / "docs" / "bounds.md"
 SHORT = {
     "hoeffding_subsampling": "Hoeffding, subsampled (the reference)",
     "betting_subsampled": "betting, two stages",
-    "betting_subsampled_mixture": "betting, two stages, document mixture (the claim)",
+    "betting_subsampled_mixture": "betting, two stages, document mixture",
+    "betting_subsampled_excess": "betting, two stages, excess over the fallback code (the claim)",
     "hoeffding": "Hoeffding",
     "kl_inverse": "kl inverse",
     "empirical_bernstein": "empirical Bernstein",
     "betting": "betting",
     "betting_mixture": "betting, document mixture",
+    "betting_excess": "betting, excess over the fallback code",
 }
 
 

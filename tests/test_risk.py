@@ -12,7 +12,7 @@ from sublora.bounds.scores import TOP_K
 from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.prepare import prepare
-from sublora.corpus.units import documents as document_units
+from sublora.corpus.units import sample_units
 from sublora.nn.create_model import Architecture, build_model, create_base
 
 ARCHITECTURE = Architecture("scratch", n_layer=2, n_head=2, n_embd=16, block_size=12, vocab_size=257)
@@ -51,7 +51,7 @@ def test_scores_are_the_definition(corpus, stride):
         parameter.mul_(5)
     documents = np.array([3, 0, 7, 7, 5, len(corpus.train) - 1])
     kwargs = {"block_size": 12, "stride": stride}
-    units = document_units(corpus.train, 257, 1)
+    units = sample_units(corpus, corpus.train, "document_level", 12)
     scores = score_units(model, units, documents, batch_size=3, **kwargs)
     for row, i in enumerate(documents):
         bits = bits_by_definition(model, corpus.train.document(int(i)), stride)
