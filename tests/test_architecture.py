@@ -16,6 +16,7 @@ ORDER = [
     "files",
     "seeds",
     "progress",
+    "peers",
     "config",
     "corpus",
     "nn",

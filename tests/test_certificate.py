@@ -328,7 +328,8 @@ def test_invented_losses_pass_the_arithmetic_but_not_the_replay(run_copy, data_d
 
     certificate = read_certificate(run_copy)
     scores = read_scores(run_copy / LOSSES)
-    lower = dataclasses.replace(scores, bits=scores.bits - 0.001 * scores.lengths)
+    # The model has hardly been trained: only a loss far below that of the fallback code changes its claim.
+    lower = dataclasses.replace(scores, bits=scores.bits - 3.0 * scores.lengths)
     (run_copy / LOSSES).write_bytes(lower.to_bytes())
     certificate["losses_sha256"] = sha256(lower.to_bytes())
     certificate |= numbers(certificate, lower)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
-from sublora.bounds.certificate import CERTIFICATE, write_certificate
+from sublora.bounds.certificate import CERTIFICATE, FORMAT, write_certificate
 from sublora.errors import CertificateError, SubloraError
 from sublora.report import figures, gradients, suite_figures
 from sublora.report.best import best_of
@@ -56,7 +56,7 @@ def make_certificate(seed=0, bits=2512, empirical=3.1, n=25_000):
         for k, e in errors.items()
     ]
     return {
-        "format": 1,
+        "format": FORMAT,
         "statement": f"With probability at least 95 % the model needs at most {bound:.3f} bits per byte.",
         "delta": 0.05,
         "joint": False,
