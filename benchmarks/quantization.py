@@ -1,6 +1,7 @@
 """Message length against loss for every quantizer, on trained checkpoints.
 
     python benchmarks/quantization.py DATA RUN [RUN ...] [--documents 200] [--samples 512] [--iterations 250]
+        [--only GLOB]
 
 DATA is a corpus, RUN a folder that `sublora train` wrote on it; several runs (allocation modes, say) are measured on
 the same documents. Writes benchmarks/results/quantization.json, or --out FILE: for every run and quantizer the
@@ -10,10 +11,13 @@ is the length that the reference implementation (Lotfi et al. 2024) books for th
 """
 
 import argparse
+import fnmatch
+import functools
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -51,38 +55,49 @@ def reference_bits(quantized: Quantized) -> int:
     return len(counts) * (16 + math.ceil(math.log2(n))) + math.ceil(entropy) + 1
 
 
-def candidates(certifier: Certifier, samples: int, iterations: int) -> Iterator[tuple[str, Quantized, np.ndarray]]:
-    """Yield named quantizations of alpha, with the gates that belong to them."""
+Candidate = Callable[[], tuple[Quantized, np.ndarray]]
+
+
+def candidates(certifier: Certifier, samples: int, iterations: int) -> dict[str, Candidate]:
+    """Return, by name, functions that quantize alpha and return it with the gates that belong to it."""
     alpha, rms, gates = certifier.alpha, certifier.rms, certifier.gates
     train, block_size = certifier.corpus.train, certifier.architecture.block_size
+
+    @functools.cache
+    def curvature() -> np.ndarray:
+        return fisher(certifier.trained_model(gates), train, seed=0, samples=samples, block_size=block_size)
+
+    @functools.cache
+    def price() -> float:
+        return certifier.price_of_a_bit()
+
+    def learned_codebook() -> tuple[Quantized, np.ndarray]:
+        wrapper = QuantizingWrapper(certifier.trained_model(), levels=11, method="kmeans")
+        wrapper.fit(train, steps=iterations, learning_rate=2e-3, batch_size=BATCH, block_size=block_size, seed=0)
+        return wrapper.quantized(), wrapper.quantized_gates()
+
+    def gradual(multiple: float) -> tuple[Quantized, np.ndarray]:
+        step, rate = plan(alpha, curvature(), multiple * price())
+        sizes = {"steps": iterations, "batch_size": BATCH, "block_size": block_size}
+        model = certifier.trained_model(gates)
+        return gradual_quantize(model, train, curvature(), step=step, rate=rate, seed=0, **sizes), gates
+
+    out: dict[str, Candidate] = {}
     for method in ("uniform", "kmeans"):
-        yield f"{method}, 11 levels", quantize(alpha, levels=11, method=method), gates
-    wrapper = QuantizingWrapper(certifier.trained_model(), levels=11, method="kmeans")
-    wrapper.fit(train, steps=iterations, learning_rate=2e-3, batch_size=BATCH, block_size=block_size, seed=0)
-    yield f"learned codebook, 11 levels, {iterations} steps", wrapper.quantized(), wrapper.quantized_gates()
-    yield "uniform, step 0.4 rms", quantize_uniform(alpha, 0.4 * rms), gates
-    for k in (0.25, 0.4):
+        out[f"{method}, 11 levels"] = partial(lambda m: (quantize(alpha, levels=11, method=m), gates), method)
+    out[f"learned codebook, 11 levels, {iterations} steps"] = learned_codebook
+    out["uniform, step 0.4 rms"] = lambda: (quantize_uniform(alpha, 0.4 * rms), gates)
+    for k in (0.15, 0.25):
         lagrangian = (k * rms) ** 2 * np.log(4) / 12
-        yield f"trellis, step {k} rms", rate_distortion_quantize(alpha, np.ones(len(alpha)), lagrangian), gates
-    model = certifier.trained_model(gates)
-    curvature = fisher(model, train, seed=0, samples=samples, block_size=block_size)
-    for k in (0.7, 0.85):
-        yield f"feedback, step {k} rms", feedback_quantize(alpha, curvature, k * rms), gates
-    price = certifier.price_of_a_bit()
-    for multiple in (1.0, 0.5):
-        step, rate = plan(alpha, curvature, multiple * price)
-        gradual = gradual_quantize(
-            certifier.trained_model(gates),
-            train,
-            curvature,
-            step=step,
-            rate=rate,
-            steps=iterations,
-            batch_size=BATCH,
-            block_size=block_size,
-            seed=0,
+        out[f"trellis, step {k} rms"] = partial(
+            lambda x: (rate_distortion_quantize(alpha, np.ones(len(alpha)), x), gates), lagrangian
         )
-        yield f"gradual, {iterations} steps, bits at {multiple:g} times their price", gradual, gates
+    for k in (0.25, 0.4, 0.6):
+        out[f"feedback, step {k} rms"] = partial(lambda k: (feedback_quantize(alpha, curvature(), k * rms), gates), k)
+    for multiple in (1.0, 0.5):
+        name = f"gradual, {iterations} steps, bits at {multiple:g} times their price"
+        out[name] = partial(gradual, multiple)
+    return out
 
 
 def bits_per_byte(scores: Scores) -> float:
@@ -113,7 +128,9 @@ def measure(run: Path, corpus: Corpus, documents: np.ndarray, options: argparse.
             }
         )
 
-    for name, quantized, gates in candidates(certifier, options.samples, options.iterations):
+    chosen = candidates(certifier, options.samples, options.iterations)
+    for name in fnmatch.filter(chosen, options.only):
+        quantized, gates = chosen[name]()
         data = encode_message(certifier.spec, MIXTURE_EXPONENT, quantized, gates).data
         scores = certifier.score(data, documents, name)
         if name.startswith("kmeans"):
@@ -130,6 +147,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=200, help="training documents that are scored")
     parser.add_argument("--samples", type=int, default=512, help="sequences that the curvature is estimated from")
     parser.add_argument("--iterations", type=int, default=250, help="steps of quantization-aware training")
+    parser.add_argument("--only", default="*", help="glob of the quantizers' names")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     corpus = open_corpus(options.data)
