@@ -83,11 +83,10 @@ class Certifier:
     def terms(self, bits: int, mixture_exponent: int) -> Terms:
         """Return what the bound depends on for a message of so many bits."""
         b = self.config.bounds
-        about_tokens = b.bound_type == "token_level"
         return Terms(
             bound_type=b.bound_type,
             bits=bits,
-            n=int(self.units.split.lengths.sum()) if about_tokens else len(self.units),
+            n=self.units.sample_size(b.bound_type),
             delta=b.delta,
             joint=b.joint,
             mixture_weight=2.0**-mixture_exponent,

@@ -81,7 +81,8 @@ class Terms:
     n: units in the training sample; tokens, for token_level.
     delta: probability that the claim may fail.
     joint: split delta over all claims, so that all hold at once.
-    mixture_weight: of the uniform distribution: e of the document mixture, or a of token smoothing for token_level.
+    mixture_weight: e, of the fallback code in the document mixture; for token_level a, of the uniform distribution in
+        token smoothing.
     n_symbols: number of tokens that can occur inside a unit.
     min_tokens: every unit has at least this many tokens.
     fallback: what is known of the fallback code's lengths.

@@ -33,6 +33,10 @@ class Units:
     def __len__(self) -> int:
         return len(self.split)
 
+    def sample_size(self, bound_type: str) -> int:
+        """Return n: the number of units, or of their tokens for a claim about tokens."""
+        return int(self.split.lengths.sum()) if bound_type == "token_level" else len(self)
+
     @property
     def n_symbols(self) -> int:
         """Number of tokens that can occur inside a unit."""

@@ -1,0 +1,168 @@
+"""Put the numbers of committed result files into the tables of README.md and the pages in docs.
+
+    python benchmarks/pages.py
+
+A table stands between `<!-- NAME -->` and the next `<!-- end -->`. The tests check that the pages are up to date.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from sublora.bounds.certificate import read_certificate
+from sublora.report.runs import Run, configurations, load_runs, mean_and_error
+from sublora.report.tables import claims_table, upward
+
+ROOT = Path(__file__).resolve().parent.parent
+SUITE = ROOT / "results" / "adaptive"
+SHORT = {
+    "hoeffding_subsampling": "Hoeffding, subsampled (the reference)",
+    "betting_subsampled": "betting, two stages",
+    "betting_subsampled_mixture": "betting, two stages, document mixture",
+    "betting_subsampled_excess": "betting, two stages, excess over the fallback code (the claim)",
+    "hoeffding": "Hoeffding",
+    "kl_inverse": "kl inverse",
+    "empirical_bernstein": "empirical Bernstein",
+    "betting": "betting",
+    "betting_mixture": "betting, document mixture",
+    "betting_excess": "betting, excess over the fallback code",
+}
+
+
+def read(name: str) -> Any:
+    """Return a committed result."""
+    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_bytes())
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def demo() -> str:
+    """Return the demo beside the reference's bound, coded counts, and codes that nobody certified."""
+    certificate = read_certificate(ROOT / "results" / "demo")
+    bits, held_out = certificate["message"]["bits"], certificate["held_out"]
+    ours = f"{held_out['bpd']:.3f} ± {held_out['standard_error']:.3f}"
+    rows = [["this certificate", f"{bits:,}", ours, upward(certificate["claims"][0]["bound"], 3)]]
+    rows += [
+        [f"the same message by {c['name']}", f"{bits:,}", ours, upward(c["bound"], 3)]
+        for c in certificate["comparison"]
+    ]
+    rows += [
+        [b["name"], f"{b['bits']:,}", f"{b['held_out']:.3f}", upward(b["bound"], 3)] for b in certificate["baselines"]
+    ]
+    uncertified = read("baselines")["held_out_bits_per_token"]
+    rows += [[name, "", f"{uncertified[name]:.3f}", "none"] for name in uncertified if "per document" in name]
+    return table(["code", "K, bits", "held-out", "certified at 95 %"], rows)
+
+
+def gaps(setting: str) -> str:
+    """Return the gaps of one setting, a row per bound and a column per message length."""
+    rows = read("bounds")["gaps"][setting]
+    names = [name for name in rows[0] if name != "bits"]
+    header = ["bound", *(f"K = {row['bits']:,}" for row in rows)]
+    return table(header, [[SHORT[name], *(f"{row[name]:.3f}" for row in rows)] for name in names])
+
+
+def scoring() -> str:
+    """Return what scoring costs, in plain forward passes."""
+    rows = [
+        [
+            f"{row['tokens']:,}",
+            f"{row['stride']:,}",
+            f"{row['window_tokens']:,}",
+            f"{row['multiple']:.2f}",
+            f"{row['target']:.2f}",
+            f"{row['reference_multiple']:.1f}",
+        ]
+        for row in read("scoring")["rows"]
+    ]
+    return table(["tokens", "new tokens per window", "tokens read", "ours", "at most", "the reference"], rows)
+
+
+def certificate() -> str:
+    """Return what `make demo` prints."""
+    printed = claims_table(read_certificate(ROOT / "results" / "demo"), {})
+    return table(["", ""], [list(row) for row in zip(*(column.cells for column in printed.columns), strict=True)])
+
+
+def _spread(runs: list[Run], value: Any, digits: int = 3) -> str:
+    mean, error = mean_and_error(map(value, runs))
+    return f"{mean:,.{digits}f} ± {error:.{digits}f}" if error == error else f"{mean:,.{digits}f}"
+
+
+def suite() -> str:
+    """Return the suite: mean and standard error over seeds, a row per mode and budget."""
+    rows = [
+        [
+            mode,
+            f"{d:,}",
+            str(len(runs)),
+            _spread(runs, lambda run: run.bits, 0),
+            _spread(runs, Run.held_out),
+            _spread(runs, lambda run: run.claim("bpb", "bound")),
+        ]
+        for (mode, d), runs in configurations(load_runs(SUITE)).items()
+    ]
+    return table(["mode", "d", "seeds", "K, bits", "held-out BPB", "certified BPB"], rows)
+
+
+def differences() -> str:
+    """Return by how much `learned` lies below each other mode, in pairs of runs with the same budget and seed."""
+    runs = {(run.mode, run.d, run.seed): run for run in load_runs(SUITE)}
+    rows = []
+    for mode, d in configurations(runs.values()):
+        seeds = [s for m, e, s in runs if (m, e) == (mode, d) and ("learned", d, s) in runs]
+        if mode == "learned" or not seeds:
+            continue
+        pairs = [(runs[mode, d, s], runs["learned", d, s]) for s in seeds]
+        cells = []
+        for value in (lambda run: run.claim("bpb", "bound"), Run.held_out):
+            mean, error = mean_and_error(value(other) - value(learned) for other, learned in pairs)
+            cells.append(f"{mean:+.3f} ± {error:.3f}" if error == error else f"{mean:+.3f}")
+        rows.append([mode, f"{d:,}", str(len(seeds)), *cells])
+    return table(["mode minus learned", "d", "pairs", "certified BPB", "held-out BPB"], rows)
+
+
+def learning_rates() -> str:
+    """Return the held-out loss of every trial of a learning rate."""
+    record = json.loads((SUITE / "tuning" / "learning_rates.json").read_text())
+    losses = {(row["variant"], row["learning_rate"]): row["held_out_bpd"] for row in record["measured"]}
+    rates = sorted({rate for _, rate in losses})
+    rows = [
+        [name, *(f"{losses[name, rate]:.3f}" if losses[name, rate] else "diverged" for rate in rates), f"{chosen:g}"]
+        for name, chosen in record["chosen"].items()
+    ]
+    return table(["configuration", *(f"{rate:g}" for rate in rates), "chosen"], rows)
+
+
+PAGES = {
+    "README.md": {"demo": certificate, "suite": suite},
+    "docs/bounds.md": {
+        "demo": demo,
+        "gaps: drawn": lambda: gaps("drawn"),
+        "gaps: all": lambda: gaps("all"),
+        "gaps: demo": lambda: gaps("demo"),
+        "scoring": scoring,
+    },
+    "docs/allocation.md": {"suite": suite, "differences": differences, "learning rates": learning_rates},
+}
+
+
+def render(name: str) -> str:
+    """Return a page with its tables made anew."""
+    page = (ROOT / name).read_text()
+    for table_name, make in PAGES[name].items():
+        start = f"<!-- {table_name} -->"
+        pattern = re.compile(f"{re.escape(start)}.*?<!-- end -->", re.DOTALL)
+        page, found = pattern.subn(f"{start}\n{make()}\n<!-- end -->", page)
+        assert found == 1, table_name
+    return page
+
+
+if __name__ == "__main__":
+    for page in PAGES:
+        (ROOT / page).write_text(render(page))
