@@ -52,7 +52,7 @@ CALIBRATION_UNITS = 150
 SCORING = "scoring"
 MIXTURE_EXPONENTS = range(1, 17)
 # Quantization steps that are tried, as multiples of the root mean square of alpha. Feedback affords coarser ones.
-STEPS = {"trellis": (0.1, 0.15, 0.21, 0.3), "feedback": (0.25, 0.35, 0.5)}
+STEPS = {"trellis": (0.1, 0.15, 0.21, 0.3), "feedback": (0.25, 0.4, 0.6)}
 # Bits per coordinate at which the price of a bit is taken before there is a message.
 PLANNED_RATE = 1.5
 
