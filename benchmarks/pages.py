@@ -139,6 +139,19 @@ def learning_rates() -> str:
     return table(["configuration", *(f"{rate:g}" for rate in rates), "chosen"], rows)
 
 
+def quantization() -> str:
+    """Return what quantization costs in two modes: mean and standard error over runs."""
+    groups: dict[tuple[str, str], list[Any]] = {}
+    for row in read("quantization_modes")["rows"]:
+        groups.setdefault((row["quantizer"], row["mode"]), []).append(row)
+    rows = []
+    for (quantizer, mode), group in sorted(groups.items()):
+        bits, _ = mean_and_error(row["bits"] for row in group)
+        mean, error = mean_and_error(row["increase"] for row in group)
+        rows.append([quantizer, mode, f"{bits:,.0f}", f"{mean:.4f} ± {error:.4f}"])
+    return table(["quantizer", "mode", "K, bits", "increase, bits per byte"], rows)
+
+
 PAGES = {
     "README.md": {"demo": certificate, "suite": suite},
     "docs/bounds.md": {
@@ -148,7 +161,12 @@ PAGES = {
         "gaps: demo": lambda: gaps("demo"),
         "scoring": scoring,
     },
-    "docs/allocation.md": {"suite": suite, "differences": differences, "learning rates": learning_rates},
+    "docs/allocation.md": {
+        "suite": suite,
+        "differences": differences,
+        "learning rates": learning_rates,
+        "quantization": quantization,
+    },
 }
 
 

@@ -165,6 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # one busy neighbour on the machine makes training ten times as slow; a short spin costs an idle machine little.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    # matplotlib embeds fonts in PDF figures with it, and it reports every table of a font.
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
     configured = {"train": _train, "bounds": _bounds, "demo": _demo}
     try:
         if options.command in configured:

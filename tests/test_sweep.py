@@ -328,15 +328,6 @@ def test_the_grid_of_the_proposal():
     assert {c.system.seed for c in configs.values()} == {42, 123, 999}
 
 
-def test_every_budget_takes_the_rate_of_the_first(data_dir, tmp_path):
-    grid = read_grid(write_grid(tmp_path, data_dir, budgets=[40, 80]))
-    assert {trial.variant.d for trial in trials(grid, grid.variants)} == {40}
-    assert trials(grid, grid.variants) == trials(grid, [v for v in grid.variants if v.d == 80])
-    assert {v.name: grid.tuned(v).name for v in grid.variants} == {
-        f"sublora-d{d}-{c}": f"sublora-d40-{c}" for d in (40, 80) for c in ("uniform", "learned")
-    }
-
-
 def test_the_lowest_loss_chooses_and_a_divergence_does_not():
     rows = [Measured("a", 0.1, 4.0, ""), Measured("a", 0.2, 3.9, ""), Measured("a", 0.3, None, "")]
     assert choose([*rows, Measured("b", 0.1, 5.0, "")]) == {"a": 0.2, "b": 0.1}

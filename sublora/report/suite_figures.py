@@ -29,6 +29,7 @@ from sublora.report.figures import (
     k_axis,
     log_axis,
     new_axes,
+    stacked,
     top_k_claims,
 )
 from sublora.report.gradients import beside_gammas
@@ -208,8 +209,9 @@ def decompositions(runs: Sequence[Run]) -> Figure:
     figure, (axes,) = _panels(1, 0.3 + 0.22 * len(groups), x="bits per token", y="")
     left = np.zeros(len(groups))
     rows = np.arange(len(groups))
+    stacks = [[stacked(run.certificate["decomposition"]) for run in g if run.certificate] for g in groups.values()]
     for part, (text, colour) in PARTS.items():
-        values = [np.mean([r.certificate["decomposition"][part] for r in g if r.certificate]) for g in groups.values()]
+        values = [np.mean([stack[part] for stack in group]) for group in stacks]
         axes.barh(rows, values, left=left, height=0.7, color=colour, label=text)
         left += values
     axes.set_yticks(rows, labels=[f"{mode}, d = {d:,}" for mode, d in groups])
@@ -343,9 +345,15 @@ def gradients(runs: Sequence[Run]) -> Figure | None:
 
 @matplotlib.rc_context(STYLE)
 def training_curves(runs: Sequence[Run]) -> Figure | None:
-    """Draw held-out bits per token over training, a panel for every d; None if never evaluated on held-out text."""
+    """Draw held-out bits per token over training, a panel for every d; None if never evaluated on held-out text.
+
+    The untrained model, which is far above all others, is left out.
+    """
     key = _Key(runs)
-    curves = {c: _curve(group, "eval", "val_bpd") for c, group in configurations(runs).items()}
+    curves = {}
+    for configuration, group in configurations(runs).items():
+        steps, table = _curve(group, "eval", "val_bpd")
+        curves[configuration] = (steps[steps > 0], table[:, steps > 0]) if (steps > 0).any() else (steps, table)
     if not any(len(steps) for steps, _ in curves.values()):
         return None
     figure, panels = _panels(len(key.budgets), x="step", y="held-out bits per token")

@@ -85,13 +85,6 @@ class Grid:
             raise ConfigError(f"no run is called {only!r}; the first is {planned[0].name!r}")
         return chosen
 
-    def tuned(self, variant: Variant) -> Variant:
-        """Return the variant that a variant takes its learning rate from: its configuration at the first budget.
-
-        Columns of P have unit norm at every budget, so one rate serves all of them.
-        """
-        return next(v for v in self.variants if v.configuration == variant.configuration)
-
     def config(self, variant: Variant, seed: int, out_dir: Path, **settings: Any) -> Config:
         """Return the configuration of one run; `settings` are keys with "__" in place of the dot."""
         own = {

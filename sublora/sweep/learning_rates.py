@@ -63,7 +63,7 @@ def trials(grid: Grid, variants: Iterable[Variant]) -> list[Trial]:
     if len(grid.learning_rates) < 2:
         return []
     out = []
-    for variant in {tuned.name: tuned for tuned in map(grid.tuned, variants)}.values():
+    for variant in variants:
         for rate in grid.learning_rates:
             folder = grid.work / "tuning" / f"{variant.name}-lr{rate:g}"
             config = grid.config(

@@ -4,7 +4,7 @@ import json
 import logging
 import os
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from sublora.config import Config
 from sublora.errors import ConfigError, SubloraError
 from sublora.sweep.grid import Grid, Planned, read_grid
 from sublora.sweep.launchers import Launcher
-from sublora.sweep.learning_rates import Measured, choose, measured, perform_trial, record, trials
+from sublora.sweep.learning_rates import choose, measured, perform_trial, record, trials
 from sublora.sweep.queue import Status, Task, work_off
 from sublora.sweep.results import finished
 from sublora.sweep.run import perform_run
@@ -86,18 +86,11 @@ def _only_rate(grid: Grid, chosen: Sequence[Planned]) -> dict[str, float]:
     return {run.variant.name: rates[0] for run in chosen} if len(rates) == 1 else {}
 
 
-def _best_rates(grid: Grid, chosen: Sequence[Planned], outcomes: Iterable[Measured]) -> dict[str, float]:
-    """Return the learning rate per variant whose trials are among the outcomes."""
-    best = choose(outcomes)
-    tuned = {run.variant.name: grid.tuned(run.variant).name for run in chosen}
-    return {name: best[source] for name, source in tuned.items() if source in best}
-
-
 def _learning_rates(grid: Grid, chosen: Sequence[Planned], launcher: Launcher, options: Options) -> dict[str, float]:
     """Return the learning rate per variant, after the trials that are missing; {} where the configured one is used."""
     if rates := _only_rate(grid, chosen):
         return rates
-    wanted = trials(grid, [run.variant for run in chosen])
+    wanted = trials(grid, {run.variant.name: run.variant for run in chosen}.values())
     known = measured(grid, wanted)
     tasks = [
         Task(
@@ -120,7 +113,7 @@ def _learning_rates(grid: Grid, chosen: Sequence[Planned], launcher: Launcher, o
     outcomes = list(measured(grid, wanted).values())
     if outcomes:
         record(grid, outcomes)
-    return _best_rates(grid, chosen, outcomes)
+    return choose(outcomes)
 
 
 def _run_task(grid: Grid, run: Planned, rates: dict[str, float]) -> Task:
@@ -176,16 +169,16 @@ def _plan(grid: Grid, chosen: Sequence[Planned], launcher: Launcher) -> Table:
     table = Table(title=f"would be submitted to {launcher.describe()}", title_justify="left")
     for column in ("job", "what", "steps", "learning rate"):
         table.add_column(column, justify="left" if column in ("job", "what") else "right", no_wrap=True)
-    wanted = trials(grid, [run.variant for run in chosen])
+    wanted = trials(grid, {run.variant.name: run.variant for run in chosen}.values())
     known = measured(grid, wanted)
     missing = [trial for trial in wanted if trial.name not in known]
     for trial in missing:
         table.add_row(trial.name, "short training", f"{grid.tuning_iters:,}", f"{trial.learning_rate:g}")
-    rates = _only_rate(grid, chosen) or _best_rates(grid, chosen, known.values())
+    rates = _only_rate(grid, chosen) or choose(known.values())
     undecided = {trial.variant.name for trial in missing}
     for run in chosen:
         config = _config(grid, run, rates.get(run.variant.name))
-        decided = grid.tuned(run.variant).name not in undecided
+        decided = run.variant.name not in undecided
         done = decided and finished(grid.results / run.name, config, len(grid.runs()))
         table.add_row(
             run.name,
