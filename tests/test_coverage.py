@@ -110,8 +110,8 @@ def test_coverage_on_beta_losses(name):
 def test_coverage_on_real_losses(name):
     """The demo's losses are the population: its mean is the risk, and samples are drawn from it."""
     folder = Path(__file__).parent.parent / "results" / "demo"
-    losses, upper = losses_by_metric(read_scores(folder / LOSSES), terms_of(read_certificate(folder)))["bpd"]
-    population = losses / upper
+    losses = losses_by_metric(read_scores(folder / LOSSES), terms_of(read_certificate(folder)))["bpd"]
+    population = losses.values / losses.limit
     samples = stream(3, "coverage", "real").choice(population, (SAMPLES, 50))
     # The losses lie close together, and all bounds are loose on 50 of them: only a tiny share of the gap is too little.
     right, broken = simulate(BOUNDS[name], samples, np.full(SAMPLES, population.mean()), 0.1, share=1 / 50)
