@@ -6,7 +6,9 @@ A table stands between `<!-- NAME -->` and the next `<!-- end -->`. The tests ch
 """
 
 import json
+import math
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +91,9 @@ def certificate() -> str:
     return table(["", ""], [list(row) for row in zip(*(column.cells for column in printed.columns), strict=True)])
 
 
-def _spread(runs: list[Run], value: Any, digits: int = 3) -> str:
-    mean, error = mean_and_error(map(value, runs))
-    return f"{mean:,.{digits}f} ± {error:.{digits}f}" if error == error else f"{mean:,.{digits}f}"
+def _spread(values: Iterable[float], digits: int = 3, sign: str = "") -> str:
+    mean, error = mean_and_error(values)
+    return f"{mean:{sign},.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
 
 
 def suite() -> str:
@@ -101,9 +103,9 @@ def suite() -> str:
             mode,
             f"{d:,}",
             str(len(runs)),
-            _spread(runs, lambda run: run.bits, 0),
-            _spread(runs, Run.held_out),
-            _spread(runs, lambda run: run.claim("bpb", "bound")),
+            _spread((run.bits for run in runs), 0),
+            _spread(run.held_out() for run in runs),
+            _spread(run.claim("bpb", "bound") for run in runs),
         ]
         for (mode, d), runs in configurations(load_runs(SUITE)).items()
     ]
@@ -119,10 +121,10 @@ def differences() -> str:
         if mode == "learned" or not seeds:
             continue
         pairs = [(runs[mode, d, s], runs["learned", d, s]) for s in seeds]
-        cells = []
-        for value in (lambda run: run.claim("bpb", "bound"), Run.held_out):
-            mean, error = mean_and_error(value(other) - value(learned) for other, learned in pairs)
-            cells.append(f"{mean:+.3f} ± {error:.3f}" if error == error else f"{mean:+.3f}")
+        cells = [
+            _spread((value(other) - value(learned) for other, learned in pairs), sign="+")
+            for value in (lambda run: run.claim("bpb", "bound"), Run.held_out)
+        ]
         rows.append([mode, f"{d:,}", str(len(seeds)), *cells])
     return table(["mode minus learned", "d", "pairs", "certified BPB", "held-out BPB"], rows)
 
@@ -147,8 +149,7 @@ def quantization() -> str:
     rows = []
     for (quantizer, mode), group in sorted(groups.items()):
         bits, _ = mean_and_error(row["bits"] for row in group)
-        mean, error = mean_and_error(row["increase"] for row in group)
-        rows.append([quantizer, mode, f"{bits:,.0f}", f"{mean:.4f} ± {error:.4f}"])
+        rows.append([quantizer, mode, f"{bits:,.0f}", _spread((row["increase"] for row in group), 4)])
     return table(["quantizer", "mode", "K, bits", "increase, bits per byte"], rows)
 
 

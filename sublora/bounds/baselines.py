@@ -5,13 +5,11 @@ import math
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
-from sublora.bounds.claims import Losses, Terms, plain, risk_bound
-from sublora.bounds.smoothing import excess_upper, mixture_excess, token_smoothing_bits, token_smoothing_range
+from sublora.bounds.claims import Losses, Terms, mixture_losses, plain, risk_bound
+from sublora.bounds.smoothing import token_smoothing_bits, token_smoothing_range
 from sublora.corpus.baselines import CountModel, count_tokens
 from sublora.corpus.corpus import Corpus
-from sublora.corpus.fallback import UNIT
 from sublora.corpus.units import Units, held_out_units, sample_units
 
 # Counting and scoring all training documents is quick up to here; beyond, only uniform coding is compared.
@@ -34,7 +32,7 @@ def baselines(corpus: Corpus, terms: Terms) -> list[dict[str, Any]]:
     out: list[dict[str, Any]] = [{"name": "uniform coding", "bits": 0, "held_out": uniform, "bound": uniform}]
     val = held_out_units(corpus, terms.bound_type, terms.min_tokens)
     if not terms.about_tokens:
-        held_out = None if val is None else float((_known(val) / val.split.lengths).mean())
+        held_out = None if val is None else float((val.fallback_bits() / val.split.lengths).mean())
         out.append({"name": terms.fallback.code, "bits": 0, "held_out": held_out, "bound": terms.fallback.per_token})
     if len(corpus.train.tokens) > MAX_TOKENS:
         return out
@@ -50,17 +48,10 @@ def baselines(corpus: Corpus, terms: Terms) -> list[dict[str, Any]]:
     return out
 
 
-def _known(units: Units) -> Float[np.ndarray, " n"]:
-    return units.fallback.lengths(units.split, np.arange(len(units))) * UNIT
-
-
 def _losses(model: CountModel, units: Units, terms: Terms) -> Losses:
     """The losses of a count model on all units, or on all tokens of them."""
     split = units.split
     if terms.about_tokens:
         bits = token_smoothing_bits(model.token_bits(split), terms.mixture_weight, terms.n_symbols)
         return plain(bits, token_smoothing_range(terms.mixture_weight, terms.n_symbols)[1])
-    known = _known(units)
-    excess = mixture_excess(model.bits(split, np.arange(len(split))), known, split.lengths, terms.mixture_weight)
-    upper = excess_upper(terms.mixture_weight, terms.min_tokens)
-    return Losses(excess, upper, known / split.lengths, terms.fallback.per_token, terms.fallback.limit + upper)
+    return mixture_losses(model.bits(split, np.arange(len(split))), units.fallback_bits(), split.lengths, terms)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from sublora.bounds.fallback import FALLBACK_SHARE, Fallback
 from sublora.bounds.inequalities import (
@@ -110,6 +110,27 @@ def _round_up(value: float) -> float:
     return math.ceil(round(value * 10**DIGITS, 3)) / 10**DIGITS
 
 
+def mixture_losses(
+    bits: Float[np.ndarray, " m"], known: Float[np.ndarray, " m"], lengths: Int[np.ndarray, " m"], terms: Terms
+) -> Losses:
+    """Return the losses of units in bits per token, under the mixture of a model and the fallback code.
+
+    Args:
+        bits: -log2 of the model's probabilities.
+        known: lengths in the fallback code, in bits.
+        lengths: tokens.
+        terms: mixture weight, shortest unit, and what is known of the fallback code.
+    """
+    upper = excess_upper(terms.mixture_weight, terms.min_tokens)
+    return Losses(
+        excess=mixture_excess(bits, known, lengths, terms.mixture_weight),
+        upper=upper,
+        known=known / lengths,
+        expected=terms.fallback.per_token,
+        limit=terms.fallback.limit + upper,
+    )
+
+
 def losses_by_metric(scores: Scores, terms: Terms) -> dict[str, Losses]:
     """Return the losses that are bounded, per metric.
 
@@ -120,13 +141,15 @@ def losses_by_metric(scores: Scores, terms: Terms) -> dict[str, Losses]:
     if terms.about_tokens:
         return _token_losses(scores, terms)
     known = scores.fallback * UNIT
-    excess = mixture_excess(scores.bits, known, scores.lengths, terms.mixture_weight)
-    upper, fallback = excess_upper(terms.mixture_weight, terms.min_tokens), terms.fallback
-    limit = fallback.limit + upper
-    out = {"bpd": Losses(excess, upper, known / scores.lengths, fallback.per_token, limit)}
-    if scores.byte_lengths.all() and fallback.per_byte is not None:
-        per_byte = excess * (scores.lengths / scores.byte_lengths)
-        out["bpb"] = Losses(per_byte, upper, known / scores.byte_lengths, fallback.per_byte, limit)
+    bpd = mixture_losses(scores.bits, known, scores.lengths, terms)
+    out = {"bpd": bpd}
+    if scores.byte_lengths.all() and terms.fallback.per_byte is not None:
+        out["bpb"] = dataclasses.replace(
+            bpd,
+            excess=bpd.excess * (scores.lengths / scores.byte_lengths),
+            known=known / scores.byte_lengths,
+            expected=terms.fallback.per_byte,
+        )
     return out | {f"top_{k}_error": plain(scores.errors[:, i], 1.0) for i, k in enumerate(TOP_K)}
 
 

@@ -7,7 +7,6 @@ import numpy as np
 from jaxtyping import Float
 
 from sublora.bounds.inequalities import betting
-from sublora.corpus.fallback import UNIT
 from sublora.corpus.units import Units
 
 # Share of delta that pays for the expected length of a unit in the fallback code.
@@ -38,7 +37,7 @@ def measure_fallback(units: Units, delta: float) -> Fallback:
         delta: of the certificate; `FALLBACK_SHARE` of it is spent here, once for all claims.
     """
     split, limit = units.split, units.fallback.limit
-    bits = units.fallback.lengths(split, np.arange(len(units))) * UNIT
+    bits = units.fallback_bits()
     per_byte = None
     if split.byte_lengths is not None and split.byte_lengths.all():
         per_byte = _expected(bits / split.byte_lengths, limit, delta)

@@ -4,11 +4,11 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int64, Integer
+from jaxtyping import Float64, Int64, Integer
 
 from sublora.config import BOUND_TYPES
 from sublora.corpus.corpus import Corpus, Split
-from sublora.corpus.fallback import FallbackCode, fallback_code
+from sublora.corpus.fallback import UNIT, FallbackCode, fallback_code
 from sublora.errors import CorpusError
 
 
@@ -32,6 +32,10 @@ class Units:
 
     def __len__(self) -> int:
         return len(self.split)
+
+    def fallback_bits(self) -> Float64[np.ndarray, " n"]:
+        """Return the length of every unit in the fallback code, in bits."""
+        return self.fallback.lengths(self.split, np.arange(len(self))) * UNIT
 
     def sample_size(self, bound_type: str) -> int:
         """Return n: the number of units, or of their tokens for a claim about tokens."""
