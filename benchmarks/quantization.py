@@ -94,7 +94,8 @@ def candidates(certifier: Certifier, samples: int, iterations: int) -> dict[str,
         )
     for k in (0.25, 0.4, 0.6):
         out[f"feedback, step {k} rms"] = partial(lambda k: (feedback_quantize(alpha, curvature(), k * rms), gates), k)
-    for multiple in (1.0, 0.5):
+    # Dear bits show how short a message can be at the loss of the reference's.
+    for multiple in (1.0, 5.0, 10.0):
         name = f"gradual, {iterations} steps, bits at {multiple:g} times their price"
         out[name] = partial(gradual, multiple)
     return out
