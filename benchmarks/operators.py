@@ -123,7 +123,7 @@ def lora_rows() -> list[dict[str, Any]]:
     dense = DenseOperator(D, d, (0, "benchmark"))
     product = partial(torch.mv, dense.get_buffer("entries"))
     matrix = {"operator": "stored matrix", "D": D, "d": d, "threads": time_step(product, D, d, 5)}
-    kept = row("dense", lambda: dense, 5)
+    kept = row("dense", lambda built=dense: built, 5)
     del dense, product, kept["build_s"]
     made = row("dense, made again", lambda: DenseOperator(D, d, (0, "benchmark"), memory_budget=0), 2)
     return [*fast, kept, made, matrix, time_peft(21)]

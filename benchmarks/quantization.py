@@ -60,26 +60,27 @@ Candidate = Callable[[], tuple[Quantized, np.ndarray]]
 
 def candidates(certifier: Certifier, samples: int, iterations: int) -> dict[str, Candidate]:
     """Return, by name, functions that quantize alpha and return it with the gates that belong to it."""
-    alpha, rms, gates = certifier.alpha, certifier.rms, certifier.gates
-    train, block_size = certifier.corpus.train, certifier.architecture.block_size
+    trained = certifier.trained
+    alpha, rms, gates = trained.alpha, trained.rms, trained.gates
+    train, block_size = trained.train, trained.architecture.block_size
 
     @functools.cache
     def curvature() -> np.ndarray:
-        return fisher(certifier.trained_model(gates), train, seed=0, samples=samples, block_size=block_size)
+        return fisher(trained.model(gates), train, seed=0, samples=samples, block_size=block_size)
 
     @functools.cache
     def price() -> float:
         return certifier.price_of_a_bit()
 
     def learned_codebook() -> tuple[Quantized, np.ndarray]:
-        wrapper = QuantizingWrapper(certifier.trained_model(), levels=11, method="kmeans")
+        wrapper = QuantizingWrapper(trained.model(), levels=11, method="kmeans")
         wrapper.fit(train, steps=iterations, learning_rate=2e-3, batch_size=BATCH, block_size=block_size, seed=0)
         return wrapper.quantized(), wrapper.quantized_gates()
 
     def gradual(multiple: float) -> tuple[Quantized, np.ndarray]:
         step, rate = plan(alpha, curvature(), multiple * price())
         sizes = {"steps": iterations, "batch_size": BATCH, "block_size": block_size}
-        model = certifier.trained_model(gates)
+        model = trained.model(gates)
         return gradual_quantize(model, train, curvature(), step=step, rate=rate, seed=0, **sizes), gates
 
     out: dict[str, Candidate] = {}
@@ -121,8 +122,8 @@ def measure(run: Path, corpus: Corpus, documents: np.ndarray, options: argparse.
                 "mode": certifier.spec.allocation_mode,
                 "quantizer": name,
                 "bits": bits,
-                "relative_error": float(np.sum((quantized.reconstruction - certifier.alpha) ** 2))
-                / float(np.sum(certifier.alpha**2)),
+                "relative_error": float(np.sum((quantized.reconstruction - certifier.trained.alpha) ** 2))
+                / float(np.sum(certifier.trained.alpha**2)),
                 "bpb": bpb,
                 "increase": bpb - unquantized,
                 "estimated_bound": certifier.estimate(bits, scores, MIXTURE_EXPONENT),

@@ -4,9 +4,26 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import time
+
+import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(
     ["sublora.nn", "sublora.coding", "sublora.bounds", "sublora.corpus", "sublora.training", "sublora.report"],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
+
+
+@pytest.fixture(scope="session")
+def sotu(tmp_path_factory):
+    """Return the State of the Union addresses in bytes, prepared once."""
+    # Imported after the hook, so that they are checked too.
+    from sublora.corpus.corpus import open_corpus
+    from sublora.corpus.prepare import prepare
+
+    # Processor time: on a busy machine the clock says little.
+    start = time.process_time()
+    corpus = open_corpus(prepare("sotu", tmp_path_factory.mktemp("sotu")))
+    assert time.process_time() - start < 10
+    return corpus

@@ -1,7 +1,6 @@
 """Each inequality against a reference, its mathematical properties, and mistakes it must notice."""
 
 import math
-from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -12,11 +11,9 @@ from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 
 from sublora.bounds import inequalities as ineq
-from sublora.bounds.inequalities import betting_all, betting_drawn
+from sublora.bounds.inequalities import betting_all
 from sublora.bounds.inequalities.betting_all import regret
-from sublora.bounds.inequalities.betting_drawn import SAMPLE_SHARE, WEIGHTS, stage_costs
-from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID, excess_upper, mixture_excess, token_smoothing_range
-from sublora.errors import CertificateError
+from sublora.bounds.smoothing import excess_upper, token_smoothing_range
 from sublora.seeds import stream
 
 LN2 = math.log(2)
@@ -37,8 +34,14 @@ BOUNDS = {
     "token_azuma": ineq.token_azuma,
     "token_betting": _token_betting,
 }
+
+
 SUBSAMPLED = {"betting_subsampled", "hoeffding_subsampling"}
+
+
 every_bound = pytest.mark.parametrize("bound", BOUNDS.values(), ids=BOUNDS.keys())
+
+
 loss_lists = st.lists(st.floats(0, 1), min_size=1, max_size=30).map(lambda x: np.array(x))
 
 
@@ -224,138 +227,6 @@ def test_weighted_minimum():
             ineq.weighted_minimum([(w, lambda L: 0.5) for w in weights], 5.0)
 
 
-# Two stages
-
-SETTING = {"upper": 1.0, "n": 50_000, "message_nats": 200.0, "delta": 0.05}
-
-
-@pytest.fixture(scope="module")
-def drawn():
-    return stream(8, "losses").beta(2, 5, 4000)
-
-
-def test_two_stages_is_the_formula_on_the_draws_after_the_pilot(drawn):
-    bound = ineq.betting_subsampled(drawn, **SETTING)
-    assert bound.pilot == 200
-    z = np.log(1 + bound.c * (1 - drawn[200:]))
-    weight = WEIGHTS[bound.weight_index]
-    growth = (np.exp(np.log(1 + bound.c2 * z).mean() - math.log(1 / (weight * 0.045)) / 3800) - 1) / bound.c2
-    exponent = 200 + math.log(1 / 0.005) + 0.5 * math.log(math.pi * 50_000 + 1)
-    expected = 1 - (math.exp(growth - exponent / 50_000) - 1) / bound.c
-    assert bound.value == pytest.approx(expected, abs=1e-10)
-
-
-def test_hedge_weights_are_a_share_of_delta():
-    assert math.fsum(WEIGHTS) <= 1 + 1e-15
-    sample, draw = stage_costs(50, 10, 3.0, 0.05, 2, 0.9)
-    assert sample == pytest.approx((3 + math.log(1 / (SAMPLE_SHARE * 0.05)) + regret(10)) / 10)
-    assert draw == pytest.approx(math.log(2 / (0.9 * 0.9 * 0.05)) / 50)
-
-
-def test_two_stages_chooses_nearly_the_best_bets(drawn):
-    chosen = ineq.betting_subsampled(drawn, **SETTING)
-    best = min(
-        ineq.betting_subsampled(drawn[200:], choices=(c, c2), **SETTING).value
-        for c in np.geomspace(1e-3, 1e3, 40)
-        for c2 in np.geomspace(1e-3, 1e4, 40)
-    )
-    assert chosen.value - drawn.mean() <= 1.03 * (best - drawn.mean())
-
-
-def test_hedge_rescues_an_unlucky_pilot(monkeypatch):
-    # A pilot without the frequent large losses bets far too much.
-    losses = np.concatenate([np.zeros(200), (stream(9, "losses").random(3800) < 0.3).astype(float)])
-    hedged = ineq.betting_subsampled(losses, **SETTING)
-    monkeypatch.setattr(betting_drawn, "HEDGE", ((1.0, 0.5),))
-    monkeypatch.setattr(betting_drawn, "WEIGHTS", (0.5, 1e-300))
-    assert hedged.weight_index > 0
-    assert hedged.value < ineq.betting_subsampled(losses, **SETTING).value - 0.01
-
-
-def test_pilot_changes_nothing_but_the_bets(drawn):
-    changed = drawn.copy()
-    changed[:200] = changed[:200][::-1]
-    a, b = (ineq.betting_subsampled(x, **SETTING) for x in (drawn, changed))
-    assert a.value == pytest.approx(b.value, abs=1e-9)
-    # The same bets from outside the draw: their weight is that of the first entry, which is the last one's too.
-    without = ineq.betting_subsampled(drawn[200:], choices=(a.c, a.c2), **SETTING)
-    assert a.weight_index in (0, 4) and without.value == pytest.approx(a.value, abs=1e-12)
-    assert without.pilot == 0
-
-
-def test_a_pilot_without_rare_failures_does_not_bet_without_limit():
-    rng = stream(10, "losses")
-    losses = 0.5 + 0.02 * rng.random(4000)
-    losses[200:][rng.random(3800) < 0.002] = 1.0
-    bound = ineq.betting_subsampled(losses, **SETTING)
-    best = min(
-        ineq.betting_subsampled(losses[200:], choices=(c, c2), **SETTING).value
-        for c in np.geomspace(1e-2, 1e3, 30)
-        for c2 in np.geomspace(1e-3, 1e4, 30)
-    )
-    assert bound.value - losses.mean() <= 1.15 * (best - losses.mean())
-
-
-@pytest.mark.parametrize(("m", "pilot"), [(2, 1), (30, 15), (500, 100), (10_000, 500)])
-def test_size_of_the_pilot(m, pilot):
-    assert ineq.betting_subsampled(stream(10, m).random(m), **SETTING).pilot == pilot
-
-
-def test_two_stages_is_monotone_and_above_the_mean(drawn):
-    def value(**changes):
-        return ineq.betting_subsampled(drawn, **{**SETTING, **changes}).value
-
-    base = value()
-    assert drawn[200:].mean() < base < 1
-    for worse in ({"message_nats": 400.0}, {"delta": 0.01}, {"n": 25_000}, {"claims": 8}):
-        assert value(**worse) > base
-
-
-def test_check_recomputes_and_notices(drawn):
-    bound = ineq.betting_subsampled(drawn, claims=3, **SETTING)
-    check = partial(ineq.check_betting_subsampled, losses_drawn=drawn, **SETTING)
-    check(bound, claims=3)
-    changes = [
-        {"value": bound.value - 1e-6},
-        {"value": math.nan},
-        {"c": bound.c * 1.01},
-        {"c2": bound.c2 * 1.5},
-        {"c": -1.0},
-        {"weight_index": 1},
-        {"weight_index": 9},
-        {"pilot": 0},
-        {"pilot": 4000},
-    ]
-    for change in changes:
-        with pytest.raises(CertificateError):
-            check(replace(bound, **change), claims=3)
-    with pytest.raises(CertificateError):
-        check(bound)
-    moved = drawn.copy()
-    moved[-1] += 0.01
-    with pytest.raises(CertificateError):
-        ineq.check_betting_subsampled(bound, moved, claims=3, **SETTING)
-
-
-def test_two_stages_illegal_input(drawn):
-    for change in (
-        {"delta": 0.0},
-        {"delta": 1.0},
-        {"n": 0},
-        {"claims": 0},
-        {"message_nats": -1.0},
-        {"pilot": 4000},
-        {"pilot": 0},
-        {"choices": (0.0, 1.0)},
-        {"choices": (1.0, 1.0), "pilot": 5},
-    ):
-        with pytest.raises(ValueError):
-            ineq.betting_subsampled(drawn, **{**SETTING, **change})
-    for losses in (np.array([]), np.array([0.5]), np.array([0.5, np.nan]), np.array([0.5, 1.1])):
-        with pytest.raises(ValueError):
-            ineq.betting_subsampled(losses, **SETTING)
-
-
 def test_hoeffding_subsampling():
     losses = np.full(100, 0.25)
     value = ineq.hoeffding_subsampling(losses, spread=2.0, n=300, message_nats=10.0, delta=0.05)
@@ -401,63 +272,6 @@ def test_good_predictions_help_and_impossible_ones_are_refused():
             bound(predicted)
     with pytest.raises(ValueError):
         ineq.token_betting(losses, conditional, least=1.0, upper=1.0, nats=20.0)
-
-
-# Smoothing
-
-
-@pytest.mark.parametrize("a", TOKEN_SMOOTHING_GRID)
-def test_token_smoothing_range(a):
-    vocab_size = 257
-    low, high = token_smoothing_range(a, vocab_size)
-    for p, limit in ((1.0, low), (0.0, high)):
-        assert -math.log2((1 - a) * p + a / vocab_size) == pytest.approx(limit)
-    assert high - low == pytest.approx(math.log2(1 + (1 - a) * vocab_size / a))
-
-
-def test_mixture_is_the_mixture_and_obeys_its_limits():
-    bits, known, lengths = np.array([0.0, 3.0, 20.0, 60.0]), np.array([8.0, 9.5, 7.0, 40.0]), np.array([1, 2, 3, 5])
-    for weight in (0.5, 0.01):
-        expected = (-np.log2((1 - weight) * 2.0**-bits + weight * 2.0**-known) - known) / lengths
-        np.testing.assert_allclose(mixture_excess(bits, known, lengths, weight), expected, rtol=1e-12, atol=1e-15)
-
-
-def test_mixture_of_long_and_impossible_documents():
-    lengths = np.array([16, 10_000, 10_000, 16])
-    known = 7.0 * lengths
-    bits = np.array([1e9, 1e9, 1.0, np.inf])
-    excess = mixture_excess(bits, known, lengths, 0.5)
-    # What the model finds impossible costs the fallback code and log2(1/e), once.
-    np.testing.assert_allclose(excess[[0, 1, 3]], 1 / lengths[[0, 1, 3]], rtol=1e-12)
-    assert excess[2] + 7 == pytest.approx(2 / 10_000)
-    assert excess.max() <= excess_upper(0.5, 16) + 1e-12
-    assert excess_upper(0.25, 1) == 2
-
-
-def test_mixture_adds_up_to_one():
-    # All documents of three tokens over a vocabulary of four, from one model and one code.
-    p, q = stream(12, "model").dirichlet(np.ones(4), size=2)
-    documents = np.indices((4, 4, 4)).reshape(3, -1)
-    bits, known = (-np.log2(weights[documents]).sum(axis=0) for weights in (p, q))
-    values = mixture_excess(bits, known, np.full(64, 3), 0.1) + known / 3
-    assert (2.0 ** (-3 * values)).sum() == pytest.approx(1.0)
-
-
-def test_smoothing_illegal_input():
-    bits, lengths = np.array([1.0]), np.array([1])
-    for call in (
-        lambda: token_smoothing_range(0.0, 10),
-        lambda: token_smoothing_range(0.5, 0),
-        lambda: excess_upper(1.0, 1),
-        lambda: excess_upper(0.5, 0),
-        lambda: mixture_excess(np.array([-1.0]), bits, lengths, 0.5),
-        lambda: mixture_excess(np.array([np.nan]), bits, lengths, 0.5),
-        lambda: mixture_excess(bits, np.array([-1.0]), lengths, 0.5),
-        lambda: mixture_excess(bits, bits, np.array([0]), 0.5),
-        lambda: mixture_excess(bits, bits, lengths, math.nan),
-    ):
-        with pytest.raises(ValueError):
-            call()
 
 
 # What to expect: gaps on normal losses, as in benchmarks/bounds.py.

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 from browser import CHROMIUM, Browser
-from test_report import make_suite, write_runs
+from runs import make_suite, write_runs
 
 from sublora.report.suite import write_suite_report
 

@@ -69,7 +69,7 @@ class Codebook(ABC):
     levels: int
 
     @abstractmethod
-    def reconstruct(self, symbols: Int32[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
+    def reconstruct(self, symbols: Int32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
         """Return the value of every symbol of the sequence."""
 
     @abstractmethod
@@ -81,7 +81,7 @@ class Codebook(ABC):
     def read(cls, reader: BitReader) -> "Codebook":
         """Read what `write` wrote; raises MessageError if it is illegal."""
 
-    def contexts(self, symbols: Int32[np.ndarray, "n"]) -> UInt8[np.ndarray, "n"]:
+    def contexts(self, symbols: Int32[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
         """Return which of the codebook's quantizers each symbol belongs to (0 where there is only one)."""
         return np.zeros(len(symbols), dtype=np.uint8)
 
@@ -106,7 +106,7 @@ class Grid(Codebook):
     def positions(self) -> Int64[np.ndarray, "contexts levels"]:
         """Return the position z, in half steps, of every symbol in every quantizer of the codebook."""
 
-    def reconstruct(self, symbols: Int32[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
+    def reconstruct(self, symbols: Int32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
         """Return z * step / 2 of every symbol, as float32."""
         table, contexts = _to_float32(self.positions() * (self.step / 2)), self.contexts(symbols)
         values = np.empty(len(symbols), dtype=np.float32)
@@ -151,7 +151,7 @@ class TrellisGrid(Grid):
         k = np.arange(self.levels, dtype=np.int64) - self.levels // 2
         return np.stack([2 * k, 2 * k + 1])
 
-    def contexts(self, symbols: Int32[np.ndarray, "n"]) -> UInt8[np.ndarray, "n"]:
+    def contexts(self, symbols: Int32[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
         """Return the grid of every symbol: the lowest bit of the trellis state."""
         return trellis_states((symbols & 1).astype(np.uint8) ^ (self.levels // 2 & 1)) & 1
 
@@ -184,11 +184,11 @@ class Centroids(Codebook):
         """The number of centroids."""
         return len(self.integers)
 
-    def values(self) -> Float32[np.ndarray, "levels"]:
+    def values(self) -> Float32[np.ndarray, " levels"]:
         """Return the centroids."""
         return _to_float32(np.ldexp(np.array(self.integers, dtype=np.float64), self.exponent))
 
-    def reconstruct(self, symbols: Int32[np.ndarray, "n"]) -> Float32[np.ndarray, "n"]:
+    def reconstruct(self, symbols: Int32[np.ndarray, " n"]) -> Float32[np.ndarray, " n"]:
         """Return the centroid of every symbol."""
         return self.values()[symbols]
 

@@ -95,13 +95,13 @@ class EntropyModel(ABC):
         """Write what the decoder needs to know about the model."""
 
     @abstractmethod
-    def encode(self, symbols: Int32[np.ndarray, "n"], codebook: Codebook) -> constriction.stream.queue.RangeEncoder:
+    def encode(self, symbols: Int32[np.ndarray, " n"], codebook: Codebook) -> constriction.stream.queue.RangeEncoder:
         """Return a range encoder that has encoded the symbols."""
 
     @abstractmethod
     def decode(
         self, decoder: constriction.stream.queue.RangeDecoder, count: int, codebook: Codebook
-    ) -> Int32[np.ndarray, "n"]:
+    ) -> Int32[np.ndarray, " n"]:
         """Decode `count` symbols."""
 
 
@@ -112,7 +112,7 @@ class TableModel(EntropyModel):
     def tables(self, codebook: Codebook) -> Int64[np.ndarray, "contexts levels"]:
         """Return the frequencies, which add up to 2**24 in every row."""
 
-    def encode(self, symbols: Int32[np.ndarray, "n"], codebook: Codebook) -> constriction.stream.queue.RangeEncoder:
+    def encode(self, symbols: Int32[np.ndarray, " n"], codebook: Codebook) -> constriction.stream.queue.RangeEncoder:
         """Encode with the table of each symbol's quantizer."""
         models = [model(row) for row in self.tables(codebook)]
         encoder = constriction.stream.queue.RangeEncoder()
@@ -125,7 +125,7 @@ class TableModel(EntropyModel):
 
     def decode(
         self, decoder: constriction.stream.queue.RangeDecoder, count: int, codebook: Codebook
-    ) -> Int32[np.ndarray, "n"]:
+    ) -> Int32[np.ndarray, " n"]:
         """Decode with the table of each symbol's quantizer, which on a trellis follows from the symbols before it."""
         models = [model(row) for row in self.tables(codebook)]
         if not isinstance(codebook, TrellisGrid):
@@ -210,7 +210,7 @@ class Adaptive(EntropyModel):
     def write(self, writer: BitWriter, codebook: Codebook) -> None:
         """Write nothing: the model learns from the symbols."""
 
-    def _tables(self, symbols: Int32[np.ndarray, "n"], levels: int) -> Iterator[Int64[np.ndarray, "m levels"]]:
+    def _tables(self, symbols: Int32[np.ndarray, " n"], levels: int) -> Iterator[Int64[np.ndarray, "m levels"]]:
         """Yield the tables of the symbols in blocks of bounded size."""
         block = max(1, (1 << 18) // levels)
         seen = np.zeros(levels, dtype=np.int64)
@@ -222,7 +222,7 @@ class Adaptive(EntropyModel):
             yield _adaptive_table(after - ones)
             seen = after[-1]
 
-    def encode(self, symbols: Int32[np.ndarray, "n"], codebook: Codebook) -> constriction.stream.queue.RangeEncoder:
+    def encode(self, symbols: Int32[np.ndarray, " n"], codebook: Codebook) -> constriction.stream.queue.RangeEncoder:
         """Encode each symbol with the table of the symbols before it."""
         encoder = constriction.stream.queue.RangeEncoder()
         family = constriction.stream.model.Categorical(perfect=False)
@@ -234,7 +234,7 @@ class Adaptive(EntropyModel):
 
     def decode(
         self, decoder: constriction.stream.queue.RangeDecoder, count: int, codebook: Codebook
-    ) -> Int32[np.ndarray, "n"]:
+    ) -> Int32[np.ndarray, " n"]:
         """Decode symbol by symbol."""
         seen = np.zeros(codebook.levels, dtype=np.int64)
         symbols = np.empty(count, dtype=np.int32)
@@ -258,7 +258,7 @@ def _cost(counts: Int64[np.ndarray, "contexts levels"], tables: Int64[np.ndarray
     return float((counts * (PRECISION - np.log2(tables))).sum())
 
 
-def _adaptive_cost(counts: Int64[np.ndarray, "levels"]) -> float:
+def _adaptive_cost(counts: Int64[np.ndarray, " levels"]) -> float:
     """Return the bits of the Krichevsky-Trofimov code of symbols with these counts."""
     levels, total = len(counts), int(counts.sum())
     nats = math.lgamma(total + levels / 2) - math.lgamma(levels / 2) + levels * math.lgamma(0.5)
@@ -283,7 +283,7 @@ def _fit_parametric(counts: Int64[np.ndarray, "contexts levels"], grid: Grid, sh
     return best, Parametric(shape, index)
 
 
-def _fit_static(counts: Int64[np.ndarray, "levels"], codebook: Codebook) -> tuple[float, Static]:
+def _fit_static(counts: Int64[np.ndarray, " levels"], codebook: Codebook) -> tuple[float, Static]:
     """Return the static model of least cost among the counts divided by powers of two."""
     best: tuple[float, Static] | None = None
     for shift in range(int(counts.max()).bit_length()):
@@ -308,7 +308,7 @@ def offered(codebook: Codebook, count: int) -> list[str]:
     return names
 
 
-def fit(symbols: Int32[np.ndarray, "n"], codebook: Codebook) -> tuple[float, str, EntropyModel]:
+def fit(symbols: Int32[np.ndarray, " n"], codebook: Codebook) -> tuple[float, str, EntropyModel]:
     """Return the bits (estimated, its own and the payload's), the name, and the model that codes `symbols` shortest."""
     contexts = len(codebook.positions()) if isinstance(codebook, Grid) else 1
     flat = codebook.contexts(symbols).astype(np.int64) * codebook.levels + symbols

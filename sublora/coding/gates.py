@@ -26,7 +26,7 @@ from sublora.errors import MessageError
 MAX_GATE_BITS = 16
 
 
-def quantize_gates(gammas: Float[np.ndarray, "g"], *, bits: int = 5) -> Float64[np.ndarray, "g"]:
+def quantize_gates(gammas: Float[np.ndarray, " g"], *, bits: int = 5) -> Float64[np.ndarray, " g"]:
     """Return the middles (2 i + 1) / 2**(bits + 1) of the cells in which the gates lie.
 
     Raises ValueError unless every gate lies in [0, 1] and 1 <= bits <= 16.
@@ -39,7 +39,7 @@ def quantize_gates(gammas: Float[np.ndarray, "g"], *, bits: int = 5) -> Float64[
     return (2 * cells + 1) / 2 ** (bits + 1)
 
 
-def _cells(gates: Float[np.ndarray, "g"]) -> tuple[int, list[int]]:
+def _cells(gates: Float[np.ndarray, " g"]) -> tuple[int, list[int]]:
     """Return the grid's bits, which any of its gates betrays, and the cell of every gate."""
     _, denominator = float(gates[0]).as_integer_ratio()
     bits = denominator.bit_length() - 2
@@ -48,7 +48,7 @@ def _cells(gates: Float[np.ndarray, "g"]) -> tuple[int, list[int]]:
     return bits, [math.floor(gate * 2**bits) for gate in gates.tolist()]
 
 
-def write_gates(writer: BitWriter, gates: Float[np.ndarray, "g"]) -> None:
+def write_gates(writer: BitWriter, gates: Float[np.ndarray, " g"]) -> None:
     """Write the grid, the first gate, and the differences of neighbouring gates, which tend to be small."""
     if gates.size == 0:
         return
@@ -62,7 +62,7 @@ def write_gates(writer: BitWriter, gates: Float[np.ndarray, "g"]) -> None:
         write_exp_golomb(writer, value, order)
 
 
-def read_gates(reader: BitReader, count: int) -> Float64[np.ndarray, "g"]:
+def read_gates(reader: BitReader, count: int) -> Float64[np.ndarray, " g"]:
     """Read `count` gates written by `write_gates`."""
     if count == 0:
         return np.zeros(0)

@@ -32,9 +32,9 @@ class Message:
     spec: ModelSpec
     mixture_exponent: int
     """the document mixture weight is 2**-mixture_exponent"""
-    alpha: Float32[np.ndarray, "d"]
+    alpha: Float32[np.ndarray, " d"]
     """subspace coordinates, or all parameters if spec.intrinsic_dim is 0"""
-    gates: Float[np.ndarray, "g"]
+    gates: Float[np.ndarray, " g"]
     """gamma of every gate, in (0, 1)"""
 
 
@@ -47,7 +47,7 @@ class Encoded:
 
 
 def encode_message(
-    spec: ModelSpec, mixture_exponent: int, quantized: Quantized, gates: Float[np.ndarray, "g"]
+    spec: ModelSpec, mixture_exponent: int, quantized: Quantized, gates: Float[np.ndarray, " g"]
 ) -> Encoded:
     """Code a model into bytes from which `decode_message` returns the same spec, exponent, reconstruction and gates.
 

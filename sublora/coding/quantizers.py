@@ -24,16 +24,16 @@ from sublora.coding.codebooks import (
 class Quantized:
     """Symbols and the codebook that turns them into values."""
 
-    symbols: Int32[np.ndarray, "d"]
+    symbols: Int32[np.ndarray, " d"]
     codebook: Codebook
 
     @property
-    def reconstruction(self) -> Float32[np.ndarray, "d"]:
+    def reconstruction(self) -> Float32[np.ndarray, " d"]:
         """The values that a decoder gets, bit for bit."""
         return self.codebook.reconstruct(self.symbols)
 
 
-def check_coordinates(alpha: Float[np.ndarray, "d"]) -> Float[np.ndarray, "d"]:
+def check_coordinates(alpha: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
     """Return alpha as float64; raises ValueError if it is empty or not finite."""
     if alpha.size == 0:
         raise ValueError("there are no coordinates to quantize")
@@ -48,18 +48,18 @@ def step_index(step: float) -> int:
     return min(max(nearest_scale_index(step), STEP_INDICES[0]), STEP_INDICES[1])
 
 
-def _on_uniform_grid(values: Float[np.ndarray, "d"], index: int, levels: int) -> Quantized:
+def _on_uniform_grid(values: Float[np.ndarray, " d"], index: int, levels: int) -> Quantized:
     offset = (levels - 1) / 2
     symbols = np.clip(np.rint(values / grid_scale(index) + offset), 0, levels - 1).astype(np.int32)
     return Quantized(symbols, UniformGrid(index, levels))
 
 
-def _squared_error(values: Float[np.ndarray, "d"], quantized: Quantized) -> float:
+def _squared_error(values: Float[np.ndarray, " d"], quantized: Quantized) -> float:
     with np.errstate(over="ignore"):
         return float(((quantized.reconstruction.astype(np.float64) - values) ** 2).sum())
 
 
-def quantize_uniform(alpha: Float[np.ndarray, "d"], step: float) -> Quantized:
+def quantize_uniform(alpha: Float[np.ndarray, " d"], step: float) -> Quantized:
     """Round to the nearest multiple of a step, with as many levels as needed.
 
     The step itself is rounded to the nearest codable one, of which there are eight in an octave. Raises
@@ -75,7 +75,7 @@ def quantize_uniform(alpha: Float[np.ndarray, "d"], step: float) -> Quantized:
     return _on_uniform_grid(values, index, 2 * int(reach) + 1)
 
 
-def _best_uniform(values: Float[np.ndarray, "d"], levels: int) -> Quantized:
+def _best_uniform(values: Float[np.ndarray, " d"], levels: int) -> Quantized:
     """Return the grid of `levels` values around zero of least squared error among the codable steps."""
     largest = float(np.abs(values).max())
     if levels == 1 or largest == 0:
@@ -87,7 +87,7 @@ def _best_uniform(values: Float[np.ndarray, "d"], levels: int) -> Quantized:
     return min(candidates, key=lambda quantized: _squared_error(values, quantized))
 
 
-def on_centroids(values: Float[np.ndarray, "d"], centres: Float[np.ndarray, "levels"], allowed: float) -> Quantized:
+def on_centroids(values: Float[np.ndarray, " d"], centres: Float[np.ndarray, " levels"], allowed: float) -> Quantized:
     """Move every value to the nearest of some increasing centroids, which are rounded to multiples of a power of two.
 
     Rounding them to multiples of r adds r^2 / 12 to the mean squared error; r is the largest for which this is at
@@ -103,7 +103,7 @@ def on_centroids(values: Float[np.ndarray, "d"], centres: Float[np.ndarray, "lev
     return Quantized(symbols.astype(np.int32), Centroids(exponent, tuple(integers[used].tolist())))
 
 
-def _best_kmeans(values: Float[np.ndarray, "d"], levels: int) -> Quantized:
+def _best_kmeans(values: Float[np.ndarray, " d"], levels: int) -> Quantized:
     """Return the optimal clusters (Grønlund et al. 2017); coding their centroids adds at most 1 % to their error."""
     largest = max(float(np.abs(values).max()), 1e-300)
     clusters, centroids = kmeans1d.cluster(values / largest, min(levels, len(values), MAX_CENTROIDS))
@@ -113,13 +113,13 @@ def _best_kmeans(values: Float[np.ndarray, "d"], levels: int) -> Quantized:
     return on_centroids(values, centres, 0.01 * error)
 
 
-QUANTIZERS: dict[str, Callable[[Float[np.ndarray, "d"], int], Quantized]] = {
+QUANTIZERS: dict[str, Callable[[Float[np.ndarray, " d"], int], Quantized]] = {
     "uniform": _best_uniform,
     "kmeans": _best_kmeans,
 }
 
 
-def quantize(alpha: Float[np.ndarray, "d"], *, levels: int, method: str) -> Quantized:
+def quantize(alpha: Float[np.ndarray, " d"], *, levels: int, method: str) -> Quantized:
     """Quantize d coordinates to at most `levels` values with least squared error.
 
     `method` is "uniform" (a grid around zero, whose step has 3 bits of mantissa) or "kmeans" (optimal clusters, whose

@@ -20,7 +20,7 @@ TOTAL = 1 << PRECISION
 _WORD, _STATE = 32, 64
 
 
-def frequencies(weights: list[int]) -> Int64[np.ndarray, "L"]:
+def frequencies(weights: list[int]) -> Int64[np.ndarray, " L"]:
     """Return L integer frequencies >= 1 that add up to 2**24, in proportion to the integer weights >= 0.
 
     The cumulative frequency before symbol i is floor(C_i (2**24 - L) / C_L) + i, C_i the sum of the weights before i.
@@ -38,7 +38,7 @@ def probabilities(table: Int[np.ndarray, "*rows L"]) -> Float32[np.ndarray, "*ro
     return (table - 1).astype(np.float32)
 
 
-def model(table: Int64[np.ndarray, "L"]) -> constriction.stream.model.Categorical:
+def model(table: Int64[np.ndarray, " L"]) -> constriction.stream.model.Categorical:
     """Return constriction's model with exactly the frequencies of `table` (at least two symbols)."""
     return constriction.stream.model.Categorical(probabilities(table), perfect=False)
 
@@ -67,9 +67,9 @@ def write_payload(writer: BitWriter, encoder: constriction.stream.queue.RangeEnc
 def read_payload(
     reader: BitReader,
     count: int,
-    decode: Callable[[constriction.stream.queue.RangeDecoder], Int[np.ndarray, "n"]],
-    encode: Callable[[Int[np.ndarray, "n"]], constriction.stream.queue.RangeEncoder],
-) -> Int[np.ndarray, "n"]:
+    decode: Callable[[constriction.stream.queue.RangeDecoder], Int[np.ndarray, " n"]],
+    encode: Callable[[Int[np.ndarray, " n"]], constriction.stream.queue.RangeEncoder],
+) -> Int[np.ndarray, " n"]:
     """Decode `count` symbols and move the reader to the end of their canonical bits.
 
     The symbols are encoded again; anything but the very bits that this gives raises MessageError.

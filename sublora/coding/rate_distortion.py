@@ -29,7 +29,7 @@ def _bits_by_k(quantized: Quantized, model: TableModel, half: int) -> Float64[np
 
 
 def _candidates(
-    values: Float64[np.ndarray, "d"], grid: Grid, context: int, parity: int | None, half: int
+    values: Float64[np.ndarray, " d"], grid: Grid, context: int, parity: int | None, half: int
 ) -> Int64[np.ndarray, "d candidates"]:
     """Return the nearest k of a parity (of any, if None), its neighbours, and the one at zero, within -half..half."""
     position = values / grid.step - context / 2
@@ -41,12 +41,12 @@ def _candidates(
 
 
 def _move(
-    values: Float64[np.ndarray, "d"],
-    curvature: Float64[np.ndarray, "d"],
+    values: Float64[np.ndarray, " d"],
+    curvature: Float64[np.ndarray, " d"],
     lagrangian: float,
     grid: Grid,
     bits: Float64[np.ndarray, "contexts width"],
-) -> Int64[np.ndarray, "d"]:
+) -> Int64[np.ndarray, " d"]:
     """Return the k of least objective for every coordinate, given the bits of every k."""
     half = bits.shape[1] // 2
     trellis = isinstance(grid, TrellisGrid)
@@ -66,8 +66,8 @@ def _move(
 
 
 def _optimise(
-    values: Float64[np.ndarray, "d"],
-    curvature: Float64[np.ndarray, "d"],
+    values: Float64[np.ndarray, " d"],
+    curvature: Float64[np.ndarray, " d"],
     lagrangian: float,
     kind: type[Grid],
     index: int,
@@ -102,8 +102,8 @@ def _optimise(
 
 
 def rate_distortion_quantize(
-    alpha: Float[np.ndarray, "d"],
-    curvature: Float[np.ndarray, "d"],
+    alpha: Float[np.ndarray, " d"],
+    curvature: Float[np.ndarray, " d"],
     lagrangian: float,
     *,
     grid: str = "trellis",

@@ -20,7 +20,7 @@ def next_state(state: int, parity: int) -> int:
 NEXT_STATE = [[next_state(state, parity) for parity in (0, 1)] for state in range(STATES)]
 
 
-def trellis_states(parities: UInt8[np.ndarray, "n"]) -> UInt8[np.ndarray, "n"]:
+def trellis_states(parities: UInt8[np.ndarray, " n"]) -> UInt8[np.ndarray, " n"]:
     """Return the state in which each symbol is read, from state 0 on."""
     states = bytearray(len(parities))
     state = 0
@@ -43,7 +43,7 @@ def _predecessors() -> tuple[Int64[np.ndarray, "256 2"], Int64[np.ndarray, "256 
 _SOURCE, _BRANCH = _predecessors()
 
 
-def cheapest_branches(costs: Float64[np.ndarray, "n 4"]) -> Int64[np.ndarray, "n"]:
+def cheapest_branches(costs: Float64[np.ndarray, "n 4"]) -> Int64[np.ndarray, " n"]:
     """Return the branches (2 * grid + parity) of the cheapest path from state 0 (Viterbi 1967).
 
     `costs[i, b]` is the cost of branch b at symbol i. Takes 256 bytes of memory a symbol.

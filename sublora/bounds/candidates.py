@@ -1,0 +1,93 @@
+"""The quantizations of a trained model that a certificate's message is chosen from."""
+
+import logging
+import math
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from sublora.bounds.curvature import MAX_DIMENSION, fisher
+from sublora.bounds.gradual import gradual_quantize
+from sublora.bounds.quantizing import QuantizingWrapper
+from sublora.bounds.trained import Trained
+from sublora.coding.feedback import feedback_quantize, plan
+from sublora.coding.quantizers import Quantized, quantize
+from sublora.coding.rate_distortion import rate_distortion_quantize
+from sublora.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+# Quantization steps that are tried, as multiples of the root mean square of alpha. Feedback affords coarser ones.
+STEPS = {"trellis": (0.1, 0.15, 0.21, 0.3), "feedback": (0.25, 0.4, 0.6)}
+
+Candidate = tuple[Quantized, Float[np.ndarray, " gates"]]
+
+
+def candidates(trained: Trained, price_of_a_bit: Callable[[], float]) -> list[Candidate]:
+    """Return the quantizations to choose from, each with its gates.
+
+    Args:
+        trained: the model.
+        price_of_a_bit: by how much one more bit raises the bound; asked where bits are weighed while quantizing.
+
+    Raises:
+        ConfigError: feedback quantization of more coordinates than a curvature matrix can have.
+    """
+    b, alpha = trained.config.bounds, trained.alpha
+    if b.quantizer in ("uniform", "kmeans") and b.max_quant_iters:
+        return [_quantization_aware(trained)]
+    if b.quantizer == "feedback":
+        return [(quantized, trained.gates) for quantized in _feedback(trained, price_of_a_bit)]
+    if b.quantizer not in STEPS:
+        return [(quantize(alpha, levels=b.levels, method=b.quantizer), trained.gates)]
+    # At high rate a step s costs s^2 / 24 in half the squared error, and a bit is worth ln 2 / 12 s^2 of it.
+    lagrangians = [(factor * trained.rms) ** 2 * math.log(4) / 12 for factor in STEPS["trellis"]]
+    ones = np.ones(len(alpha))
+    return [(rate_distortion_quantize(alpha, ones, lagrangian), trained.gates) for lagrangian in lagrangians]
+
+
+def _quantization_aware(trained: Trained) -> Candidate:
+    """Alpha and gates after training with a learned codebook."""
+    b = trained.config.bounds
+    wrapper = QuantizingWrapper(trained.model(), levels=b.levels, method=b.quantizer)
+    wrapper.fit(
+        trained.train,
+        steps=b.max_quant_iters,
+        learning_rate=b.quant_lr,
+        batch_size=trained.config.data.batch_size,
+        block_size=trained.architecture.block_size,
+        seed=trained.spec.seed,
+    )
+    return wrapper.quantized(), wrapper.quantized_gates()
+
+
+def _feedback(trained: Trained, price_of_a_bit: Callable[[], float]) -> list[Quantized]:
+    """Alpha with errors that the curvature of the loss directs: in one go, or while it is trained on."""
+    b, alpha, block_size = trained.config.bounds, trained.alpha, trained.architecture.block_size
+    if len(alpha) > MAX_DIMENSION:
+        raise ConfigError(
+            f"bounds.quantizer=feedback works for up to {MAX_DIMENSION} coordinates, not {len(alpha)}: "
+            "use bounds.quantizer=trellis"
+        )
+    model = trained.model(trained.gates)
+    curvature = fisher(model, trained.train, seed=trained.spec.seed, samples=b.curvature_samples, block_size=block_size)
+    if not b.max_quant_iters:
+        return [feedback_quantize(alpha, curvature, factor * trained.rms) for factor in STEPS["feedback"]]
+    step, rate = plan(alpha, curvature, price_of_a_bit())
+    log.info(
+        "planned step %.3g and scale %.3g times the root mean square", step / trained.rms, rate.scale / trained.rms
+    )
+    return [
+        gradual_quantize(
+            model,
+            trained.train,
+            curvature,
+            step=step,
+            rate=rate,
+            steps=b.max_quant_iters,
+            batch_size=trained.config.data.batch_size,
+            block_size=block_size,
+            seed=trained.spec.seed,
+        )
+    ]

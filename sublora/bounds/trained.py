@@ -1,0 +1,67 @@
+"""A trained model before quantization, and what a message says of it."""
+
+import numpy as np
+import torch
+
+from sublora.coding.gates import quantize_gates
+from sublora.coding.message import ModelSpec
+from sublora.config import Config
+from sublora.corpus.corpus import Split
+from sublora.nn.allocation import split_budget
+from sublora.nn.create_model import architecture_from_config, get_model
+from sublora.nn.subspace import SubspaceModule
+from sublora.training.checkpoint import Checkpoint
+
+
+class Trained:
+    """A checkpoint's model before quantization.
+
+    Attributes:
+        spec: what a message says of the model, coordinates and gates aside.
+        alpha: shape (d,).
+        gates: as they are coded, none if the model has none.
+        rms: root mean square of alpha, 1 where alpha is zero.
+    """
+
+    def __init__(self, config: Config, checkpoint: Checkpoint, train: Split, device: torch.device) -> None:
+        self.config = config
+        self.train = train
+        self.device = device
+        self.vocab_size = checkpoint.vocab_size
+        self.architecture = architecture_from_config(config, checkpoint.vocab_size)
+        self.tensors = checkpoint.tensors
+        self.alpha = checkpoint.tensors["subspace_params"].numpy().astype(np.float32)
+        self.rms = float(np.sqrt(np.mean(self.alpha.astype(np.float64) ** 2))) or 1.0
+        gates = checkpoint.tensors.get("gating_params")
+        self.gates = quantize_gates(1 / (1 + np.exp(-gates.double().numpy()))) if gates is not None else np.zeros(0)
+        self.spec = _spec(config, len(self.gates))
+
+    def model(self, gates: np.ndarray | None = None) -> SubspaceModule:
+        """Return the model at the checkpoint's alpha, and at its gates or those that are given."""
+        model = get_model(self.config, self.vocab_size)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(self.tensors[name])
+            if gates is not None and len(gates):
+                model.get_parameter("gating_params").copy_(torch.from_numpy(gates).logit())
+        return model.to(self.device)
+
+
+def _spec(config: Config, n_gates: int) -> ModelSpec:
+    s = config.sublora
+    learned = s.allocation_mode == "learned"
+    return ModelSpec(
+        seed=config.system.seed,
+        intrinsic_dim=s.intrinsic_dim,
+        intrinsic_mode=s.intrinsic_mode if s.intrinsic_dim else "identity",
+        use_lora=s.use_lora,
+        attention_r=s.attention_r,
+        head_r=s.head_r,
+        lora_alpha=s.lora_alpha if s.use_lora else 0,
+        allocation_mode=s.allocation_mode,
+        allocation_scope=s.allocation_scope if learned else "layer",
+        budget_b=split_budget(s.intrinsic_dim, s.allocation_ratio)[1] if s.allocation_mode == "fixed" else 0,
+        gating_steepness=s.gating_steepness if learned and s.allocation_scope == "layer" else 0,
+        n_gates=n_gates,
+    )

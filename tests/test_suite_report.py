@@ -1,0 +1,172 @@
+"""The report of a suite: its page, its figures, its tables, its best certificate."""
+
+import csv
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from parsed_page import Page
+from runs import (
+    GAINS,
+    make_run,
+    make_suite,
+    make_suite_run,
+    write_runs,
+)
+from scipy import stats
+
+from sublora.errors import SubloraError
+from sublora.report import gradients, suite_figures
+from sublora.report.best import best_of
+from sublora.report.hypotheses import (
+    gradient,
+)
+from sublora.report.runs import Run, load_runs
+from sublora.report.suite import write_suite_report
+from sublora.report.tables import upward
+
+# Modes of the suite that is drawn: few, because every panel takes time.
+SHOWN = {mode: GAINS[mode] for mode in ("fixed-equal", "fixed-bheavy", "learned")}
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("suite")
+    runs = make_suite(SHOWN)
+    runs.append(Run("not certified", "uniform", 200, 26116, 99, None, runs[0].metrics))
+    assert write_suite_report(write_runs(folder / "json", runs), folder / "out") == folder / "out"
+    return folder / "out"
+
+
+def test_the_page_of_a_suite(suite):
+    page = Page(html := (suite / "index.html").read_text())
+    assert page.tags.count("svg") == page.tags.count("figcaption") == 11
+    assert len(page.ids) == len(set(page.ids))
+    assert not re.search(r"https?://|<script|@import", html)
+    text = " ".join(page.text)
+    assert "fixed-bheavy beats fixed-equal" in text
+    assert re.search(r"Without a certificate.*: not certified\.", text)
+
+
+def test_figures_of_a_suite_are_files(suite):
+    names = {path.stem for path in (suite / "figures").iterdir()}
+    assert len(names) == 11
+    assert {path.name for path in (suite / "figures").iterdir()} == {
+        f"{n}.{s}" for n in names for s in ("svg", "png", "pdf")
+    }
+
+
+def test_tables_of_a_suite_are_means_and_standard_errors(suite):
+    with (suite / "tables" / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(SHOWN) * 2
+    row = next(r for r in rows if r["mode"] == "learned" and r["d"] == "1000")
+    runs = [r for r in make_suite(SHOWN) if r.configuration == ("learned", 1000)]
+    for name, values in (
+        ("bits", [r.certificate["message"]["bits"] for r in runs]),
+        ("certified_bpd", [r.certificate["claims"][0]["bound"] for r in runs]),
+        ("held_out_bpd", [r.certificate["held_out"]["bpd"] for r in runs]),
+    ):
+        assert float(row[name]) == pytest.approx(np.mean(values))
+        assert float(row[f"{name}_standard_error"]) == pytest.approx(stats.sem(values))
+    latex = (suite / "tables" / "summary.tex").read_text()
+    assert latex.count(r"\\") == len(rows) + 1
+    certified = [r.certificate["claims"][0]["bound"] for r in runs]
+    assert rf"{np.mean(certified):.3f} $\pm$ {stats.sem(certified):.3f}" in latex
+    with (suite / "tables" / "runs.csv").open() as file:
+        assert len(list(csv.reader(file))) == 1 + len(SHOWN) * 2 * 3
+
+
+def test_gates_that_are_not_one_per_layer_are_shown_but_not_set_beside_gradients():
+    runs = make_suite({"learned": 0.0}, budgets=(200,))
+    runs = [
+        replace(r, metrics=[{**m, "gamma": [0.4, 0.5, 0.6]} if m.get("gamma") else m for m in r.metrics]) for r in runs
+    ]
+    assert not gradients.beside_gammas(runs)
+    assert gradient(runs).answer.startswith("Not tested")
+    assert suite_figures.gates_and_gradients(runs) is None
+    assert suite_figures.gate_map(runs) and suite_figures.gates_by_depth(runs)
+
+
+def selected(runs, candidates, **changes):
+    """Return runs whose bound rises by 0.25 when it pays for the choice."""
+    return [
+        replace(
+            run,
+            selection={
+                "candidates": candidates, "delta": 0.05,
+                "claims": [{**c, "bound": c["bound"] + 0.25} for c in run.certificate["claims"]],
+            } | changes,
+        )
+        for run in runs
+    ]  # fmt: skip
+
+
+def test_the_best_certificate_is_quoted_with_the_bound_that_pays_for_the_choice():
+    runs = make_suite({"uniform": 0.0, "learned": 0.1}, budgets=(200,))
+    best = best_of(selected(runs, 33))
+    lowest = min(runs, key=lambda run: run.claim("bpb", "bound"))
+    assert (best.run, best.candidates) == (lowest.name, 33)
+    assert best.bound == pytest.approx(lowest.claim("bpb", "bound") + 0.25)
+    assert upward(best.bound) in best.sentence and "95 %" in best.sentence
+
+
+def test_a_best_certificate_that_did_not_pay_is_not_quoted():
+    runs = make_suite({"uniform": 0.0}, budgets=(200,))
+    assert "do not say from how many" in best_of(runs)
+    assert "do not say from how many" in best_of([*selected(runs[:2], 3), runs[2]])
+    assert "different sweeps" in best_of(selected(runs[:1], 3) + selected(runs[1:], 4))
+    # More certificates than were paid for.
+    assert "different sweeps" in best_of(selected(runs, 2))
+
+
+points = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1)
+
+
+@given(points)
+def test_the_frontier_is_what_nothing_beats(points):
+    points = [(float(x), float(y)) for x, y in points]
+    beaten = {p for p in points if any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)}
+    assert suite_figures.frontier(points) == sorted(set(points) - beaten)
+
+
+def test_runs_are_read_from_folders(tmp_path):
+    for name, sublora, seed in (
+        ("a", "allocation_mode: fixed, allocation_ratio: 0.8, allocation_scope: shared", 1),
+        ("b", "allocation_mode: fixed, allocation_ratio: 0.7, allocation_scope: shared", 1),
+        ("c", "allocation_mode: learned, allocation_ratio: 0.5, allocation_scope: layer", 2),
+    ):
+        folder = make_run(tmp_path / name, certificate=None if name == "a" else False)
+        (folder / "config.yaml").write_text(f"sublora: {{{sublora}, intrinsic_dim: 500}}\nsystem: {{seed: {seed}}}\n")
+    runs = load_runs([tmp_path / name for name in "abc"])
+    assert [(r.mode, r.d, r.seed) for r in runs] == [
+        ("fixed-bheavy", 500, 1),
+        ("fixed-0.7", 500, 1),
+        ("learned-layer", 500, 2),
+    ]
+    assert runs[0].bits == 2512
+    assert runs[1].certificate is None
+
+
+def test_runs_that_cannot_be_analysed_are_named(tmp_path):
+    run = make_suite_run("uniform", 200, 1)
+    with pytest.raises(SubloraError, match="holds no runs"):
+        load_runs(tmp_path)
+    with pytest.raises(SubloraError, match="no runs are given"):
+        load_runs([])
+    folder = write_runs(tmp_path / "twice", [run])
+    (folder / "copy.json").write_text((folder / f"{run.name}.json").read_text())
+    with pytest.raises(SubloraError, match="same mode, d and seed"):
+        load_runs(folder)
+    (folder / "copy.json").write_text('{"name": "x"}')
+    with pytest.raises(SubloraError, match=r"copy\.json is no run: it lacks 'mode'"):
+        load_runs(folder)
+    (folder / "copy.json").write_text("{")
+    with pytest.raises(SubloraError, match=r"copy\.json is damaged"):
+        load_runs(folder)
+    none = write_runs(tmp_path / "none", [Run("x", "uniform", 200, None, 1, None, run.metrics)])
+    with pytest.raises(SubloraError, match="none of the runs has a certificate"):
+        write_suite_report(none, tmp_path / "out")
