@@ -99,6 +99,15 @@ def test_two_stages_is_monotone_and_above_the_mean(drawn):
         assert value(**worse) > base
 
 
+def test_bets_for_the_same_pilot_keep_the_order_of_losses():
+    """Losses that are a little lower can have other bets and a higher bound, unless bets are chosen for the same."""
+    margin = 1e-4
+    lower = np.concatenate([stream(11, 1).beta(20, 20, 100), stream(12, 1).beta(2, 2, 400)]) * 0.9 + 0.0051
+    claimed = ineq.betting_subsampled(lower + margin, **SETTING).value
+    assert ineq.betting_subsampled(lower, **SETTING).value > claimed
+    assert ineq.betting_subsampled(lower, pilot_margin=margin, **SETTING).value < claimed - margin / 2
+
+
 def test_check_recomputes_and_notices(drawn):
     bound = ineq.betting_subsampled(drawn, claims=3, **SETTING)
     check = partial(ineq.check_betting_subsampled, losses_drawn=drawn, **SETTING)

@@ -163,7 +163,7 @@ def _token_losses(scores: Scores, terms: Terms) -> dict[str, Losses]:
     return out
 
 
-def risk_bound(losses: Losses, terms: Terms, claims: int = 1) -> float:
+def risk_bound(losses: Losses, terms: Terms, claims: int = 1, pilot_margin: float = 0.0) -> float:
     """Return the betting bound: of all n losses, in two stages of those that were drawn, or of tokens.
 
     R = E excess + E known, with the shares 1 - FALLBACK_SHARE and FALLBACK_SHARE of delta.
@@ -172,13 +172,19 @@ def risk_bound(losses: Losses, terms: Terms, claims: int = 1) -> float:
         losses: as measured.
         terms: K, n, delta.
         claims: number of claims that share delta.
+        pilot_margin: added to the losses that bets are chosen for.
     """
     delta = (1 - FALLBACK_SHARE) * terms.delta / claims
     if terms.about_tokens:
         excess = _token_bound(losses, nats(terms.bits, delta))
     elif terms.subsampled:
         excess = betting_subsampled(
-            losses.excess, upper=losses.upper, n=terms.n, message_nats=terms.bits * math.log(2), delta=delta
+            losses.excess,
+            upper=losses.upper,
+            n=terms.n,
+            message_nats=terms.bits * math.log(2),
+            delta=delta,
+            pilot_margin=pilot_margin,
         ).value
     else:
         excess = betting(losses.excess, upper=losses.upper, nats=nats(terms.bits, delta))
@@ -205,13 +211,14 @@ def make_claims(scores: Scores, terms: Terms, margin: float = LOSS_MARGIN) -> li
     Args:
         scores: losses of the documents that were measured, in the order of the draw.
         terms: what the bound depends on besides them.
-        margin: added to every loss.
+        margin: added to every loss, at most LOSS_MARGIN. Bets are always chosen for losses with all of LOSS_MARGIN, so
+            that a replay, which adds less, takes those of the certificate.
     """
     metrics = losses_by_metric(scores, terms)
     claims = []
     for metric, losses in metrics.items():
         careful = dataclasses.replace(losses, excess=np.minimum(losses.excess + margin, losses.upper))
-        value = risk_bound(careful, terms, len(metrics) if terms.joint else 1)
+        value = risk_bound(careful, terms, len(metrics) if terms.joint else 1, LOSS_MARGIN - margin)
         empirical = float(losses.values.mean())
         claims.append({"metric": metric, "empirical": empirical, "bound": _round_up(value), "upper": losses.limit})
     return claims

@@ -56,6 +56,7 @@ def betting_subsampled(
     pilot: int | None = None,
     choices: tuple[float, float] | None = None,
     claims: int = 1,
+    pilot_margin: float = 0.0,
 ) -> SubsampledBound:
     """Bound the risk when only m documents, drawn from the n of the sample, were measured.
 
@@ -78,6 +79,9 @@ def betting_subsampled(
         pilot: draws used only to choose (c, c2); None takes 5 %, at least 100, at most half.
         choices: (c, c2) from outside the draw, for example from validation data; then there is no pilot.
         claims: candidates that share one draw and of which the best is kept afterwards; they share delta2.
+        pilot_margin: added to the losses of the pilot before bets are chosen for them. The best bets can jump when
+            losses change a little, and a bound for losses that are all a little lower can be higher: it is monotone
+            only for the same bets.
 
     Returns:
         The bound, at most `upper`, with the numbers that `check_betting_subsampled` needs.
@@ -89,7 +93,8 @@ def betting_subsampled(
         Two uses of `betting` (Waudby-Smith & Ramdas 2023); the second needs no regret, as (c, c2) do not depend on its
         draws.
     """
-    y = upper - checked_losses(losses_drawn, upper)
+    losses = checked_losses(losses_drawn, upper)
+    y = upper - losses
     stage_costs(len(y), n, message_nats, delta, claims, HEDGE[0][1])
     if choices is not None:
         if pilot:
@@ -100,8 +105,9 @@ def betting_subsampled(
         if not 0 < pilot < len(y):
             raise ValueError(f"a pilot of {pilot} of {len(y)} draws: both the pilot and the rest need at least one")
         expected = stage_costs(len(y) - pilot, n, message_nats, delta, claims, CAREFUL_WEIGHT)
-        choices = _choose(y[:pilot], *expected)
-        careful = _choose(np.append(y[: min(pilot, SEARCH_LOSSES - 1)], 0.0), *expected)
+        y_pilot = upper - np.minimum(losses[:pilot] + pilot_margin, upper)
+        choices = _choose(y_pilot, *expected)
+        careful = _choose(np.append(y_pilot[: SEARCH_LOSSES - 1], 0.0), *expected)
     if not all(0 < c < math.inf for c in choices):
         raise ValueError(f"the bets are {choices}, but must be positive")
     tried = []
