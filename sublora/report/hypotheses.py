@@ -152,11 +152,16 @@ def _compare(
     return Answer(question, answer, [_difference(f) for f in findings], findings)
 
 
+def minus(number: str) -> str:
+    """Return a number with the minus sign of print."""
+    return number.replace("-", "−")
+
+
 def _difference(finding: Finding) -> str:
     verdict = "is better than" if finding.estimate < 0 else "is worse than"
     if not finding.significant:
         verdict = "against"
-    value = f"{finding.estimate:+.4f}".replace("-", "−")
+    value = minus(f"{finding.estimate:+.4f}")
     end = "" if finding.significant else ", no evidence of a difference"
     if math.isnan(finding.p):
         end = f"; {finding.detail}"
@@ -205,7 +210,7 @@ def same_pattern(runs: Sequence[Run]) -> Answer:
             for a, b in itertools.combinations(gammas, 2)
             if min(np.ptp(a), np.ptp(b)) > FLAT
         ]
-        agreement = f"mean pairwise correlation {np.mean(pairs):.2f}" if pairs else "the gates did not move"
+        agreement = f"mean pairwise correlation {minus(f'{np.mean(pairs):.2f}')}" if pairs else "the gates did not move"
         detail = f"{len(gammas)} seeds, {agreement}"
         measure = "intraclass correlation of gamma"
         findings.append(Finding(what, measure, gammas.shape[1], icc, detail, p=p, effect=icc))
@@ -250,7 +255,11 @@ def _ranked(
     p = max(float(test.pvalue), 2 / math.factorial(n))
     pairs = zip(x, gammas, strict=True)
     each = [stats.spearmanr(a, b).statistic for a, b in pairs if min(np.ptp(a), np.ptp(b)) > FLAT]
-    detail = f"{len(gammas)} seeds, from {min(each):.2f} to {max(each):.2f} in single seeds" if each else ""
+    detail = (
+        f"{len(gammas)} seeds, from {minus(f'{min(each):.2f}')} to {minus(f'{max(each):.2f}')} in single seeds"
+        if each
+        else ""
+    )
     return Finding(what, measure, n, rho, detail, p=p, effect=rho)
 
 
@@ -262,7 +271,7 @@ def _correlations(
     found = sum(f.significant for f in findings)
     answer = f"{meaning} in {found} of {len(findings)} {unit}." if found else "No evidence."
     sentences = [
-        f"{f.what}: {f.measure} {f.estimate:.2f}{'' if f.significant else ', no evidence'}."
+        f"{f.what}: {f.measure} {minus(f'{f.estimate:.2f}')}{'' if f.significant else ', no evidence'}."
         if math.isfinite(f.estimate)
         else f"{f.what}: {f.detail}."
         for f in findings

@@ -33,7 +33,7 @@ from sublora.report.figures import (
     top_k_claims,
 )
 from sublora.report.gradients import beside_gammas
-from sublora.report.hypotheses import Answer, depth, gradient
+from sublora.report.hypotheses import Answer, depth, gradient, minus
 from sublora.report.runs import Configuration, Run, configurations, mean_and_error, mode_order
 from sublora.report.svg import STYLE
 
@@ -279,7 +279,7 @@ def gates_by_depth(runs: Sequence[Run]) -> Figure | None:
 def _test(answer: Answer, mode: str, d: int) -> str:
     """Return the correlation and its p-value, adjusted for the number of panels, as a line of a title."""
     found = [f for f in answer.findings if f.what == f"{mode}, d = {d:,}" and not math.isnan(f.p)]
-    return "".join(f"\nSpearman {f.estimate:+.2f}, p = {f.adjusted:.2g}".replace("-0.", "−0.") for f in found[-1:])
+    return "".join(f"\nSpearman {minus(f'{f.estimate:+.2f}')}, p = {f.adjusted:.2g}" for f in found[-1:])
 
 
 @matplotlib.rc_context(STYLE)
