@@ -328,6 +328,18 @@ def test_the_grid_of_the_proposal():
     assert {c.system.seed for c in configs.values()} == {42, 123, 999}
 
 
+def test_the_grid_of_a_small_budget_differs_from_it_in_the_budget():
+    small, large = (read_grid(Path(f"config/{name}.yaml")) for name in ("adaptive_d200", "adaptive_experiments"))
+    assert len(small.runs()) == 9
+    for run in small.runs():
+        twin = next(r for r in large.runs() if r.name == run.name.replace("d200", "d1000"))
+        one, other = (
+            grid.config(r.variant, r.seed, Path("out")).to_dict() for grid, r in ((small, run), (large, twin))
+        )
+        one["sublora"]["intrinsic_dim"] = 1000
+        assert one == other
+
+
 def test_the_lowest_loss_chooses_and_a_divergence_does_not():
     rows = [Measured("a", 0.1, 4.0, ""), Measured("a", 0.2, 3.9, ""), Measured("a", 0.3, None, "")]
     assert choose([*rows, Measured("b", 0.1, 5.0, "")]) == {"a": 0.2, "b": 0.1}
