@@ -17,7 +17,7 @@ from sublora.report.runs import Run, configurations, load_runs, mean_and_error
 from sublora.report.tables import claims_table, upward
 
 ROOT = Path(__file__).resolve().parent.parent
-SUITE = ROOT / "results" / "adaptive"
+SUITE, SMALL_BUDGET = ROOT / "results" / "adaptive", ROOT / "results" / "adaptive_d200"
 SHORT = {
     "hoeffding_subsampling": "Hoeffding, subsampled (the reference)",
     "betting_subsampled": "betting, two stages",
@@ -43,9 +43,13 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def demo() -> str:
-    """Return the demo beside the reference's bound, coded counts, and codes that nobody certified."""
-    certificate = read_certificate(ROOT / "results" / "demo")
+def codes(run: str) -> str:
+    """Return a certificate beside the reference's bound and coded counts."""
+    return table(["code", "K, bits", "held-out", "certified at 95 %"], _certified_codes(run))
+
+
+def _certified_codes(run: str) -> list[list[str]]:
+    certificate = read_certificate(ROOT / "results" / run)
     bits, held_out = certificate["message"]["bits"], certificate["held_out"]
     ours = f"{held_out['bpd']:.3f} ± {held_out['standard_error']:.3f}"
     rows = [["this certificate", f"{bits:,}", ours, upward(certificate["claims"][0]["bound"], 3)]]
@@ -53,9 +57,14 @@ def demo() -> str:
         [f"the same message by {c['name']}", f"{bits:,}", ours, upward(c["bound"], 3)]
         for c in certificate["comparison"]
     ]
-    rows += [
+    return rows + [
         [b["name"], f"{b['bits']:,}", f"{b['held_out']:.3f}", upward(b["bound"], 3)] for b in certificate["baselines"]
     ]
+
+
+def demo() -> str:
+    """Return the demo beside the reference's bound, coded counts, and codes that nobody certified."""
+    rows = _certified_codes("demo")
     uncertified = read("baselines")["held_out_bits_per_token"]
     rows += [[name, "", f"{uncertified[name]:.3f}", "none"] for name in uncertified if "per document" in name]
     return table(["code", "K, bits", "held-out", "certified at 95 %"], rows)
@@ -85,9 +94,9 @@ def scoring() -> str:
     return table(["tokens", "new tokens per window", "tokens read", "ours", "at most", "the reference"], rows)
 
 
-def certificate() -> str:
-    """Return what `make demo` prints."""
-    printed = claims_table(read_certificate(ROOT / "results" / "demo"), {})
+def certificate(run: str) -> str:
+    """Return what `sublora verify` prints of a committed certificate."""
+    printed = claims_table(read_certificate(ROOT / "results" / run), {})
     return table(["", ""], [list(row) for row in zip(*(column.cells for column in printed.columns), strict=True)])
 
 
@@ -96,8 +105,8 @@ def _spread(values: Iterable[float], digits: int = 3, sign: str = "") -> str:
     return f"{mean:{sign},.{digits}f}" + ("" if math.isnan(error) else f" ± {error:.{digits}f}")
 
 
-def suite() -> str:
-    """Return the suite: mean and standard error over seeds, a row per mode and budget."""
+def suite(folder: Path) -> str:
+    """Return a suite: mean and standard error over seeds, a row per mode and budget."""
     rows = [
         [
             mode,
@@ -107,14 +116,14 @@ def suite() -> str:
             _spread(run.held_out() for run in runs),
             _spread(run.claim("bpb", "bound") for run in runs),
         ]
-        for (mode, d), runs in configurations(load_runs(SUITE)).items()
+        for (mode, d), runs in configurations(load_runs(folder)).items()
     ]
     return table(["mode", "d", "seeds", "K, bits", "held-out BPB", "certified BPB"], rows)
 
 
-def differences() -> str:
+def differences(folder: Path) -> str:
     """Return by how much `learned` lies below each other mode, in pairs of runs with the same budget and seed."""
-    runs = {(run.mode, run.d, run.seed): run for run in load_runs(SUITE)}
+    runs = {(run.mode, run.d, run.seed): run for run in load_runs(folder)}
     rows = []
     for mode, d in configurations(runs.values()):
         seeds = [s for m, e, s in runs if (m, e) == (mode, d) and ("learned", d, s) in runs]
@@ -129,9 +138,9 @@ def differences() -> str:
     return table(["mode minus learned", "d", "pairs", "certified BPB", "held-out BPB"], rows)
 
 
-def learning_rates() -> str:
+def learning_rates(folder: Path) -> str:
     """Return the held-out loss of every trial of a learning rate."""
-    record = json.loads((SUITE / "tuning" / "learning_rates.json").read_text())
+    record = json.loads((folder / "tuning" / "learning_rates.json").read_text())
     losses = {(row["variant"], row["learning_rate"]): row["held_out_bpd"] for row in record["measured"]}
     rates = sorted({rate for _, rate in losses})
     rows = [
@@ -154,7 +163,7 @@ def quantization() -> str:
 
 
 PAGES = {
-    "README.md": {"demo": certificate, "suite": suite},
+    "README.md": {"demo": lambda: certificate("demo"), "suite": lambda: suite(SUITE)},
     "docs/bounds.md": {
         "demo": demo,
         "gaps: drawn": lambda: gaps("drawn"),
@@ -163,10 +172,17 @@ PAGES = {
         "scoring": scoring,
     },
     "docs/allocation.md": {
-        "suite": suite,
-        "differences": differences,
-        "learning rates": learning_rates,
+        "suite": lambda: suite(SUITE),
+        "differences": lambda: differences(SUITE),
+        "suite: d = 200": lambda: suite(SMALL_BUDGET),
+        "differences: d = 200": lambda: differences(SMALL_BUDGET),
+        "learning rates": lambda: learning_rates(SUITE),
+        "learning rates: d = 200": lambda: learning_rates(SMALL_BUDGET),
         "quantization": quantization,
+    },
+    "docs/gpt2_small.md": {
+        "certificate": lambda: certificate("gpt2_small_sotu"),
+        "codes": lambda: codes("gpt2_small_sotu"),
     },
 }
 

@@ -51,7 +51,7 @@ def test_the_operators_page_shows_the_committed_benchmark():
         assert f"| {row['operator']} | {cells} |" in page
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/bounds.md", "docs/allocation.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/bounds.md", "docs/allocation.md", "docs/gpt2_small.md"])
 def test_pages_show_the_committed_results(page):
     script = runpy.run_path(str(ROOT / "benchmarks" / "pages.py"))
     assert script["render"](page) == (ROOT / page).read_text(), "run: python benchmarks/pages.py"
