@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sublora.bounds.certificate import read_certificate
+from sublora.bounds.verify import verify
 from sublora.coding.message import decode_message
 from sublora.config import SECTIONS
 
@@ -40,6 +41,12 @@ def test_the_committed_message_decodes():
     data = (ROOT / "results" / "demo" / "message.bin").read_bytes()
     assert 8 * len(data) == certificate["message"]["bits"]
     assert len(decode_message(data, max_symbols=1000).alpha) == 1000
+
+
+@pytest.mark.parametrize("run", ["demo", "gpt2_small_sotu"])
+def test_the_committed_certificates_follow_from_their_losses(run):
+    folder = ROOT / "results" / run
+    assert verify(folder, None) == read_certificate(folder)
 
 
 def test_the_operators_page_shows_the_committed_benchmark():
