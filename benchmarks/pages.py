@@ -43,12 +43,8 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def codes(run: str) -> str:
-    """Return a certificate beside the reference's bound and coded counts."""
-    return table(["code", "K, bits", "held-out", "certified at 95 %"], _certified_codes(run))
-
-
-def _certified_codes(run: str) -> list[list[str]]:
+def codes(run: str, uncertified: Iterable[tuple[str, float]] = ()) -> str:
+    """Return a certificate beside the reference's bound, coded counts, and codes that nobody certified."""
     certificate = read_certificate(ROOT / "results" / run)
     bits, held_out = certificate["message"]["bits"], certificate["held_out"]
     ours = f"{held_out['bpd']:.3f} ± {held_out['standard_error']:.3f}"
@@ -57,17 +53,17 @@ def _certified_codes(run: str) -> list[list[str]]:
         [f"the same message by {c['name']}", f"{bits:,}", ours, upward(c["bound"], 3)]
         for c in certificate["comparison"]
     ]
-    return rows + [
+    rows += [
         [b["name"], f"{b['bits']:,}", f"{b['held_out']:.3f}", upward(b["bound"], 3)] for b in certificate["baselines"]
     ]
+    rows += [[name, "", f"{loss:.3f}", "none"] for name, loss in uncertified]
+    return table(["code", "K, bits", "held-out", "certified at 95 %"], rows)
 
 
 def demo() -> str:
-    """Return the demo beside the reference's bound, coded counts, and codes that nobody certified."""
-    rows = _certified_codes("demo")
-    uncertified = read("baselines")["held_out_bits_per_token"]
-    rows += [[name, "", f"{uncertified[name]:.3f}", "none"] for name in uncertified if "per document" in name]
-    return table(["code", "K, bits", "held-out", "certified at 95 %"], rows)
+    """Return the demo beside codes that are certified and codes that are not."""
+    losses = read("baselines")["held_out_bits_per_token"]
+    return codes("demo", [(name, loss) for name, loss in losses.items() if "per document" in name])
 
 
 def gaps(setting: str) -> str:

@@ -12,7 +12,7 @@ from sublora.files import write_text
 from sublora.report import figures
 from sublora.report.metrics import METRICS, read_metrics
 from sublora.report.svg import inline_svg
-from sublora.report.tables import DIGITS, beside, confidence, headline, upward
+from sublora.report.tables import DIGITS, beside, confidence, headline, minus, upward
 
 REPORT, CONFIG = "report.html", "config.yaml"
 
@@ -71,7 +71,7 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"svg": _svg, "up": upward, "measured": f"{{:.{DIGITS}f}}".format}
+    environment.filters |= {"svg": _svg, "up": upward, "minus": minus, "measured": f"{{:.{DIGITS}f}}".format}
     return environment.get_template(template).render(values)
 
 

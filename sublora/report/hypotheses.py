@@ -15,6 +15,7 @@ from scipy import stats
 
 from sublora.report.gradients import beside_gammas
 from sublora.report.runs import Run, configurations, mode_order
+from sublora.report.tables import minus
 
 ALPHA = 0.05
 # Fewer pairs than this cannot say anything.
@@ -150,11 +151,6 @@ def _compare(
     else:
         answer = "No evidence that it helps."
     return Answer(question, answer, [_difference(f) for f in findings], findings)
-
-
-def minus(number: str) -> str:
-    """Return a number with the minus sign of print."""
-    return number.replace("-", "−")
 
 
 def _difference(finding: Finding) -> str:

@@ -33,9 +33,10 @@ from sublora.report.figures import (
     top_k_claims,
 )
 from sublora.report.gradients import beside_gammas
-from sublora.report.hypotheses import Answer, depth, gradient, minus
+from sublora.report.hypotheses import Answer, depth, gradient
 from sublora.report.runs import Configuration, Run, configurations, mean_and_error, mode_order
 from sublora.report.svg import STYLE
+from sublora.report.tables import minus
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#808080")
 MARKERS = "osD^vPX"

@@ -16,6 +16,11 @@ def upward(value: float, digits: int = DIGITS) -> str:
     return str(Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-digits), ROUND_CEILING))
 
 
+def minus(number: str) -> str:
+    """Return a number with the minus sign of print."""
+    return number.replace("-", "−")
+
+
 def headline(certificate: dict[str, Any]) -> dict[str, Any]:
     """Return the claim that stands for the certificate: bits per byte, or bits per token where bytes are unknown."""
     claims = {claim["metric"]: claim for claim in certificate["claims"]}
