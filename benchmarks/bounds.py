@@ -26,12 +26,12 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-from sublora.bounds import inequalities as ineq
-from sublora.bounds.certificate import LOSSES, read_certificate
-from sublora.bounds.claims import losses_by_metric, projected_bound, reference_bound, risk_bound
-from sublora.bounds.derive import terms_of
-from sublora.bounds.scores import read_scores
-from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID, excess_upper, mixture_excess, token_smoothing_range
+from sublora import inequalities as ineq
+from sublora.certificate.certificate import LOSSES, read_certificate
+from sublora.certificate.claims import losses_by_metric, projected_bound, reference_bound, risk_bound
+from sublora.certificate.derive import terms_of
+from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID, excess_upper, mixture_excess, token_smoothing_range
+from sublora.scoring.scores import read_scores
 from sublora.seeds import stream
 
 mpl.use("Agg")

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sublora.bounds.certificate import read_certificate
+from sublora.certificate.certificate import read_certificate
 from sublora.report.runs import Run, configurations, load_runs, mean_and_error
 from sublora.report.tables import claims_table, upward
 

@@ -26,17 +26,17 @@ from rich.console import Console
 from rich.table import Table
 
 from sublora import seeds
-from sublora.bounds.certify import Certifier
-from sublora.bounds.curvature import fisher
-from sublora.bounds.gradual import gradual_quantize
-from sublora.bounds.quantizing import QuantizingWrapper
-from sublora.bounds.scores import Scores
+from sublora.certificate.issue import Certifier
 from sublora.coding.feedback import feedback_quantize, plan
 from sublora.coding.message import encode_message
 from sublora.coding.quantizers import Quantized, quantize, quantize_uniform
 from sublora.coding.rate_distortion import rate_distortion_quantize
 from sublora.config import load_config
 from sublora.corpus.corpus import Corpus, open_corpus
+from sublora.quantizing.curvature import fisher
+from sublora.quantizing.gradual import gradual_quantize
+from sublora.quantizing.wrapper import QuantizingWrapper
+from sublora.scoring.scores import Scores
 from sublora.training.checkpoint import load_checkpoint
 
 RESULTS = Path(__file__).parent / "results" / "quantization.json"

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from transformers import GPT2LMHeadModel
 
-from sublora.bounds.risk import score_units
 from sublora.corpus import units
 from sublora.corpus.corpus import GPT2_EOT, GPT2_VOCAB, open_corpus
 from sublora.nn.create_model import Architecture, create_base
+from sublora.scoring.risk import score_units
 from sublora.seeds import stream
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -71,7 +71,7 @@ def _bounds(arguments: Sequence[str]) -> None:
     from sublora.config import load_config
 
     config = load_config(arguments)
-    from sublora.bounds.certify import certify
+    from sublora.certificate.issue import certify
 
     path = certify(config)
     # Of the processes that torchrun starts, one speaks.
@@ -82,7 +82,7 @@ def _bounds(arguments: Sequence[str]) -> None:
 def _verify(options: argparse.Namespace) -> None:
     if options.arithmetic == (options.data is not None):
         raise SubloraError("give either --data DIR (full replay) or --arithmetic")
-    from sublora.bounds.verify import verify
+    from sublora.certificate.verify import verify
 
     certificate = verify(options.certificate, options.data)
     how = "arithmetic" if options.arithmetic else "full replay"
@@ -118,7 +118,7 @@ def _show(run_dir: Path) -> None:
     """Print the table of a certified run."""
     from rich.console import Console
 
-    from sublora.bounds.certificate import CERTIFICATE, MESSAGE, read_certificate
+    from sublora.certificate.certificate import CERTIFICATE, MESSAGE, read_certificate
     from sublora.report.tables import claims_table
 
     certificate = read_certificate(run_dir / CERTIFICATE)
@@ -151,7 +151,7 @@ def _demo(arguments: Sequence[str]) -> None:
 
 
 def _bounds_of_run(arguments: Sequence[str], run_dir: Path) -> None:
-    from sublora.bounds.certify import certify
+    from sublora.certificate.issue import certify
     from sublora.config import load_config
 
     certify(load_config([*arguments, "--model.init_from=best_ckpt", f"--model.best_checkpoint_path={run_dir}"]))

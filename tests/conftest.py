@@ -10,7 +10,17 @@ import pytest
 from jaxtyping import install_import_hook
 
 install_import_hook(
-    ["sublora.nn", "sublora.coding", "sublora.bounds", "sublora.corpus", "sublora.training", "sublora.report"],
+    [
+        "sublora.nn",
+        "sublora.coding",
+        "sublora.scoring",
+        "sublora.quantizing",
+        "sublora.certificate",
+        "sublora.inequalities",
+        "sublora.corpus",
+        "sublora.training",
+        "sublora.report",
+    ],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",
 )
 

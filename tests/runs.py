@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from sublora.bounds.certificate import CERTIFICATE, FORMAT, write_certificate
+from sublora.certificate.certificate import CERTIFICATE, FORMAT, write_certificate
 from sublora.report.metrics import METRICS
 from sublora.report.runs import Run
 from sublora.seeds import stream

@@ -8,11 +8,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from sublora.bounds import inequalities as ineq
-from sublora.bounds.inequalities import betting_drawn
-from sublora.bounds.inequalities.betting_all import regret
-from sublora.bounds.inequalities.betting_drawn import SAMPLE_SHARE, WEIGHTS, stage_costs
+from sublora import inequalities as ineq
 from sublora.errors import CertificateError
+from sublora.inequalities import betting_drawn
+from sublora.inequalities.betting_all import regret
+from sublora.inequalities.betting_drawn import SAMPLE_SHARE, WEIGHTS, stage_costs
 from sublora.seeds import stream
 
 SETTING = {"upper": 1.0, "n": 50_000, "message_nats": 200.0, "delta": 0.05}

@@ -10,17 +10,17 @@ import sys
 import numpy as np
 import pytest
 
-from sublora.bounds import chunks, measure
-from sublora.bounds.certificate import CERTIFICATE, LOSSES, MESSAGE, read_certificate, seal
-from sublora.bounds.certify import certify
-from sublora.bounds.derive import numbers, words
-from sublora.bounds.draw import draw_units
-from sublora.bounds.risk import score_units
-from sublora.bounds.verify import verify
+from sublora.certificate.certificate import CERTIFICATE, LOSSES, MESSAGE, read_certificate, seal
+from sublora.certificate.derive import numbers, words
+from sublora.certificate.draw import draw_units
+from sublora.certificate.issue import certify
+from sublora.certificate.verify import verify
 from sublora.config import load_config
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.prepare import prepare
 from sublora.errors import CertificateError, ConfigError, CorpusError, SubloraError
+from sublora.scoring import chunks, measure
+from sublora.scoring.risk import score_units
 from sublora.training.loop import train
 
 
@@ -183,7 +183,7 @@ def test_two_processes_give_the_same_certificate(in_chunks, run_copy, data_dir, 
     script = tmp_path / "bounds.py"
     script.write_text(
         "import sys\n"
-        "from sublora.bounds import chunks\n"
+        "from sublora.scoring import chunks\n"
         "from sublora.cli import main\n"
         "chunks.CHUNK_TOKENS = 2000\n"
         "sys.exit(main(['bounds', *sys.argv[1:]]))\n"
@@ -323,8 +323,8 @@ def test_a_forger_who_seals_again_is_still_found(run_copy, path, change, what):
 def test_invented_losses_pass_the_arithmetic_but_not_the_replay(run_copy, data_dir):
     import dataclasses
 
-    from sublora.bounds.scores import read_scores
     from sublora.files import sha256
+    from sublora.scoring.scores import read_scores
 
     certificate = read_certificate(run_copy)
     scores = read_scores(run_copy / LOSSES)

@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from sublora.bounds import chunks
-from sublora.bounds.chunks import cut_chunks, score_in_chunks
-from sublora.bounds.processes import Processes
-from sublora.bounds.scores import Scores
+from sublora.scoring import chunks
+from sublora.scoring.chunks import cut_chunks, score_in_chunks
+from sublora.scoring.processes import Processes
+from sublora.scoring.scores import Scores
 
 TOKENS = np.array([5, 1, 40, 7, 7, 22, 3, 18])
 
@@ -65,7 +65,7 @@ def test_processes_must_hold_the_same_message(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(
         "import sys, numpy as np\n"
-        "from sublora.bounds.processes import Processes\n"
+        "from sublora.scoring.processes import Processes\n"
         "from sublora.errors import CertificateError\n"
         "p = Processes('cpu')\n"
         "assert p.count == 2 and p.main == (p.index == 0)\n"

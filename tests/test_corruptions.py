@@ -7,10 +7,10 @@ import shutil
 import pytest
 from test_certificate import flags, leaves, write_corpus
 
-from sublora.bounds.certificate import CERTIFICATE, MESSAGE, read_certificate, seal
-from sublora.bounds.certify import certify
-from sublora.bounds.claims import LOSS_MARGIN
-from sublora.bounds.verify import verify
+from sublora.certificate.certificate import CERTIFICATE, MESSAGE, read_certificate, seal
+from sublora.certificate.claims import LOSS_MARGIN
+from sublora.certificate.issue import certify
+from sublora.certificate.verify import verify
 from sublora.config import load_config
 from sublora.errors import SubloraError
 from sublora.files import sha256

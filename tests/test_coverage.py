@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from scipy.stats import binom, multinomial
 
-from sublora.bounds import inequalities as ineq
-from sublora.bounds.certificate import LOSSES, read_certificate
-from sublora.bounds.claims import losses_by_metric
-from sublora.bounds.derive import terms_of
-from sublora.bounds.inequalities.betting_drawn import stage_costs
-from sublora.bounds.scores import read_scores
+from sublora import inequalities as ineq
+from sublora.certificate.certificate import LOSSES, read_certificate
+from sublora.certificate.claims import losses_by_metric
+from sublora.certificate.derive import terms_of
+from sublora.inequalities.betting_drawn import stage_costs
+from sublora.scoring.scores import read_scores
 from sublora.seeds import stream
 
 Bound = Callable[[np.ndarray, float], float]

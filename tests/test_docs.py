@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sublora.bounds.certificate import read_certificate
-from sublora.bounds.verify import verify
+from sublora.certificate.certificate import read_certificate
+from sublora.certificate.verify import verify
 from sublora.coding.message import decode_message
 from sublora.config import SECTIONS
 

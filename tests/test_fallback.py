@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from sublora.bounds.claims import Losses, Terms, losses_by_metric, plain, projected_bound, risk_bound
-from sublora.bounds.fallback import FALLBACK_SHARE, Fallback, measure_fallback
-from sublora.bounds.inequalities import betting
-from sublora.bounds.scores import Scores
-from sublora.bounds.smoothing import excess_upper, mixture_excess
+from sublora.certificate.claims import Losses, Terms, losses_by_metric, plain, projected_bound, risk_bound
+from sublora.certificate.fallback import FALLBACK_SHARE, Fallback, measure_fallback
 from sublora.corpus.corpus import BYTES_TOKENIZER, open_corpus
 from sublora.corpus.fallback import UNIT, fallback_code
 from sublora.corpus.prepare import prepare
 from sublora.corpus.units import sample_units
+from sublora.inequalities import betting
+from sublora.inequalities.smoothing import excess_upper, mixture_excess
+from sublora.scoring.scores import Scores
 from sublora.seeds import stream
 
 SAMPLES, DELTA, WEIGHT, TOKENS = 400, 0.2, 0.25, 20

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 
-from sublora.bounds import inequalities as ineq
-from sublora.bounds.inequalities import betting_all
-from sublora.bounds.inequalities.betting_all import regret
-from sublora.bounds.smoothing import excess_upper, token_smoothing_range
+from sublora import inequalities as ineq
+from sublora.inequalities import betting_all
+from sublora.inequalities.betting_all import regret
+from sublora.inequalities.smoothing import excess_upper, token_smoothing_range
 from sublora.seeds import stream
 
 LN2 = math.log(2)

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from sublora.bounds.curvature import fisher
-from sublora.bounds.gradual import gradual_quantize
-from sublora.bounds.quantizing import QuantizingWrapper
 from sublora.coding.codebooks import TrellisGrid
 from sublora.coding.feedback import Rate
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.prepare import prepare
 from sublora.nn.create_model import Architecture, build_model
+from sublora.quantizing.curvature import fisher
+from sublora.quantizing.gradual import gradual_quantize
+from sublora.quantizing.wrapper import QuantizingWrapper
 
 ARCHITECTURE = Architecture("scratch", n_layer=2, n_head=2, n_embd=16, block_size=12, vocab_size=257)
 BATCHES = {"batch_size": 8, "block_size": 12, "seed": 0}

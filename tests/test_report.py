@@ -9,7 +9,7 @@ from parsed_page import Page
 from rich.console import Console
 from runs import make_certificate, make_metrics, make_run, write_metrics
 
-from sublora.bounds.certificate import CERTIFICATE
+from sublora.certificate.certificate import CERTIFICATE
 from sublora.errors import CertificateError, SubloraError
 from sublora.report import figures
 from sublora.report.html import write_report

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from sublora.bounds.curvature import fisher
-from sublora.bounds.risk import score_units, token_losses
-from sublora.bounds.scores import TOP_K
-from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.prepare import prepare
 from sublora.corpus.units import sample_units
+from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID
 from sublora.nn.create_model import Architecture, build_model, create_base
+from sublora.quantizing.curvature import fisher
+from sublora.scoring.risk import score_units, token_losses
+from sublora.scoring.scores import TOP_K
 
 ARCHITECTURE = Architecture("scratch", n_layer=2, n_head=2, n_embd=16, block_size=12, vocab_size=257)
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID, excess_upper, mixture_excess, token_smoothing_range
+from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID, excess_upper, mixture_excess, token_smoothing_range
 from sublora.seeds import stream
 
 

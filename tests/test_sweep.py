@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import yaml
 
-from sublora.bounds.certificate import read_certificate
-from sublora.bounds.selection import SELECTION, read_selection, write_selection
-from sublora.bounds.verify import verify
+from sublora.certificate.certificate import read_certificate
+from sublora.certificate.selection import SELECTION, read_selection, write_selection
+from sublora.certificate.verify import verify
 from sublora.cli import main
 from sublora.corpus.prepare import prepare
 from sublora.errors import CertificateError, ConfigError, SubloraError

@@ -1,7 +1,7 @@
 """A code for tokens that was known before any corpus: what a model falls back on, and what it has to beat. Torch-free.
 
 It is fitted to nothing, so it costs no bits of a message. The better it is, the smaller the range of what a model can
-lose against it, and the tighter a bound on that excess (see `sublora.bounds.claims`).
+lose against it, and the tighter a bound on that excess (see `sublora.certificate.claims`).
 """
 
 import math

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sublora.bounds.wording import metric_name
+from sublora.certificate.wording import metric_name
 from sublora.report.runs import Run
 from sublora.report.tables import upward
 

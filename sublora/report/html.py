@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from sublora.bounds.certificate import CERTIFICATE, read_certificate
+from sublora.certificate.certificate import CERTIFICATE, read_certificate
 from sublora.errors import SubloraError
 from sublora.files import write_text
 from sublora.report import figures

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from sublora.bounds.certificate import CERTIFICATE, read_certificate
-from sublora.bounds.selection import read_selection
+from sublora.certificate.certificate import CERTIFICATE, read_certificate
+from sublora.certificate.selection import read_selection
 from sublora.config import Sublora
 from sublora.errors import SubloraError
 from sublora.files import read_json
@@ -34,7 +34,7 @@ class Run:
     seed: root seed.
     certificate: None for a run that was not certified.
     metrics: records of training.
-    selection: what the certificate claims as one of several (`sublora.bounds.selection`); None where not computed.
+    selection: what the certificate claims as one of several (`sublora.certificate.selection`); None where not computed.
     """
 
     name: str

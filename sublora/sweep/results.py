@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from sublora.bounds.certificate import CERTIFICATE, MESSAGE, read_certificate
-from sublora.bounds.selection import SELECTION, read_selection
+from sublora.certificate.certificate import CERTIFICATE, MESSAGE, read_certificate
+from sublora.certificate.selection import SELECTION, read_selection
 from sublora.config import Config
 from sublora.errors import CertificateError, ConfigError
 from sublora.files import canonical_json, sha256, write_bytes, write_text

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sublora.bounds.selection import write_selection
+from sublora.certificate.selection import write_selection
 from sublora.config import Config, config_from_json
 from sublora.errors import CertificateError, ConfigError, SubloraError
 from sublora.files import write_text
@@ -96,7 +96,7 @@ def _train(config: Config) -> None:
 
 
 def _certify(config: Config) -> None:
-    from sublora.bounds.certify import certify
+    from sublora.certificate.issue import certify
 
     certify(config)
 

@@ -161,7 +161,7 @@ def print_table(table: Table) -> None:
 
 def folder_numbers(folder: Path) -> dict[str, float]:
     """Return the held-out loss and the bound of a finished run, by name."""
-    from sublora.bounds.certificate import read_certificate
+    from sublora.certificate.certificate import read_certificate
     from sublora.report.tables import headline
 
     certificate = read_certificate(folder)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from sublora.bounds.claims import Losses, Terms, mixture_losses, plain, risk_bound
-from sublora.bounds.smoothing import token_smoothing_bits, token_smoothing_range
+from sublora.certificate.claims import Losses, Terms, mixture_losses, plain, risk_bound
 from sublora.corpus.baselines import CountModel, count_tokens
 from sublora.corpus.corpus import Corpus
 from sublora.corpus.units import Units, held_out_units, sample_units
+from sublora.inequalities.smoothing import token_smoothing_bits, token_smoothing_range
 
 # Counting and scoring all training documents is quick up to here; beyond, only uniform coding is compared.
 MAX_TOKENS = 200_000_000

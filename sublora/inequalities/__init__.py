@@ -9,13 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from sublora.bounds.inequalities.betting_all import betting, projected_betting
-from sublora.bounds.inequalities.betting_drawn import SubsampledBound, betting_subsampled, check_betting_subsampled
-from sublora.bounds.inequalities.checks import nats
-from sublora.bounds.inequalities.classical import empirical_bernstein, hoeffding, kl_inverse
-from sublora.bounds.inequalities.combine import weighted_minimum
-from sublora.bounds.inequalities.hoeffding_drawn import hoeffding_subsampling
-from sublora.bounds.inequalities.token_level import running_mean, token_azuma, token_betting
+from sublora.inequalities.betting_all import betting, projected_betting
+from sublora.inequalities.betting_drawn import SubsampledBound, betting_subsampled, check_betting_subsampled
+from sublora.inequalities.checks import nats
+from sublora.inequalities.classical import empirical_bernstein, hoeffding, kl_inverse
+from sublora.inequalities.combine import weighted_minimum
+from sublora.inequalities.hoeffding_drawn import hoeffding_subsampling
+from sublora.inequalities.token_level import running_mean, token_azuma, token_betting
 
 __all__ = [
     "INEQUALITIES",

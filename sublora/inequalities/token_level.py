@@ -10,7 +10,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from sublora.bounds.inequalities.checks import ROUNDING, check_nats, checked_losses
+from sublora.inequalities.checks import ROUNDING, check_nats, checked_losses
 
 # lambda is tried at so many points, in geometric progression between these shares of its limit 1/(upper - least).
 GRID_POINTS = 32

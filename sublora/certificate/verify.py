@@ -7,19 +7,19 @@ from typing import Any
 
 import numpy as np
 
-from sublora.bounds.baselines import baselines
-from sublora.bounds.certificate import CERTIFICATE, LOSSES, MESSAGE, read_certificate
-from sublora.bounds.claims import LOSS_MARGIN, Terms
-from sublora.bounds.derive import base_weights, numbers, terms_of, words
-from sublora.bounds.draw import draw_units
-from sublora.bounds.fallback import measure_fallback
-from sublora.bounds.scores import Scores, read_scores
+from sublora.certificate.baselines import baselines
+from sublora.certificate.certificate import CERTIFICATE, LOSSES, MESSAGE, read_certificate
+from sublora.certificate.claims import LOSS_MARGIN, Terms
+from sublora.certificate.derive import base_weights, numbers, terms_of, words
+from sublora.certificate.draw import draw_units
+from sublora.certificate.fallback import measure_fallback
 from sublora.coding.message import Message, decode_message
 from sublora.corpus.corpus import Corpus, open_corpus
 from sublora.corpus.fallback import fallback_code
 from sublora.corpus.units import Units, sample_units
 from sublora.errors import CertificateError, SubloraError
 from sublora.files import sha256
+from sublora.scoring.scores import Scores, read_scores
 
 log = logging.getLogger(__name__)
 
@@ -148,10 +148,10 @@ def _check_corpus(certificate: dict[str, Any], corpus: Corpus) -> Units:
 def _replay(
     certificate: dict[str, Any], data: bytes, message: Message, corpus: Corpus, units: Units, recorded: Scores | None
 ) -> None:
-    from sublora.bounds.held_out import held_out
-    from sublora.bounds.measure import Protocol, rebuild, score
-    from sublora.bounds.processes import Processes
+    from sublora.certificate.held_out import held_out
     from sublora.nn.create_model import Architecture
+    from sublora.scoring.measure import Protocol, rebuild, score
+    from sublora.scoring.processes import Processes
 
     prior, draw, terms = certificate["prior"], certificate["draw"], terms_of(certificate)
     drawn = draw_units(data, certificate["corpus"]["sha256"], len(units), draw["samples"])

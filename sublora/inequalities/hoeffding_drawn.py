@@ -5,7 +5,7 @@ import math
 import numpy as np
 from jaxtyping import Float
 
-from sublora.bounds.inequalities.checks import check_delta, check_nats, checked_losses
+from sublora.inequalities.checks import check_delta, check_nats, checked_losses
 
 
 def hoeffding_subsampling(

@@ -8,8 +8,8 @@ from jaxtyping import Float, Float32, Int
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID
 from sublora.errors import CertificateError
+from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID
 
 TOP_K = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 50, 100)
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from sublora.bounds.claims import Terms, losses_by_metric
-from sublora.bounds.measure import Protocol, Rebuilt, score
-from sublora.bounds.processes import Processes
+from sublora.certificate.claims import Terms, losses_by_metric
 from sublora.corpus.corpus import Corpus
 from sublora.corpus.units import held_out_units
+from sublora.scoring.measure import Protocol, Rebuilt, score
+from sublora.scoring.processes import Processes
 
 UNITS = 500
 

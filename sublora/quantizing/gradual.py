@@ -49,7 +49,7 @@ def gradual_quantize(
     Args:
         model: at the alpha to start from; it is left at the alpha that is returned.
         split: training text.
-        curvature: of the mean bits per token at that alpha, see `sublora.bounds.curvature.fisher`.
+        curvature: of the mean bits per token at that alpha, see `sublora.quantizing.curvature.fisher`.
         step, rate: as in `sublora.coding.feedback.feedback_quantize`.
         steps: gradient steps.
         batch_size, block_size: sequences, and tokens per sequence, of a step.

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from sublora.bounds.inequalities.betting_all import gain, regret
-from sublora.bounds.inequalities.checks import check_delta, check_nats, checked_losses
 from sublora.errors import CertificateError
+from sublora.inequalities.betting_all import gain, regret
+from sublora.inequalities.checks import check_delta, check_nats, checked_losses
 
 # Shares of delta: for the draw of the documents, and for the draw of the m that are measured.
 SAMPLE_SHARE, DRAW_SHARE = 0.1, 0.9

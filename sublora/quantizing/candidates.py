@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from sublora.bounds.curvature import MAX_DIMENSION, fisher
-from sublora.bounds.gradual import gradual_quantize
-from sublora.bounds.quantizing import QuantizingWrapper
-from sublora.bounds.trained import Trained
 from sublora.coding.feedback import feedback_quantize, plan
 from sublora.coding.quantizers import Quantized, quantize
 from sublora.coding.rate_distortion import rate_distortion_quantize
 from sublora.errors import ConfigError
+from sublora.quantizing.curvature import MAX_DIMENSION, fisher
+from sublora.quantizing.gradual import gradual_quantize
+from sublora.quantizing.trained import Trained
+from sublora.quantizing.wrapper import QuantizingWrapper
 
 log = logging.getLogger(__name__)
 

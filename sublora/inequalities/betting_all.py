@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from sublora.bounds.inequalities.checks import check_nats, checked_losses
+from sublora.inequalities.checks import check_nats, checked_losses
 
 # c is searched where c times the mean of y is inside these limits, to this accuracy in ln c, on at most so many losses.
 C_LIMITS = (1e-8, 1e8)

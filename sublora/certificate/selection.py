@@ -10,12 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from sublora.bounds.certificate import CERTIFICATE, LOSSES, read_certificate, seal
-from sublora.bounds.claims import make_claims
-from sublora.bounds.derive import terms_of
-from sublora.bounds.scores import read_scores
+from sublora.certificate.certificate import CERTIFICATE, LOSSES, read_certificate, seal
+from sublora.certificate.claims import make_claims
+from sublora.certificate.derive import terms_of
 from sublora.errors import CertificateError
 from sublora.files import sha256_file, write_text
+from sublora.scoring.scores import read_scores
 
 SELECTION = "selection.json"
 

@@ -12,15 +12,15 @@ import torch
 from jaxtyping import Int
 from transformers import PreTrainedModel
 
-from sublora.bounds.chunks import score_in_chunks
-from sublora.bounds.processes import Processes
-from sublora.bounds.risk import score_units
-from sublora.bounds.scores import Scores
 from sublora.coding.message import Message
 from sublora.corpus.units import Units, window_tokens
 from sublora.errors import CertificateError, ConfigError, MessageError
 from sublora.files import canonical_json, sha256
 from sublora.nn.create_model import Architecture, build_model, merge
+from sublora.scoring.chunks import score_in_chunks
+from sublora.scoring.processes import Processes
+from sublora.scoring.risk import score_units
+from sublora.scoring.scores import Scores
 
 
 @dataclass(frozen=True)

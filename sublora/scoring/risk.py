@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sublora.bounds.scores import TOP_K, Scores
-from sublora.bounds.smoothing import TOKEN_SMOOTHING_GRID
 from sublora.corpus.batches import pack_windows
 from sublora.corpus.units import Units
+from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID
+from sublora.scoring.scores import TOP_K, Scores
 
 # Tokens whose logits exist at the same time in a thread: 1,024 x 50,257 float32 numbers are 206 MB. With fewer, the
 # weights of the head are read more often. Losses are taken from a few rows at a time, which stay in the cache.

@@ -5,11 +5,11 @@ Issuing computes them, and verifying computes them again and compares: there is 
 
 from typing import Any
 
-from sublora.bounds.claims import LOSS_MARGIN, Terms, decompose, earlier_bound, make_claims
-from sublora.bounds.fallback import Fallback
-from sublora.bounds.scores import Scores
-from sublora.bounds.wording import limits, metric_name, statement
+from sublora.certificate.claims import LOSS_MARGIN, Terms, decompose, earlier_bound, make_claims
+from sublora.certificate.fallback import Fallback
+from sublora.certificate.wording import limits, metric_name, statement
 from sublora.coding.spec import ModelSpec
+from sublora.scoring.scores import Scores
 
 
 def terms_of(facts: dict[str, Any]) -> Terms:

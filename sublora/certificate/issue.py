@@ -12,18 +12,13 @@ from jaxtyping import Int
 
 import sublora
 from sublora import seeds
-from sublora.bounds.baselines import baselines
-from sublora.bounds.candidates import candidates
-from sublora.bounds.certificate import CERTIFICATE, FORMAT, LOSSES, MESSAGE, write_certificate
-from sublora.bounds.claims import Terms, losses_by_metric, projected_bound
-from sublora.bounds.derive import base_weights, numbers, words
-from sublora.bounds.draw import draw_units
-from sublora.bounds.fallback import measure_fallback
-from sublora.bounds.held_out import held_out
-from sublora.bounds.measure import Protocol, Rebuilt, rebuild, score, scoring_key
-from sublora.bounds.processes import Processes
-from sublora.bounds.scores import Scores
-from sublora.bounds.trained import Trained
+from sublora.certificate.baselines import baselines
+from sublora.certificate.certificate import CERTIFICATE, FORMAT, LOSSES, MESSAGE, write_certificate
+from sublora.certificate.claims import Terms, losses_by_metric, projected_bound
+from sublora.certificate.derive import base_weights, numbers, words
+from sublora.certificate.draw import draw_units
+from sublora.certificate.fallback import measure_fallback
+from sublora.certificate.held_out import held_out
 from sublora.coding.message import Encoded, decode_message, encode_message
 from sublora.config import Config
 from sublora.corpus.corpus import Corpus, open_corpus
@@ -31,6 +26,11 @@ from sublora.corpus.units import sample_units
 from sublora.errors import ConfigError, CorpusError
 from sublora.files import sha256, write_bytes
 from sublora.nn.create_model import merge
+from sublora.quantizing.candidates import candidates
+from sublora.quantizing.trained import Trained
+from sublora.scoring.measure import Protocol, Rebuilt, rebuild, score, scoring_key
+from sublora.scoring.processes import Processes
+from sublora.scoring.scores import Scores
 from sublora.training.checkpoint import Checkpoint, load_checkpoint
 from sublora.training.resume import adopt_checkpoint
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from sublora.bounds.processes import Processes
-from sublora.bounds.scores import Scores, read_scores
 from sublora.errors import CertificateError
 from sublora.files import write_bytes
 from sublora.progress import progress
+from sublora.scoring.processes import Processes
+from sublora.scoring.scores import Scores, read_scores
 
 log = logging.getLogger(__name__)
 

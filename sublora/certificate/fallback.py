@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from sublora.bounds.inequalities import betting
 from sublora.corpus.units import Units
+from sublora.inequalities import betting
 
 # Share of delta that pays for the expected length of a unit in the fallback code.
 FALLBACK_SHARE = 0.1

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from sublora.bounds.claims import Terms
+from sublora.certificate.claims import Terms
 
 NAMES = {"bpd": "bits per token", "bpb": "bits per byte"}
 

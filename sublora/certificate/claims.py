@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from sublora.bounds.fallback import FALLBACK_SHARE, Fallback
-from sublora.bounds.inequalities import (
+from sublora.certificate.fallback import FALLBACK_SHARE, Fallback
+from sublora.corpus.fallback import UNIT
+from sublora.inequalities import (
     betting,
     betting_subsampled,
     hoeffding_subsampling,
@@ -18,15 +19,14 @@ from sublora.bounds.inequalities import (
     token_azuma,
     token_betting,
 )
-from sublora.bounds.scores import TOP_K, Scores
-from sublora.bounds.smoothing import (
+from sublora.inequalities.smoothing import (
     TOKEN_SMOOTHING_GRID,
     excess_upper,
     mixture_excess,
     token_smoothing_bits,
     token_smoothing_range,
 )
-from sublora.corpus.fallback import UNIT
+from sublora.scoring.scores import TOP_K, Scores
 
 # Another machine may get losses that differ in their last digits. Claims are computed with this much added to every
 # loss (bits per token, or share of tokens), so that a replay elsewhere, which adds nothing, still confirms them.
