@@ -17,6 +17,7 @@ ORDER = [
     "seeds",
     "progress",
     "peers",
+    "draws",
     "config",
     "corpus",
     "coding",
