@@ -1,6 +1,8 @@
-"""What a decoder must know about the model, and its code: the first part of a message's header."""
+"""What a decoder must know about the adapter and its subspace: the last part of a message's header."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from sublora.coding.bits import (
     BitReader,
@@ -29,7 +31,8 @@ INTRINSIC_MODES = (
 )
 ALLOCATION_MODES = ("uniform", "fixed", "learned")
 ALLOCATION_SCOPES = ("layer", "shared")
-_STANDARD_ADAPTER = (True, 4, 4, 32)
+ADAPTERS = ("none", "lora", "spectral", "weights")
+TARGETS = ("attention", "linear")
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,16 @@ class ModelSpec:
     """d; 0: the symbols are the parameters themselves"""
     intrinsic_mode: str = "rdkronqr"
     """kind of operator; "identity" if intrinsic_dim is 0"""
-    use_lora: bool = True
-    attention_r: int = 4
-    """rank on the attention projections, 0 for none; 0 without LoRA"""
-    head_r: int = 4
-    """rank on the output head, 0 for none; 0 without LoRA"""
+    adapter: str = "lora"
+    """what is moved: nothing (the base as it is, no symbols), LoRA, a core between the base's singular vectors, or all
+    weights"""
+    targets: str = "attention"
+    """linear layers that LoRA or cores are on: the attention projections, or all inside the layers; "attention" for
+    other adapters"""
+    rank: int = 4
+    """on the targets, 0 for none; 0 where nothing has a rank"""
+    head_rank: int = 4
+    """rank of LoRA on the output head, 0 for none; 0 without LoRA"""
     lora_alpha: int = 32
     """0 without LoRA"""
     allocation_mode: str = "uniform"
@@ -66,15 +74,23 @@ class ModelSpec:
     """0 unless the mode is learned"""
 
     def __post_init__(self) -> None:
+        if self.adapter == "none":
+            self._set(intrinsic_dim=0)
         if self.intrinsic_dim == 0:
             self._set(intrinsic_mode="identity", allocation_mode="uniform")
-        if not self.use_lora:
-            self._set(attention_r=0, head_r=0, lora_alpha=0)
+        if self.adapter != "lora":
+            self._set(head_rank=0, lora_alpha=0)
+        if self.adapter not in ("lora", "spectral"):
+            self._set(rank=0)
+        if not self.rank:
+            self._set(targets="attention")
         if self.allocation_mode != "fixed":
             self._set(budget_b=0)
         if self.allocation_mode != "learned":
             self._set(allocation_scope="shared", gating_steepness=0, n_gates=0)
         for name, legal in (
+            ("adapter", ADAPTERS),
+            ("targets", TARGETS),
             ("intrinsic_mode", INTRINSIC_MODES),
             ("allocation_mode", ALLOCATION_MODES),
             ("allocation_scope", ALLOCATION_SCOPES),
@@ -84,8 +100,8 @@ class ModelSpec:
         for name, highest in (
             ("seed", 2**63 - 1),
             ("intrinsic_dim", 2**31 - 1),
-            ("attention_r", 2**31 - 1),
-            ("head_r", 2**31 - 1),
+            ("rank", 2**31 - 1),
+            ("head_rank", 2**31 - 1),
             ("lora_alpha", 2**31 - 1),
             ("budget_b", self.intrinsic_dim),
             ("gating_steepness", 2**31 - 1),
@@ -100,26 +116,25 @@ class ModelSpec:
 
 
 def _write_adapter(writer: BitWriter, spec: ModelSpec) -> None:
-    adapter = (spec.use_lora, spec.attention_r, spec.head_r, spec.lora_alpha)
-    writer.write(int(adapter == _STANDARD_ADAPTER), 1)
-    if adapter == _STANDARD_ADAPTER:
-        return
-    writer.write(int(spec.use_lora), 1)
-    if spec.use_lora:
-        write_gamma(writer, spec.attention_r + 1)
-        write_gamma(writer, spec.head_r + 1)
+    write_uniform(writer, ADAPTERS.index(spec.adapter), len(ADAPTERS))
+    if spec.adapter in ("lora", "spectral"):
+        write_gamma(writer, spec.rank + 1)
+        if spec.rank:
+            write_uniform(writer, TARGETS.index(spec.targets), len(TARGETS))
+    if spec.adapter == "lora":
+        write_gamma(writer, spec.head_rank + 1)
         write_delta(writer, spec.lora_alpha + 1)
 
 
-def _read_adapter(reader: BitReader) -> tuple[bool, int, int, int]:
-    if reader.read(1):
-        return _STANDARD_ADAPTER
-    if not reader.read(1):
-        return False, 0, 0, 0
-    adapter = True, read_gamma(reader) - 1, read_gamma(reader) - 1, read_delta(reader) - 1
-    if adapter == _STANDARD_ADAPTER:
-        raise MessageError("the standard adapter written out in full")
-    return adapter
+def _read_adapter(reader: BitReader) -> dict[str, Any]:
+    adapter = ADAPTERS[read_uniform(reader, len(ADAPTERS))]
+    rank, targets = 0, "attention"
+    if adapter in ("lora", "spectral"):
+        rank = read_gamma(reader) - 1
+        if rank:
+            targets = TARGETS[read_uniform(reader, len(TARGETS))]
+    head_rank, lora_alpha = (read_gamma(reader) - 1, read_delta(reader) - 1) if adapter == "lora" else (0, 0)
+    return {"adapter": adapter, "targets": targets, "rank": rank, "head_rank": head_rank, "lora_alpha": lora_alpha}
 
 
 def write_spec(writer: BitWriter, spec: ModelSpec) -> None:
@@ -128,6 +143,8 @@ def write_spec(writer: BitWriter, spec: ModelSpec) -> None:
     _write_adapter(writer, spec)
     writer.field("seed")
     write_delta(writer, spec.seed + 1)
+    if spec.adapter == "none":
+        return
     writer.field("intrinsic_dim")
     write_decimal(writer, spec.intrinsic_dim)
     if spec.intrinsic_dim == 0:
@@ -144,15 +161,29 @@ def write_spec(writer: BitWriter, spec: ModelSpec) -> None:
         write_gamma(writer, spec.n_gates + 1)
 
 
-def read_spec(reader: BitReader) -> ModelSpec:
-    """Read what `write_spec` wrote; raises MessageError for values outside their range."""
-    use_lora, attention_r, head_r, lora_alpha = _read_adapter(reader)
+def read_spec(reader: BitReader, book: Callable[[str], None] = lambda name: None) -> ModelSpec:
+    """Read what `write_spec` wrote.
+
+    Args:
+        reader: at the beginning of the spec.
+        book: is told the name of every field that has been read.
+
+    Raises:
+        MessageError: a value outside its range.
+    """
+    adapter = _read_adapter(reader)
+    book("adapter")
     seed = read_delta(reader) - 1
+    book("seed")
+    if adapter["adapter"] == "none":
+        return ModelSpec(seed=seed, intrinsic_dim=0, **adapter)
     intrinsic_dim = read_decimal(reader)
+    book("intrinsic_dim")
     mode, allocation, scope = "identity", "uniform", "shared"
     budget_b = gating_steepness = n_gates = 0
     if intrinsic_dim:
         mode = INTRINSIC_MODES[read_uniform(reader, len(INTRINSIC_MODES))]
+        book("intrinsic_mode")
         allocation = ALLOCATION_MODES[read_uniform(reader, len(ALLOCATION_MODES))]
     if allocation == "fixed":
         budget_b = read_uniform(reader, intrinsic_dim + 1)
@@ -160,14 +191,13 @@ def read_spec(reader: BitReader) -> ModelSpec:
         scope = ALLOCATION_SCOPES[read_uniform(reader, len(ALLOCATION_SCOPES))]
         gating_steepness = read_decimal(reader)
         n_gates = read_gamma(reader) - 1
+    if intrinsic_dim:
+        book("allocation")
     return ModelSpec(
         seed=seed,
         intrinsic_dim=intrinsic_dim,
         intrinsic_mode=mode,
-        use_lora=use_lora,
-        attention_r=attention_r,
-        head_r=head_r,
-        lora_alpha=lora_alpha,
+        **adapter,
         allocation_mode=allocation,
         allocation_scope=scope,
         budget_b=budget_b,
