@@ -3,13 +3,17 @@
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from sublora.certificate.fallback import FALLBACK_SHARE, Fallback
-from sublora.corpus.fallback import UNIT
+from sublora.certificate.draw import DRAW_BITS
+from sublora.certificate.known import KNOWN_SHARE
+from sublora.certificate.model import Baseline, Claim, Comparison, Decomposition, HeldOut
+from sublora.certificate.rounding import store_down, store_up
+from sublora.certificate.terms import BASE_MIXTURE, Terms
+from sublora.certificate.wording import metric_name
+from sublora.coding.architecture import TAG_BITS
 from sublora.inequalities import (
     betting,
     betting_subsampled,
@@ -31,8 +35,6 @@ from sublora.scoring.scores import TOP_K, Scores
 # Another machine may get losses that differ in their last digits. Claims are computed with this much added to every
 # loss (bits per token, or share of tokens), so that a replay elsewhere, which adds nothing, still confirms them.
 LOSS_MARGIN = 1e-4
-# Bounds are shown rounded up at this many digits.
-DIGITS = 6
 
 
 # Before a token is seen, its loss is predicted to be this share of the limit: any number that is fixed beforehand will
@@ -71,86 +73,99 @@ def plain(losses: Float[np.ndarray, " m"], upper: float) -> Losses:
     return Losses(losses, upper, 0.0, 0.0, upper)
 
 
-@dataclass(frozen=True)
-class Terms:
-    """What a bound depends on besides the losses.
+def over_known(
+    bits: Float[np.ndarray, " m"],
+    known: Float[np.ndarray, " m"],
+    lengths: Int[np.ndarray, " m"],
+    weight: float,
+) -> Float[np.ndarray, " m"]:
+    """Return the length of units in the mixture of a code and what it falls back on, in bits.
 
-    bound_type: document_level and sequence_level claims are about units (documents, blocks) that are drawn
-        independently, token_level claims about the next token after each context of the training text.
-    bits: K, length of the message in bits.
-    n: units in the training sample; tokens, for token_level.
-    delta: probability that the claim may fail.
-    joint: split delta over all claims, so that all hold at once.
-    mixture_weight: e, of the fallback code in the document mixture; for token_level a, of the uniform distribution in
-        token smoothing.
-    n_symbols: number of tokens that can occur inside a unit.
-    min_tokens: every unit has at least this many tokens.
-    fallback: what is known of the fallback code's lengths.
-    subsampled: the losses are a draw with replacement from the units, rather than all of them.
+    Args:
+        bits: -log2 of the code's probabilities.
+        known: length of the units in what it falls back on, in bits.
+        lengths: tokens.
+        weight: of the fallback.
+    """
+    return known + lengths * mixture_excess(bits, known, lengths, weight)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Lengths of units in bits along the chain of references: known code, base over it, model over that.
+
+    q1 = (1 - e1) base + e1 known, and q1 = known where the base is random; q2 = (1 - e2) model + e2 q1. So
+    g2 - g1 <= log2(1/e2) / T and g1 - g0 <= log2(1/e1) / T for every document that could exist.
     """
 
-    bound_type: str
-    bits: int
-    n: int
-    delta: float
-    joint: bool
-    mixture_weight: float
-    n_symbols: int
-    min_tokens: int
-    fallback: Fallback
-    subsampled: bool
-
-    @property
-    def about_tokens(self) -> bool:
-        """Whether losses are those of tokens."""
-        return self.bound_type == "token_level"
+    known: Float[np.ndarray, " m"]
+    base: Float[np.ndarray, " m"]
+    model: Float[np.ndarray, " m"]
 
 
-def _round_up(value: float) -> float:
-    return math.ceil(round(value * 10**DIGITS, 3)) / 10**DIGITS
+def chain_of(scores: Scores, terms: Terms) -> Chain:
+    """Return the lengths of units along the chain of references."""
+    known, lengths = scores.known, scores.lengths
+    base = over_known(scores.base_bits[:, 0], known, lengths, BASE_MIXTURE) if terms.has_base else known
+    return Chain(known, base, over_known(scores.bits, base, lengths, terms.mixture_weight))
 
 
 def mixture_losses(
     bits: Float[np.ndarray, " m"], known: Float[np.ndarray, " m"], lengths: Int[np.ndarray, " m"], terms: Terms
 ) -> Losses:
-    """Return the losses of units in bits per token, under the mixture of a model and the fallback code.
+    """Return the losses of units in bits per token, under the mixture of a code and the known code.
 
     Args:
-        bits: -log2 of the model's probabilities.
-        known: lengths in the fallback code, in bits.
+        bits: -log2 of the code's probabilities.
+        known: lengths in the known code, in bits.
         lengths: tokens.
-        terms: mixture weight, shortest unit, and what is known of the fallback code.
+        terms: mixture weight, shortest unit, and what is known of the known code.
     """
     upper = excess_upper(terms.mixture_weight, terms.min_tokens)
     return Losses(
         excess=mixture_excess(bits, known, lengths, terms.mixture_weight),
         upper=upper,
         known=known / lengths,
-        expected=terms.fallback.per_token,
-        limit=terms.fallback.limit + upper,
+        expected=terms.known.per_token,
+        limit=terms.known.limit + upper,
     )
 
 
 def losses_by_metric(scores: Scores, terms: Terms) -> dict[str, Losses]:
     """Return the losses that are bounded, per metric.
 
-    `bpd` is bits per token under the mixture of the model and the fallback code; `bpb` divides by bytes instead, and
-    its excess has the same limit because a token is at least one byte; it is left out where bytes are unknown. For
-    claims about tokens, `bpd` is the bits of every token under token smoothing, and a miss is a loss of 1.
+    `bpd` is bits per token under the mixture of the model and what it falls back on; `bpb` divides by bytes instead, and
+    its excess has the same limit because a token is at least one byte; it is left out where bytes are unknown. With a
+    pretrained base, `bpd_gain` and `bpb_gain` are by how much more the model needs than its base (a negative loss is a
+    gain). For claims about tokens, `bpd` is the bits of every token under token smoothing, and a miss is a loss of 1.
     """
     if terms.about_tokens:
         return _token_losses(scores, terms)
-    known = scores.fallback * UNIT
-    bpd = mixture_losses(scores.bits, known, scores.lengths, terms)
-    out = {"bpd": bpd}
-    if scores.byte_lengths.all() and terms.fallback.per_byte is not None:
-        out["bpb"] = dataclasses.replace(
-            bpd,
-            excess=bpd.excess * (scores.lengths / scores.byte_lengths),
-            known=known / scores.byte_lengths,
-            expected=terms.fallback.per_byte,
-        )
+    chain = chain_of(scores, terms)
+    sizes = {"bpd": (scores.lengths, terms.known.per_token)}
+    if scores.byte_lengths.all() and terms.known.per_byte is not None:
+        sizes["bpb"] = (scores.byte_lengths, terms.known.per_byte)
+    own = excess_upper(terms.mixture_weight, terms.min_tokens)
+    upper = own + (excess_upper(BASE_MIXTURE, terms.min_tokens) if terms.has_base else 0.0)
+    out = {}
+    for metric, (size, expected) in sizes.items():
+        excess, known = (chain.model - chain.known) / size, chain.known / size
+        out[metric] = Losses(excess, upper, known, expected, terms.known.limit + upper)
+    if terms.has_base:
+        for metric, (size, _) in sizes.items():
+            out[f"{metric}_gain"] = plain((chain.model - chain.base) / size, own)
     return out | {f"top_{k}_error": plain(scores.errors[:, i], 1.0) for i, k in enumerate(TOP_K)}
+
+
+def alone(scores: Scores, terms: Terms, metric: str) -> float:
+    """Return the mean loss (or gain) of the decoded model without any mixture."""
+    if terms.about_tokens and metric == "bpd":
+        return float(scores.token_bits.mean(dtype=np.float64))
+    unit, _, kind = metric.partition("_")
+    if unit not in ("bpd", "bpb"):
+        return float(losses_by_metric(scores, terms)[metric].values.mean())
+    size = scores.lengths if unit == "bpd" else scores.byte_lengths
+    return float(((scores.base_bits[:, 0] - scores.bits if kind else scores.bits) / size).mean())
 
 
 def _token_losses(scores: Scores, terms: Terms) -> dict[str, Losses]:
@@ -166,7 +181,7 @@ def _token_losses(scores: Scores, terms: Terms) -> dict[str, Losses]:
 def risk_bound(losses: Losses, terms: Terms, claims: int = 1, pilot_margin: float = 0.0) -> float:
     """Return the betting bound: of all n losses, in two stages of those that were drawn, or of tokens.
 
-    R = E excess + E known, with the shares 1 - FALLBACK_SHARE and FALLBACK_SHARE of delta.
+    R = E excess + E known, with the shares 1 - KNOWN_SHARE and KNOWN_SHARE of delta.
 
     Args:
         losses: as measured.
@@ -174,7 +189,7 @@ def risk_bound(losses: Losses, terms: Terms, claims: int = 1, pilot_margin: floa
         claims: number of claims that share delta.
         pilot_margin: added to the losses that bets are chosen for.
     """
-    delta = (1 - FALLBACK_SHARE) * terms.delta / claims
+    delta = (1 - KNOWN_SHARE) * terms.delta / claims
     if terms.about_tokens:
         excess = _token_bound(losses, nats(terms.bits, delta))
     elif terms.subsampled:
@@ -184,6 +199,7 @@ def risk_bound(losses: Losses, terms: Terms, claims: int = 1, pilot_margin: floa
             n=terms.n,
             message_nats=terms.bits * math.log(2),
             delta=delta,
+            claims=2**DRAW_BITS,
             pilot_margin=pilot_margin,
         ).value
     else:
@@ -199,14 +215,14 @@ def _token_bound(losses: Losses, exponent: float) -> float:
 
 def projected_bound(losses: Losses, terms: Terms) -> float:
     """Return the bound that all n losses would get if they were distributed as these: an estimate, not a claim."""
-    exponent = nats(terms.bits, (1 - FALLBACK_SHARE) * terms.delta)
+    exponent = nats(terms.bits, (1 - KNOWN_SHARE) * terms.delta)
     if terms.about_tokens:
         return _token_bound(losses, exponent * len(losses.excess) / terms.n)
     return projected_betting(losses.excess, upper=losses.upper, nats=exponent, n=terms.n) + losses.expected
 
 
-def make_claims(scores: Scores, terms: Terms, margin: float = LOSS_MARGIN) -> list[dict[str, Any]]:
-    """Return the claims of a certificate: metric, mean measured loss, bound, and the limit of the loss.
+def make_claims(scores: Scores, terms: Terms, margin: float = LOSS_MARGIN) -> tuple[Claim, ...]:
+    """Return the claims of a certificate.
 
     Args:
         scores: losses of the documents that were measured, in the order of the draw.
@@ -219,12 +235,50 @@ def make_claims(scores: Scores, terms: Terms, margin: float = LOSS_MARGIN) -> li
     for metric, losses in metrics.items():
         careful = dataclasses.replace(losses, excess=np.minimum(losses.excess + margin, losses.upper))
         value = risk_bound(careful, terms, len(metrics) if terms.joint else 1, LOSS_MARGIN - margin)
-        empirical = float(losses.values.mean())
-        claims.append({"metric": metric, "empirical": empirical, "bound": _round_up(value), "upper": losses.limit})
-    return claims
+        empirical, gain = float(losses.values.mean()), metric.endswith("_gain")
+        claims.append(
+            Claim(
+                metric=metric,
+                name=metric_name(metric),
+                sense="at least" if gain else "at most",
+                bound=store_down(-value) if gain else store_up(value),
+                empirical=-empirical if gain else empirical,
+                model_alone=alone(scores, terms, metric),
+                limit=-losses.limit if gain else losses.limit,
+            )
+        )
+    return tuple(claims)
 
 
-def decompose(scores: Scores, terms: Terms, bound: float) -> dict[str, float]:
+def base_alone(scores: Scores, terms: Terms, held_out: HeldOut | None) -> Baseline | None:
+    """Return what the same bound gives for the pretrained base, on the same documents; None with a random base.
+
+    The base is known beforehand and needs no message; the bits that name it are paid for.
+    """
+    if not terms.has_base:
+        return None
+    chain, upper = chain_of(scores, terms), excess_upper(BASE_MIXTURE, terms.min_tokens)
+    own = dataclasses.replace(terms, bits=TAG_BITS, joint=False)
+    bounds = {}
+    for unit, size, expected in (
+        ("bpd", scores.lengths, terms.known.per_token),
+        ("bpb", scores.byte_lengths, terms.known.per_byte),
+    ):
+        if expected is not None and size.all():
+            excess = np.minimum((chain.base - chain.known) / size + LOSS_MARGIN, upper)
+            losses = Losses(excess, upper, chain.known / size, expected, terms.known.limit + upper)
+            bounds[unit] = store_up(risk_bound(losses, own))
+    return Baseline(
+        name="the base alone",
+        bits=TAG_BITS,
+        held_out=None,
+        bound=bounds["bpd"],
+        held_out_bpb=held_out.base_bpb if held_out else None,
+        bound_bpb=bounds.get("bpb"),
+    )
+
+
+def decompose(scores: Scores, terms: Terms, bound: float) -> Decomposition:
     """Split the first claim's bound into what the model loses and what each step of the proof adds, in bits per token.
 
     `complexity` is what K, n and delta would cost if the losses measured were all n of them; `sampling` is the rest.
@@ -232,34 +286,34 @@ def decompose(scores: Scores, terms: Terms, bound: float) -> dict[str, float]:
     losses = losses_by_metric(scores, terms)["bpd"]
     raw, mean = float((scores.bits / scores.lengths).mean()), float(losses.values.mean())
     full = projected_bound(losses, terms) - mean
-    return {"empirical": raw, "smoothing": mean - raw, "complexity": full, "sampling": bound - mean - full}
+    return Decomposition(empirical=raw, smoothing=mean - raw, complexity=full, sampling=bound - mean - full)
 
 
-def earlier_bound(scores: Scores, terms: Terms) -> dict[str, Any]:
+def earlier_bound(scores: Scores, terms: Terms) -> Comparison:
     """Return what earlier work's bound gives for the same message and the same losses."""
     return azuma_bound(scores, terms) if terms.about_tokens else reference_bound(scores, terms)
 
 
-def azuma_bound(scores: Scores, terms: Terms) -> dict[str, Any]:
+def azuma_bound(scores: Scores, terms: Terms) -> Comparison:
     """Return the bound on tokens of Lotfi et al. (2024b) for the same message, losses and smoothing."""
     losses = losses_by_metric(scores, terms)["bpd"].values
     low, high = token_smoothing_range(terms.mixture_weight, terms.n_symbols)
-    return {
-        "name": "token_azuma",
-        "metric": "bpd",
-        "bound": token_azuma(losses, lower=low, upper=high, nats=nats(terms.bits, terms.delta)),
-        "smoothing": terms.mixture_weight,
-        "empirical": float(losses.mean()),
-        "note": "Lotfi et al. 2024b; not a claim of this certificate",
-    }
+    return Comparison(
+        name="token_azuma",
+        metric="bpd",
+        bound=token_azuma(losses, lower=low, upper=high, nats=nats(terms.bits, terms.delta)),
+        smoothing=terms.mixture_weight,
+        empirical=float(losses.mean()),
+        note="Lotfi et al. 2024b; not a claim of this certificate",
+    )
 
 
-def reference_bound(scores: Scores, terms: Terms) -> dict[str, Any]:
+def reference_bound(scores: Scores, terms: Terms) -> Comparison:
     """Return the bound of Lotfi et al. (2024) for the same message, losses and draw.
 
     Token smoothing, and the smallest over the grid of smoothing values, for which that paper pays nothing.
     """
-    best = {"bound": math.inf}
+    tried = []
     for i, a in enumerate(TOKEN_SMOOTHING_GRID):
         low, high = token_smoothing_range(a, terms.n_symbols)
         value = hoeffding_subsampling(
@@ -269,11 +323,13 @@ def reference_bound(scores: Scores, terms: Terms) -> dict[str, Any]:
             message_nats=terms.bits * math.log(2),
             delta=terms.delta,
         )
-        if value < best["bound"]:
-            best = {"bound": value, "smoothing": a, "empirical": float(scores.smoothed[:, i].mean())}
-    return {
-        "name": "hoeffding_subsampling",
-        "metric": "bpd",
-        **best,
-        "note": "Lotfi et al. 2024; not a claim of this certificate",
-    }
+        tried.append((value, a, float(scores.smoothed[:, i].mean())))
+    bound, smoothing, empirical = min(tried)
+    return Comparison(
+        name="hoeffding_subsampling",
+        metric="bpd",
+        bound=bound,
+        smoothing=smoothing,
+        empirical=empirical,
+        note="Lotfi et al. 2024; not a claim of this certificate",
+    )

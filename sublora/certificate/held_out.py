@@ -1,27 +1,36 @@
 """The decoded model's loss on text that had no part in training: beside a claim, never part of it."""
 
 import math
-from typing import Any
 
 import numpy as np
 
-from sublora.certificate.claims import Terms, losses_by_metric
+from sublora.certificate.claims import alone, losses_by_metric
+from sublora.certificate.model import HeldOut
+from sublora.certificate.terms import Terms
 from sublora.corpus.corpus import Corpus
 from sublora.corpus.units import held_out_units
-from sublora.scoring.measure import Protocol, Rebuilt, score
+from sublora.scoring.measure import Protocol, Rebuilt, References, score
 from sublora.scoring.processes import Processes
 
 UNITS = 500
 
 
 def held_out(
-    rebuilt: Rebuilt, corpus: Corpus, terms: Terms, protocol: Protocol, processes: Processes
-) -> dict[str, Any] | None:
-    """Return mean losses on evenly spaced held-out units, and the standard error; None where there are none.
+    rebuilt: Rebuilt,
+    references: References,
+    corpus: Corpus,
+    terms: Terms,
+    protocol: Protocol,
+    processes: Processes,
+) -> HeldOut | None:
+    """Return mean losses on evenly spaced test units, and the standard error; None where there are none.
+
+    A corpus of another tool may have validation documents only: then these are measured, and the certificate says so.
 
     Args:
         rebuilt: the decoded model.
-        corpus: whose held-out documents are read.
+        references: what it is compared with.
+        corpus: whose test documents are read.
         terms: what a loss is.
         protocol: how units are scored.
         processes: that share the work.
@@ -30,13 +39,20 @@ def held_out(
     if units is None:
         return None
     chosen = np.unique(np.linspace(0, len(units) - 1, UNITS).astype(int))
-    scores = score(rebuilt, units, chosen, protocol, processes, "measuring held-out text")
+    scores = score(rebuilt, references, units, chosen, protocol, processes, "measuring held-out text")
     metrics = losses_by_metric(scores, terms)
-    out: dict[str, Any] = {"documents": len(chosen)}
-    for metric in ("bpd", "bpb", "top_1_error"):
-        if metric in metrics:
-            out[metric] = float(metrics[metric].values.mean())
     # Tokens of a unit depend on each other, so the error of the mean is that of units.
     per_unit = scores.bits / scores.lengths if terms.about_tokens else metrics["bpd"].values
-    out["standard_error"] = float(per_unit.std(ddof=1) / math.sqrt(len(chosen))) if len(chosen) > 1 else 0.0
-    return out
+    bytes_known = "bpb" in metrics
+    return HeldOut(
+        documents=len(chosen),
+        part="validation" if corpus.test is None else "test",
+        sha256=units.split.content_sha256(),
+        bpd=float(metrics["bpd"].values.mean()),
+        bpb=float(metrics["bpb"].values.mean()) if bytes_known else None,
+        base_bpb=float((scores.base_bits[:, 0] / scores.byte_lengths).mean())
+        if terms.has_base and bytes_known
+        else None,
+        top_1_error=alone(scores, terms, "top_1_error"),
+        standard_error=float(per_unit.std(ddof=1) / math.sqrt(len(chosen))) if len(chosen) > 1 else 0.0,
+    )

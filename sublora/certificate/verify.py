@@ -1,24 +1,24 @@
-"""Re-checking a certificate: its arithmetic from the recorded losses, or everything from the message and the corpus."""
+"""Re-checking a certificate: its arithmetic from the recorded losses, or everything from message, corpus and base.
 
-import dataclasses
+A certificate is assembled again from what is measured now, and the two are compared part by part. Nothing that it says
+decides what is loaded: the corpus and the base are the verifier's own.
+"""
+
 import logging
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sublora.certificate.baselines import baselines
-from sublora.certificate.certificate import CERTIFICATE, LOSSES, MESSAGE, read_certificate
-from sublora.certificate.claims import LOSS_MARGIN, Terms
-from sublora.certificate.derive import base_weights, numbers, terms_of, words
-from sublora.certificate.draw import draw_units
-from sublora.certificate.fallback import measure_fallback
-from sublora.coding.message import Message, decode_message
+from sublora.certificate.assemble import Measured, assemble, coded_setting
+from sublora.certificate.claims import LOSS_MARGIN
+from sublora.certificate.model import Certificate, Claim, Part, read_certificate
+from sublora.coding.message import MAX_SYMBOLS, Message, decode_message
 from sublora.corpus.corpus import Corpus, open_corpus
 from sublora.corpus.fallback import fallback_code
-from sublora.corpus.units import Units, sample_units
-from sublora.errors import CertificateError, SubloraError
+from sublora.errors import CertificateError
 from sublora.files import sha256
+from sublora.run_folder import RunFolder
 from sublora.scoring.scores import Scores, read_scores
 
 log = logging.getLogger(__name__)
@@ -28,26 +28,38 @@ _ARITHMETIC_TOLERANCE = 1e-9
 # What a claim is split into, and compared with, agrees to this when it is measured again: the claim itself was computed
 # with the margin added to every loss. The claim has no tolerance at all.
 _REPLAY_TOLERANCE = 10 * LOSS_MARGIN
+# Top-k errors beside a claim: a document's near ties count at issue and not in a replay.
+_ERROR_TOLERANCE = 0.01
+
+_UNCHECKED = (
+    "that the losses are those of this model, that the corpus has n documents and these lengths in the known code, and "
+    "what simple codes and held-out text were measured at"
+)
 
 
-def _expect(what: str, claimed: object, found: object, tolerance: float = 0.0) -> None:
-    """Compare two JSON values; numbers may differ by `tolerance` and words not at all."""
-    if isinstance(claimed, dict) and isinstance(found, dict) and set(claimed) == set(found):
-        for key in found:
-            _expect(f"{what}: {key}", claimed[key], found[key], tolerance)
-    elif isinstance(claimed, list) and isinstance(found, list) and len(claimed) == len(found):
-        for i, (c, f) in enumerate(zip(claimed, found, strict=True)):
-            _expect(f"{what} {i + 1}", c, f, tolerance)
-    elif isinstance(claimed, int | float) and isinstance(found, int | float):
-        # Written so that a NaN, which compares with nothing, differs.
-        if not abs(claimed - found) <= tolerance:
-            raise CertificateError(f"{what} differs: the certificate says {claimed}, but it is {found}")
-    elif claimed != found:
-        raise CertificateError(f"{what} differs: the certificate says {claimed}, but it is {found}")
+@dataclass(frozen=True)
+class Verified:
+    """A certificate, and what was checked of it.
+
+    certificate: as it was read.
+    measured: claims that follow from what was measured now; None where only the arithmetic was checked.
+    """
+
+    certificate: Certificate
+    measured: tuple[Claim, ...] | None
+
+    def in_words(self) -> str:
+        """Return what was checked, and what is claimed."""
+        if self.measured is None:
+            return (
+                "arithmetic only: digest, message, ledger and sentences agree, and the claims follow from the recorded "
+                f"losses. NOT checked: {_UNCHECKED}. Give --data for that. It claims: {self.certificate.statement}"
+            )
+        return f"verified (full replay): {self.certificate.statement}"
 
 
-def verify(path: Path, data_dir: Path | None, dataset: str = "") -> dict[str, Any]:
-    """Verify a certificate; return it.
+def verify(path: Path, data_dir: Path | None, dataset: str = "", *, base: str = "") -> Verified:
+    """Verify a certificate.
 
     Args:
         path: certificate.json or its folder; message.bin lies beside it, and losses.safetensors may.
@@ -56,126 +68,178 @@ def verify(path: Path, data_dir: Path | None, dataset: str = "") -> dict[str, An
             drawn and scored again, and every claim must follow from the new losses; the recorded ones are checked if
             they are there.
         dataset: subfolder of data_dir.
+        base: folder, hub id or GGUF file of the pretrained base, where the message names one.
 
     Raises:
-        CertificateError, MessageError, CorpusError: names the first thing that differs.
+        CertificateError, MessageError, CorpusError, ConfigError: names the first thing that differs.
     """
     certificate = read_certificate(path)
-    folder = path if path.is_dir() else path.parent
+    run = RunFolder.of(path)
     try:
-        _check(certificate, folder, None if data_dir is None else open_corpus(data_dir, dataset))
-    except SubloraError:
-        raise
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
-        raise CertificateError(f"a field of {folder / CERTIFICATE} is missing or impossible: {error!r}") from error
-    return certificate
-
-
-def _check(certificate: dict[str, Any], folder: Path, corpus: Corpus | None) -> None:
-    data, message = _check_message(certificate, folder)
-    recorded = None
-    if corpus is None or (folder / LOSSES).exists():
-        recorded = _check_arithmetic(certificate, folder)
-        log.info("%s: message and ledger agree, and what follows from the recorded losses", folder / CERTIFICATE)
-    else:
-        log.info("no %s: the claims are compared with the losses that are measured now", folder / LOSSES)
-    for name, found in words(certificate, certificate["claims"]).items():
-        _expect(name, certificate[name], found)
-    if corpus is not None:
-        _replay(certificate, data, message, corpus, _check_corpus(certificate, corpus), recorded)
-
-
-def _check_message(certificate: dict[str, Any], folder: Path) -> tuple[bytes, Message]:
-    try:
-        data = (folder / MESSAGE).read_bytes()
+        data = run.message.read_bytes()
     except OSError as error:
-        raise CertificateError(f"cannot read the message {folder / MESSAGE}: {error.strerror}") from error
-    claimed, prior = certificate["message"], certificate["prior"]
-    message = decode_message(data, max_symbols=prior["D"])
-    _expect("the length of the message in bits", claimed["bits"], 8 * len(data))
-    _expect("the number of coordinates", claimed["coordinates"], len(message.alpha))
-    _expect("the hash of the message", claimed["sha256"], sha256(data))
-    _expect("the ledger's sum in bits", claimed["bits"], sum(claimed["ledger"].values()), 1e-6)
-    _expect("the mixture weight", certificate["mixture_weight"], 2.0**-message.mixture_exponent)
-    _expect("the base weights", prior["base_weights"], base_weights(prior["architecture"]["source"], message.spec))
-    return data, message
+        raise CertificateError(f"cannot read the message {run.message}: {error.strerror}") from error
+    message = decode_message(data, max_symbols=min(max(certificate.prior.D, 1), MAX_SYMBOLS))
+    if data_dir is None or run.losses.exists():
+        _check_arithmetic(certificate, data, message, _recorded(run, certificate))
+    else:
+        log.info("no %s: the claims are compared with the losses that are measured now", run.losses)
+    if data_dir is None:
+        return Verified(certificate, None)
+    setting = message.header.setting
+    known_vocabulary = (
+        {}
+        if (data_dir / "meta.json").exists()
+        else {
+            "eot_token": setting.eot_token,
+            "vocab_size": setting.vocab_size,
+        }
+    )
+    corpus = open_corpus(data_dir, dataset, **known_vocabulary)
+    return Verified(certificate, _replay(certificate, data, message, corpus, base))
 
 
-def _check_arithmetic(certificate: dict[str, Any], folder: Path) -> Scores:
-    path = folder / LOSSES
-    scores = read_scores(path)
-    _expect("the hash of the losses", certificate["losses_sha256"], sha256(path.read_bytes()))
-    terms = terms_of(certificate)
-    _check_fallback(certificate, terms)
-    measured = scores.token_bits.size if terms.about_tokens else len(scores.bits)
-    _expect("the number of losses", certificate["draw"]["samples"] or terms.n, measured)
-    found = numbers(certificate, scores)
-    _expect_metrics(certificate, found)
-    for claimed, computed in zip(certificate["claims"], found["claims"], strict=True):
-        _expect(f"the bound on {claimed['metric']}", claimed["bound"], computed["bound"], _ARITHMETIC_TOLERANCE)
-    for name, value in found.items():
-        _expect(name, certificate[name], value, _ARITHMETIC_TOLERANCE)
+def _recorded(run: RunFolder, certificate: Certificate) -> Scores:
+    scores = read_scores(run.losses)
+    if sha256(run.losses.read_bytes()) != certificate.losses_sha256:
+        raise CertificateError(f"the hash of the losses differs: {run.losses} is not of this certificate")
     return scores
 
 
-def _check_fallback(certificate: dict[str, Any], terms: Terms) -> None:
-    code = fallback_code(certificate["prior"]["tokenizer"], certificate["corpus"]["vocab_size"])
-    _expect("the fallback code", terms.fallback.code, code.name)
-    _expect("the longest price of the fallback code", terms.fallback.limit, code.limit)
+def _check_arithmetic(certificate: Certificate, data: bytes, message: Message, scores: Scores) -> None:
+    header, prior = message.header, certificate.prior
+    setting = header.setting
+    tokens = setting.bound_type == "token_level"
+    _expect("the number of losses", header.samples or certificate.corpus.n,
+            scores.token_bits.size if tokens else len(scores.bits))  # fmt: skip
+    _expect("the number of pretrained bases", int(header.architecture.kind == "pretrained"), scores.base_bits.shape[1])
+    if not setting.ngram_order:
+        # An n-gram needs the known documents; this code needs nothing.
+        code = fallback_code(prior.tokenizer, setting.vocab_size)
+        _expect("the known code", prior.known.code, code.name)
+        _expect("the longest price of the known code", prior.known.limit, code.limit)
+    if not 0 <= prior.known.per_token <= prior.known.limit or (prior.known.per_byte or 0.0) > prior.known.limit:
+        raise CertificateError("the expected length in the known code is no length that a document can have")
+    for claim in certificate.claims:
+        # A loss is never negative, and no gain exceeds what the base and the code it falls back on can lose.
+        if claim.sense == "at most" and claim.bound < 0:
+            raise CertificateError(f"the bound on {claim.metric} is negative: no model has a negative loss")
+    measured = Measured(scores, certificate.corpus, prior, certificate.baselines, certificate.held_out, certificate.how)
+    again = assemble(data, message, measured)
+    _expect_metrics(certificate, again)
+    for claimed, found in zip(certificate.claims, again.claims, strict=True):
+        _expect(f"the bound on {claimed.metric}", claimed.bound, found.bound, _ARITHMETIC_TOLERANCE)
+    _compare(certificate, again, _ARITHMETIC_TOLERANCE, without={"digest"})
+    log.info("message and ledger agree, and what follows from the recorded losses")
 
 
-def _expect_metrics(certificate: dict[str, Any], found: dict[str, Any]) -> None:
-    _expect("the list of claims", [c["metric"] for c in certificate["claims"]], [f["metric"] for f in found["claims"]])
+def _replay(certificate: Certificate, data: bytes, message: Message, corpus: Corpus, base: str) -> tuple[Claim, ...]:
+    header = message.header
+    setting = header.setting
+    if (header.architecture.kind == "pretrained") != bool(base):
+        raise CertificateError(
+            f"the message names a pretrained base ({_base_name(certificate)}): give your own copy with --base"
+            if not base
+            else "the message's base is random, made from its seed: leave out --base"
+        )
+    found = coded_setting(
+        corpus,
+        bound_type=setting.bound_type,
+        delta=setting.delta,
+        joint=setting.joint,
+        population=setting.split_seed is not None,
+        prior=setting.prior_tag is not None,
+        ngram_order=setting.ngram_order,
+    )
+    if found != setting:
+        name = next(name for name, value in vars(setting).items() if value != getattr(found, name))
+        raise CertificateError(
+            f"{name} differs: the message says {getattr(setting, name)}, but the corpus has {getattr(found, name)}"
+        )
+    _expect("the hash of the corpus", certificate.corpus.sha256, corpus.train.content_sha256())
 
-
-def _check_corpus(certificate: dict[str, Any], corpus: Corpus) -> Units:
-    claimed, prior = certificate["corpus"], certificate["prior"]
-    _expect("the hash of the corpus", claimed["sha256"], corpus.train.compute_sha256())
-    _expect("the source of the corpus", claimed["source"], str(corpus.meta["source"]))
-    _expect("the rule for documents", claimed["rule"], str(corpus.meta["rule"]))
-    _expect("the tokenizer", prior["tokenizer"], str(corpus.meta["tokenizer"]))
-    _expect("the vocabulary size", claimed["vocab_size"], corpus.vocab_size)
-    _expect("the end-of-text token", claimed["eot_token"], corpus.eot_token)
-    units = sample_units(corpus, corpus.train, certificate["bound_type"], prior["architecture"]["block_size"])
-    _expect("the shortest unit in tokens", claimed["min_tokens"], units.min_tokens)
-    terms = terms_of(certificate)
-    _expect("n", claimed["n"], units.sample_size(terms.bound_type))
-    measured = dataclasses.asdict(measure_fallback(units, terms.delta))
-    _expect("the fallback code's length", certificate["fallback"], measured, _ARITHMETIC_TOLERANCE)
-    return units
-
-
-def _replay(
-    certificate: dict[str, Any], data: bytes, message: Message, corpus: Corpus, units: Units, recorded: Scores | None
-) -> None:
-    from sublora.certificate.held_out import held_out
-    from sublora.nn.create_model import Architecture
-    from sublora.scoring.measure import Protocol, rebuild, score
+    from sublora.certificate.evidence import Evidence
+    from sublora.scoring.measure import protocol_of
     from sublora.scoring.processes import Processes
 
-    prior, draw, terms = certificate["prior"], certificate["draw"], terms_of(certificate)
-    drawn = draw_units(data, certificate["corpus"]["sha256"], len(units), draw["samples"])
-    if recorded is not None:
-        # Before anything is scored: another message, corpus or number of draws draws other documents.
-        differ = np.flatnonzero(recorded.lengths != units.split.lengths[drawn])
-        _expect("the number of units of another length than recorded", 0, len(differ))
-    architecture = Architecture(**prior["architecture"])
-    rebuilt = rebuild(message, architecture)
-    _expect("the hash of the base weights", prior["base_sha256"], rebuilt.base_sha256)
-    _expect("the number of parameters D", prior["D"], rebuilt.D)
-    protocol = Protocol(architecture.block_size, prior["stride"], draw["batch_size"], terms.about_tokens)
-    processes = Processes("cpu")
-    # Nothing is added to the new losses, so a claim that passes follows from them without any tolerance.
-    found = numbers(certificate, score(rebuilt, units, drawn, protocol, processes, "scoring again"), margin=0.0)
-    _expect_metrics(certificate, found)
-    for claimed, measured in zip(certificate["claims"], found["claims"], strict=True):
-        if not measured["bound"] <= claimed["bound"]:
+    prior_base = certificate.prior.base
+    published = prior_base.published or "" if prior_base.kind == "pretrained" else ""
+    evidence = Evidence(header, corpus, base, published, Processes("cpu"))
+    # Nothing is added to the new losses and exact ties alone are misses, so a claim that passes follows from them
+    # without any tolerance.
+    measured = evidence.measure(data, message, protocol_of(header, certificate.how.batch_size))
+    again = assemble(data, message, measured, margin=0.0)
+    _expect_metrics(certificate, again)
+    for claimed, now in zip(certificate.claims, again.claims, strict=True):
+        holds = now.bound <= claimed.bound if claimed.sense == "at most" else now.bound >= claimed.bound
+        if not holds:
             raise CertificateError(
-                f"the bound on {claimed['metric']} differs: the certificate says {claimed['bound']:.6f}, "
-                f"but it is {measured['bound']:.6f}"
+                f"the bound on {claimed.metric} differs: the certificate says {claimed.bound:.6f}, "
+                f"but it is {now.bound:.6f}"
             )
-    for name, value in found.items():
-        _expect(name, certificate[name], value, _REPLAY_TOLERANCE)
-    measured_now = held_out(rebuilt, corpus, terms, protocol, processes)
-    _expect("the held-out loss", certificate["held_out"], measured_now, LOSS_MARGIN)
-    _expect("what simple codes reach", certificate["baselines"], baselines(corpus, terms), _ARITHMETIC_TOLERANCE)
+    _compare_replayed(certificate, data, message, measured, again)
+    return again.claims
+
+
+def _compare_replayed(
+    certificate: Certificate, data: bytes, message: Message, measured: Measured, again: Certificate
+) -> None:
+    for name in ("setting", "message", "corpus", "prior", "baselines"):
+        _expect(name, _plain(getattr(certificate, name)), _plain(getattr(again, name)), _ARITHMETIC_TOLERANCE)
+    for name in ("comparison", "decomposition"):
+        _expect(name, _plain(getattr(certificate, name)), _plain(getattr(again, name)), _REPLAY_TOLERANCE)
+    _expect("the base alone", _plain(certificate.base_alone), _plain(again.base_alone), _REPLAY_TOLERANCE)
+    _expect("the held-out loss", _plain(certificate.held_out), _plain(again.held_out), _ERROR_TOLERANCE)
+    for claimed, now in zip(certificate.claims, again.claims, strict=True):
+        tolerance = _ERROR_TOLERANCE if claimed.metric.endswith("_error") else _REPLAY_TOLERANCE
+        for name in ("empirical", "model_alone", "limit"):
+            _expect(f"{claimed.metric}: {name}", getattr(claimed, name), getattr(now, name), tolerance)
+    # The sentences are those of the claims as they were issued.
+    from sublora.certificate.wording import limits, statement
+
+    parts = certificate.setting, certificate.corpus, certificate.prior
+    said = statement(certificate.claims, *parts, certificate.message.bits, certificate.beside)
+    _expect("the statement", certificate.statement, said)
+    _expect("the limits", list(certificate.limits), list(limits(*parts)))
+
+
+def _base_name(certificate: Certificate) -> str:
+    base = certificate.prior.base
+    return base.name if base.kind == "pretrained" else base.family
+
+
+def _expect_metrics(certificate: Certificate, again: Certificate) -> None:
+    for name in ("metric", "name", "sense"):
+        _expect(
+            "the list of claims",
+            [getattr(c, name) for c in certificate.claims],
+            [getattr(c, name) for c in again.claims],
+        )
+
+
+def _compare(certificate: Certificate, again: Certificate, tolerance: float, without: set[str]) -> None:
+    claimed, found = certificate.model_dump(exclude=without), again.model_dump(exclude=without)
+    for name in found:
+        _expect(name, _plain(claimed[name]), _plain(found[name]), tolerance)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Part):
+        return value.model_dump()
+    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def _expect(what: str, claimed: Any, found: Any, tolerance: float = 0.0) -> None:
+    """Compare two values; numbers may differ by `tolerance` and words not at all."""
+    if isinstance(claimed, dict) and isinstance(found, dict) and set(claimed) == set(found):
+        for key in found:
+            _expect(f"{what}: {key}", claimed[key], found[key], tolerance)
+    elif isinstance(claimed, list) and isinstance(found, list) and len(claimed) == len(found):
+        for i, (c, f) in enumerate(zip(claimed, found, strict=True)):
+            _expect(f"{what} {i + 1}", _plain(c), _plain(f), tolerance)
+    elif type(claimed) is type(found) is float:
+        # Written so that a NaN, which compares with nothing, differs.
+        if not abs(claimed - found) <= tolerance * max(1.0, abs(found) if math.isfinite(found) else 1.0):
+            raise CertificateError(f"{what} differs: the certificate says {claimed}, but it is {found}")
+    elif type(claimed) is not type(found) or claimed != found:
+        raise CertificateError(f"{what} differs: the certificate says {claimed}, but it is {found}")

@@ -1,90 +1,160 @@
 """What a certificate says in words: what is bounded, over what, how surely, and what that does not mean. Torch-free."""
 
-import math
-from typing import Any
+from fractions import Fraction
+from typing import TYPE_CHECKING
 
-from sublora.certificate.claims import Terms
+from sublora.certificate.rounding import confidence, downward, upward
 
-NAMES = {"bpd": "bits per token", "bpb": "bits per byte"}
+if TYPE_CHECKING:
+    from sublora.certificate.model import Baseline, Claim, CorpusPart, Prior, Setting
+
+DIGITS = 3
+_NAMES = {
+    "bpd": "bits per token",
+    "bpb": "bits per byte",
+    "bpd_gain": "bits per token below the base",
+    "bpb_gain": "bits per byte below the base",
+}
 
 
 def metric_name(metric: str) -> str:
     """Return a metric's name in words."""
-    return NAMES.get(metric) or metric.replace("_error", " error").replace("top_", "top-")
+    return _NAMES.get(metric) or metric.replace("_error", " error").replace("top_", "top-")
 
 
-def statement(claim: dict[str, Any], terms: Terms, source: str) -> str:
-    """Return a claim as one plain sentence.
+def amount(claim: "Claim") -> str:
+    """Return what a claim bounds and by how much, rounded to the side on which it stays true."""
+    rounded = upward(claim.bound, DIGITS) if claim.sense == "at most" else downward(claim.bound, DIGITS)
+    return f"{claim.sense} {rounded} {claim.name}"
+
+
+def beaten_by(bound_bpd: float, baselines: "tuple[Baseline, ...]") -> list[str]:
+    """Return the names of the simple codes whose bound, in bits per token, is no larger."""
+    return [b.name for b in baselines if b.bound <= bound_bpd]
+
+
+def statement(
+    claims: "tuple[Claim, ...]",
+    setting: "Setting",
+    corpus: "CorpusPart",
+    prior: "Prior",
+    bits: int,
+    baselines: "tuple[Baseline, ...]",
+) -> str:
+    """Return the claim in plain sentences: the headline, the improvement over the base, and whether it is worth having.
 
     Args:
-        claim: its metric and bound.
-        terms: what the bound depends on.
-        source: where the text comes from, in words.
+        claims: of the certificate, the first is in bits per token.
+        setting, corpus, prior: what they are about, and what was known beforehand.
+        bits: K.
+        baselines: what the certificate has to beat.
     """
-    # Rounded up: a claim that is rounded down is not the one that was proved.
-    at_most = f"at most {math.ceil(1000 * claim['bound']) / 1000:.3f} {metric_name(claim['metric'])}"
-    sure = f"With probability at least {100 * (1 - terms.delta):g} % over"
-    if terms.about_tokens:
+    by_metric = {claim.metric: claim for claim in claims}
+    headline = by_metric.get("bpb") or claims[0]
+    at_most = amount(headline)
+    sure = f"With probability at least {confidence(Fraction(setting.delta))} over"
+    model = f"the model in this message of {bits // 8:,} bytes needs on average"
+    if setting.bound_type == "token_level":
         return (
-            f"{sure} the choice of each of the {terms.n:,} training tokens given those before it, the model in this "
-            f"message needs on average {at_most} for what could have followed those very contexts ({source}); nothing "
-            "is claimed about new text."
+            f"{sure} the choice of each of the {corpus.n:,} training tokens given those before it, {model} {at_most} for "
+            f"what could have followed those very contexts ({corpus.source}); nothing is claimed about new text."
         )
-    blocks = terms.bound_type == "sequence_level"
-    sample = f"{terms.n:,} training {'blocks' if blocks else 'documents'}"
-    drawn = " and of those measured" if terms.subsampled else ""
-    new = f"block of {terms.min_tokens} tokens" if blocks else "document"
+    blocks = setting.bound_type == "sequence_level"
+    things = "blocks" if blocks else "documents"
+    drawn = " and of those measured" if setting.samples else ""
     weighted = "" if blocks else ", each document weighted equally"
-    return (
-        f"{sure} the draw of the {sample}{drawn}, the model in this message needs on average {at_most} for a new {new} "
-        f"from the same source ({source}){weighted}."
-    )
+    if setting.about == "population":
+        sample = f"the random choice of the {corpus.n:,} certified of {corpus.population:,} {things}{drawn}"
+        over = f"over these {corpus.population:,} {things} ({corpus.source}){weighted}"
+    else:
+        sample = f"the draw of the {corpus.n:,} training {things}{drawn}"
+        new = f"block of {setting.block_size} tokens" if blocks else "document"
+        over = f"for a new {new} from the same source ({corpus.source}){weighted}"
+    sentences = [f"{sure} {sample}, {model} {at_most} {over}."]
+    if gain := by_metric.get("bpb_gain") or by_metric.get("bpd_gain"):
+        sentences.append(_improvement(gain, prior))
+    if names := beaten_by(claims[0].bound, baselines):
+        sentences.append(f"Uninteresting: certified no better than {', '.join(names)}.")
+    return " ".join(sentences)
 
 
-def limits(terms: Terms, base: str, tokenizer: str, bound: float, baselines: list[dict[str, Any]]) -> list[str]:
-    """Return what the claims do not say, one sentence each.
+def _improvement(gain: "Claim", prior: "Prior") -> str:
+    name = prior.base.name if prior.base.kind == "pretrained" else ""
+    if gain.bound <= 0:
+        return f"That it is better than its base ({name}) is not certified."
+    size = downward(gain.bound, DIGITS)
+    unit = gain.name.removesuffix(" below the base")
+    return f"With the same probability it needs at least {size} {unit} less than its base ({name})."
 
-    Args:
-        terms: what the bounds depend on.
-        base, tokenizer: base weights and tokenizer, in words.
-        bound: the claim on bits per token.
-        baselines: what it is compared with; each has a name and a bound.
-    """
-    better = [b["name"] for b in baselines if b["bound"] <= bound]
-    out = [f"Uninteresting: certified no better than {', '.join(better)}."] if better else []
-    out.append(
+
+def limits(setting: "Setting", corpus: "CorpusPart", prior: "Prior") -> tuple[str, ...]:
+    """Return what the claims do not say, one sentence each."""
+    out = [
         "All claims hold at once: delta is divided between them."
-        if terms.joint
-        else "Each claim holds on its own with this probability, not all at once."
-    )
-    out += _OF_TYPE[terms.bound_type]
-    if not terms.about_tokens:
-        out.append(
-            f"Bits are those of the decoded model mixed, over whole units, with weight {terms.mixture_weight:g} of a "
-            f"fallback code ({terms.fallback.code}), which counts as known beforehand: if its prices had been fitted "
-            "to the training text, the claims would be void."
-        )
-    if terms.subsampled:
-        out.append(
-            "The message seeds the draw. The probability is for one message that was written before its draw was "
-            "measured; whoever measures many messages and shows the luckiest claims too much. With "
-            "bounds.bound_samples=0 nothing is drawn, and nothing can be picked."
-        )
-    out += [
-        f"Base weights ({base}) and tokenizer ({tokenizer}) count as known beforehand: if they were fitted to the "
-        "training text, the claims are void.",
-        "Architecture, context length, scoring windows and the rule for documents count as fixed beforehand: if they "
-        "were chosen by looking at the training text, that choice is not paid for.",
+        if setting.joint
+        else "Each claim holds on its own with this probability, not all at once.",
+        *_OF_TYPE[setting.bound_type],
     ]
-    return out
+    if setting.bound_type == "document_level":
+        out.append(_POPULATION if setting.about == "population" else _SOURCE)
+    if setting.bound_type != "token_level":
+        out.append(
+            f"Bits are those of the decoded model mixed, over whole {_UNIT[setting.bound_type]}, with weight "
+            f"{setting.mixture_weight:g} of what it falls back on; what the decoded model needs alone stands beside every "
+            f"claim. The code known beforehand is: {prior.known.code}. If its prices had been fitted to the certified "
+            "text, the claims would be void."
+        )
+    if setting.samples:
+        out.append(
+            f"{setting.samples:,} {_UNIT[setting.bound_type]} were drawn and measured. The draw follows from the message "
+            "and the documents; an issuer who tries up to 2^40 draws gains nothing, because so many are paid for."
+        )
+    if prior.base.kind == "pretrained":
+        out.append(_base_sentence(prior))
+    if prior.documents:
+        out.append(
+            f"{prior.documents:,} documents count as known beforehand, and n does not count them: whatever is learned "
+            "from them is free. They must not be documents of the certified ones under another form."
+        )
+    out.append(
+        f"The tokenizer ({prior.tokenizer}) counts as known beforehand: if it was fitted to the certified text, the "
+        "claims are void."
+    )
+    if corpus.distinct < corpus.n and setting.bound_type != "token_level":
+        out.append(
+            f"Only {corpus.distinct:,} of the {corpus.n:,} {_UNIT[setting.bound_type]} are distinct: repetitions make n "
+            "larger than what is known."
+        )
+    return tuple(out)
 
 
+def _base_sentence(prior: "Prior") -> str:
+    base = prior.base
+    assert base.kind == "pretrained"
+    when = f", published {base.published}" if base.published else ""
+    if base.evidence == "assumed":
+        return (
+            f"Base weights ({base.name}{when}) count as known beforehand: that they were not fitted to the certified text "
+            "is assumed, and if they were, the claims are void."
+        )
+    return (
+        f"Base weights ({base.name}{when}) count as known beforehand. The certified documents are absent from an older "
+        "copy of their source; that the weights are no newer than that copy is for the reader to check."
+    )
+
+
+_UNIT = {"document_level": "documents", "sequence_level": "blocks", "token_level": "tokens"}
+_POPULATION = (
+    "The claims are about the average over the documents of the population, of which the certified ones are a random "
+    "choice by a seed that is paid for. Nothing is assumed about where the documents come from, and nothing is said about "
+    "documents outside the population."
+)
+_SOURCE = (
+    "The claims are about documents drawn independently from the source of the training documents; paragraphs of one "
+    "speech, or pages of one site, depend on each other, and the claims are as good as that assumption."
+)
 _OF_TYPE = {
-    "document_level": [
-        "The claims are about documents drawn independently from the source of the training documents; paragraphs of "
-        "one speech, or pages of one site, depend on each other, and the claims are as good as that assumption.",
-        "The length of a document is given; end-of-text is not predicted.",
-    ],
+    "document_level": ["The length of a document is given; end-of-text is not predicted."],
     "sequence_level": [
         "The claims are about blocks of the token file, cut without regard to documents, as if they were drawn "
         "independently; blocks that are neighbours share documents, and the claims are as good as that assumption.",

@@ -1,22 +1,25 @@
-"""From message bytes to losses: decode, rebuild the model, draw units, score them.
+"""From message bytes to losses: decode, rebuild the model, score units.
 
 Issuing a certificate and verifying it both go through here, so that both measure the decoded model and nothing else.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 from transformers import PreTrainedModel
 
-from sublora.coding.message import Message
+from sublora.coding.message import Header, Message
+from sublora.coding.prompt import Prompt
+from sublora.corpus.corpus import Split
 from sublora.corpus.units import Units, window_tokens
 from sublora.errors import CertificateError, ConfigError, MessageError
 from sublora.files import canonical_json, sha256
-from sublora.nn.create_model import Architecture, build_model, merge
+from sublora.nn.create_model import build_base, build_model, merge
 from sublora.scoring.chunks import score_in_chunks
 from sublora.scoring.processes import Processes
 from sublora.scoring.risk import score_units
@@ -27,6 +30,9 @@ from sublora.scoring.scores import Scores
 class Protocol:
     """How losses are measured: context length, new tokens per window, windows per batch, bits of every token kept.
 
+    rank_margin: a token counts as missed if another one's logit is at least its own minus this. Ties may be decided
+        otherwise on another machine; an issuer counts near ties against the model, a replay exact ones only.
+
     Raises:
         ConfigError: a stride outside 1..block_size, or an empty batch.
     """
@@ -35,6 +41,7 @@ class Protocol:
     stride: int
     batch_size: int
     keep_tokens: bool
+    rank_margin: float = 0.0
 
     def __post_init__(self) -> None:
         if not 1 <= self.stride <= self.block_size or self.batch_size < 1:
@@ -44,39 +51,84 @@ class Protocol:
             )
 
 
+def protocol_of(header: Header, batch_size: int, rank_margin: float = 0.0) -> Protocol:
+    """Return how the losses of a message are measured."""
+    keep_tokens = header.setting.bound_type == "token_level"
+    return Protocol(header.architecture.block_size, header.stride, batch_size, keep_tokens, rank_margin)
+
+
 @dataclass(frozen=True)
 class Rebuilt:
-    """A decoded model with LoRA merged, the hash of its base weights, and the number D of parameters moved."""
+    """A decoded model with its adapter merged, the hash of its base weights, and the number D of parameters moved.
+
+    prompt: tokens that stand before every unit; see `prompt_tokens`.
+    """
 
     model: PreTrainedModel
     base_sha256: str
     D: int
+    prompt: Int[np.ndarray, " p"]
 
 
-def rebuild(message: Message, architecture: Architecture) -> Rebuilt:
-    """Return the model that a message describes.
+def prompt_tokens(prompt: Prompt, known: Split | None, eot_token: int) -> Int[np.ndarray, " p"]:
+    """Return the tokens of a prompt: each document after an end-of-text token.
 
     Raises:
-        MessageError: the message does not fit the architecture.
+        MessageError: a document that the known documents do not have.
     """
-    spec = dataclasses.asdict(message.spec)
-    gates = spec.pop("n_gates")
-    model = build_model(architecture, **spec)
+    if not prompt.documents:
+        return np.zeros(0, np.int64)
+    if known is None or max(prompt.documents) >= len(known):
+        raise MessageError("the prompt names documents that the corpus does not have: give the corpus it was made with")
+    parts = [np.append(eot_token, known.document(i)) for i in prompt.documents]
+    return np.concatenate(parts).astype(np.int64)
+
+
+def rebuild(message: Message, source: str, known: Split | None) -> Rebuilt:
+    """Return the model that a message describes.
+
+    Args:
+        message: decoded.
+        source: of the base weights, where they are pretrained; nothing is loaded for a random base.
+        known: documents that a prompt may name.
+
+    Raises:
+        ConfigError: the base cannot be loaded, or is another one than the message's.
+        MessageError: the message does not fit its architecture.
+    """
+    header = message.header
+    tokens = prompt_tokens(header.prompt, known, header.setting.eot_token)
+    if message.spec.adapter == "none":
+        base = build_base(header.architecture, message.spec.seed, source)
+        return Rebuilt(base.model, base.sha256, 0, tokens)
+    model = build_model(header.architecture, message.spec, source)
     trained = {"subspace_params": message.alpha}
-    if gates:
+    if len(message.gates):
         # The gates are coded as gammas; the model holds their logits.
         trained["gating_params"] = np.log(message.gates) - np.log1p(-message.gates)
     for name, values in trained.items():
         parameter = getattr(model, name, None)
         if parameter is None or parameter.shape != values.shape:
-            raise MessageError(f"the message's {name} do not fit the model: is the architecture the certified one?")
+            raise MessageError(f"the message's {name} do not fit the model that its header describes")
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(np.asarray(values, dtype=np.float32)))
-    return Rebuilt(merge(model), str(model.base_sha256), model.D)
+    return Rebuilt(merge(model), str(model.base_sha256), model.D, tokens)
+
+
+Lengths = Callable[[Split, Int[np.ndarray, " m"]], Float64[np.ndarray, " m"]]
+
+
+@dataclass(frozen=True)
+class References:
+    """What a model is compared with: the known code's lengths of units in bits, and the pretrained base, if any."""
+
+    known: Lengths
+    base: PreTrainedModel | None
 
 
 def score(
     rebuilt: Rebuilt,
+    references: References,
     units: Units,
     drawn: Int[np.ndarray, " m"],
     protocol: Protocol,
@@ -88,6 +140,7 @@ def score(
 
     Args:
         rebuilt: the decoded model.
+        references: what it is compared with.
         units: what the indices `drawn` point to.
         protocol: how they are measured.
         processes: that share the work; all return the same.
@@ -98,11 +151,44 @@ def score(
         CertificateError: the model gives a unit no finite probability.
     """
     distinct, rows = np.unique(drawn, return_inverse=True)
-    lengths = units.split.lengths[distinct]
-    model = rebuilt.model.to(processes.device)  # type: ignore[arg-type]
+    scores = _score_distinct(rebuilt.model, rebuilt.prompt, units, distinct, protocol, processes, description, kept)
+    base_bits = np.zeros((len(distinct), 0))
+    if references.base is not None:
+        base_bits = base_scores(references, units, distinct, protocol, processes, description, kept)[:, None]
+    known = references.known(units.split, distinct)
+    return dataclasses.replace(scores, known=known, base_bits=base_bits).take(rows)
+
+
+def base_scores(
+    references: References,
+    units: Units,
+    distinct: Int[np.ndarray, " m"],
+    protocol: Protocol,
+    processes: Processes,
+    description: str,
+    kept: Path | None = None,
+) -> Float64[np.ndarray, " m"]:
+    """Return the bits of distinct units under the pretrained base alone, without a prompt."""
+    assert references.base is not None
+    none, folder = np.zeros(0, np.int64), None if kept is None else kept.with_name(f"{kept.name}-base")
+    what = f"{description}, base"
+    return _score_distinct(references.base, none, units, distinct, protocol, processes, what, folder).bits
+
+
+def _score_distinct(
+    model: PreTrainedModel,
+    prompt: Int[np.ndarray, " p"],
+    units: Units,
+    distinct: Int[np.ndarray, " m"],
+    protocol: Protocol,
+    processes: Processes,
+    description: str,
+    kept: Path | None,
+) -> Scores:
+    on_device = model.to(processes.device)  # type: ignore[arg-type]
     scores = score_in_chunks(
-        lambda chosen: score_units(model, units, distinct[chosen], **dataclasses.asdict(protocol)),
-        window_tokens(lengths, protocol.block_size, protocol.stride),
+        lambda chosen: score_units(on_device, units, distinct[chosen], prompt=prompt, **dataclasses.asdict(protocol)),
+        window_tokens(units.split.lengths[distinct], protocol.block_size, protocol.stride),
         protocol.block_size if protocol.keep_tokens else 0,
         processes,
         description,
@@ -110,14 +196,14 @@ def score(
     )
     if not np.isfinite(scores.bits).all():
         raise CertificateError("the decoded model gives some text no finite probability: there is nothing to certify")
-    return scores.take(rows)
+    return scores
 
 
-def scoring_key(data: bytes, corpus_sha256: str, units: Units, drawn: np.ndarray, protocol: Protocol) -> str:
+def scoring_key(data: bytes, content_sha256: str, units: Units, drawn: np.ndarray, protocol: Protocol) -> str:
     """Return a name for the scoring of one message, draw and protocol; no other has it."""
     facts = {
         "message": sha256(data),
-        "corpus": corpus_sha256,
+        "corpus": content_sha256,
         "drawn": sha256(drawn.astype("<i8").tobytes()),
         "unit": [units.min_tokens, units.n_symbols],
         "protocol": dataclasses.asdict(protocol),

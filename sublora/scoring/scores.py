@@ -21,7 +21,8 @@ class Scores:
     bits: -log2 p(unit given its length).
     lengths: tokens of the unit.
     byte_lengths: bytes of the unit, 0 where they are unknown.
-    fallback: length of the unit in the fallback code, in units of `sublora.corpus.fallback.UNIT` bits.
+    known: length of the unit in the code known beforehand, in bits.
+    base_bits: -log2 of the unit's probability under the pretrained base, in one column; no columns with a random base.
     smoothed: bits per token under token smoothing, a column per value of TOKEN_SMOOTHING_GRID.
     misses: tokens that are not among the k most probable, a column per k of TOP_K; ties count as misses.
     token_bits: -log2 p of every token of a unit, for claims about tokens; no columns elsewhere.
@@ -30,7 +31,8 @@ class Scores:
     bits: Float[np.ndarray, " n"]
     lengths: Int[np.ndarray, " n"]
     byte_lengths: Int[np.ndarray, " n"]
-    fallback: Int[np.ndarray, " n"]
+    known: Float[np.ndarray, " n"]
+    base_bits: Float[np.ndarray, "n b"]
     smoothed: Float32[np.ndarray, "n a"]
     misses: Int[np.ndarray, "n k"]
     token_bits: Float32[np.ndarray, "n t"]
@@ -42,7 +44,8 @@ class Scores:
             bits=np.zeros(n),
             lengths=np.zeros(n, np.int64),
             byte_lengths=np.zeros(n, np.int64),
-            fallback=np.zeros(n, np.int64),
+            known=np.zeros(n),
+            base_bits=np.zeros((n, 0)),
             smoothed=np.zeros((n, len(TOKEN_SMOOTHING_GRID)), np.float32),
             misses=np.zeros((n, len(TOP_K)), np.int64),
             token_bits=np.zeros((n, tokens), np.float32),

@@ -1,0 +1,122 @@
+"""A corpus and a base, ready to measure messages: what issuing and a full replay have in common."""
+
+import importlib.metadata
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+import sublora
+from sublora.certificate.assemble import Measured, corpus_part
+from sublora.certificate.baselines import baselines
+from sublora.certificate.draw import draw_units
+from sublora.certificate.held_out import held_out
+from sublora.certificate.known import known_code, measure_known
+from sublora.certificate.model import How, Known, PretrainedBase, Prior, RandomBase
+from sublora.certificate.terms import make_terms
+from sublora.coding.message import Header, Message
+from sublora.corpus.corpus import Corpus
+from sublora.corpus.units import sample_units
+from sublora.nn.create_model import build_base
+from sublora.run_folder import RunFolder
+from sublora.scoring.measure import Protocol, Rebuilt, References, rebuild, score, scoring_key
+from sublora.scoring.processes import Processes
+
+PACKAGES = ("torch", "transformers", "peft", "numpy", "constriction")
+
+
+class Evidence:
+    """The units of a corpus, the code and the base known beforehand, and the processes that score.
+
+    Args:
+        header: of the messages that are measured; its mixture weight, prompt and adapter are not looked at.
+        corpus: whose training documents are certified.
+        source: of a pretrained base; "" for a random one.
+        published: date of the base, as its user states it.
+        processes: that share the scoring.
+    """
+
+    def __init__(self, header: Header, corpus: Corpus, source: str, published: str, processes: Processes) -> None:
+        self.header, self.corpus, self.processes = header, corpus, processes
+        self.source, self.published = source, published
+        self.units = sample_units(corpus, corpus.train, header.setting.bound_type, header.architecture.block_size)
+        self.code = known_code(corpus, self.units, header.setting.ngram_order)
+        self.pretrained = None
+        if header.architecture.kind == "pretrained":
+            self.pretrained = build_base(header.architecture, header.spec.seed, source)
+        self.references = References(self.code.bits, self.pretrained.model if self.pretrained else None)
+
+    @cached_property
+    def known(self) -> Known:
+        """What is known of the known code, from all n units."""
+        return measure_known(self.code, self.units, self.header.setting, self.header.known_bits)
+
+    def draw(self, data: bytes, samples: int) -> np.ndarray:
+        """Return the units that a message is measured on."""
+        return draw_units(data, self.corpus.train.content_sha256(), len(self.units), samples)
+
+    def measure(self, data: bytes, message: Message, protocol: Protocol, run: RunFolder | None = None) -> Measured:
+        """Rebuild the model from a message and measure everything that its certificate says.
+
+        Args:
+            data, message: the bytes, and what they decode to.
+            protocol: how losses are measured.
+            run: keeps the scores of finished chunks, so that an interrupted measurement goes on where it was.
+        """
+        rebuilt = rebuild(message, self.source, self.corpus.prior)
+        drawn = self.draw(data, message.header.samples)
+        kept: Path | None = None
+        if run is not None:
+            content = self.corpus.train.content_sha256()
+            kept = run.scoring / scoring_key(data, content, self.units, drawn, protocol)
+        scores = score(
+            rebuilt, self.references, self.units, drawn, protocol, self.processes, "measuring the risk", kept
+        )
+        corpus = corpus_part(self.corpus, self.units, message.header)
+        terms = make_terms(message.header, 8 * len(data), corpus.n, self.known)
+        return Measured(
+            scores=scores,
+            corpus=corpus,
+            prior=self._prior(message, rebuilt),
+            baselines=baselines(self.corpus, terms),
+            held_out=held_out(rebuilt, self.references, self.corpus, terms, protocol, self.processes),
+            how=How(
+                batch_size=protocol.batch_size,
+                versions={"sublora": sublora.__version__} | {p: importlib.metadata.version(p) for p in PACKAGES},
+            ),
+        )
+
+    def _prior(self, message: Message, rebuilt: Rebuilt) -> Prior:
+        documents = self.corpus.prior if message.header.setting.prior_tag is not None else None
+        return Prior(
+            base=self._base(message, rebuilt),
+            D=rebuilt.D,
+            tokenizer=str(self.corpus.meta["tokenizer"]),
+            documents=0 if documents is None else len(documents),
+            documents_sha256=None if documents is None else documents.content_sha256(),
+            prompt_tokens=len(rebuilt.prompt),
+            known=self.known,
+        )
+
+    def _base(self, message: Message, rebuilt: Rebuilt) -> RandomBase | PretrainedBase:
+        architecture = message.header.architecture
+        if self.pretrained is None:
+            return RandomBase(
+                kind="random",
+                family=architecture.family,
+                n_layer=architecture.n_layer,
+                n_head=architecture.n_head,
+                n_embd=architecture.n_embd,
+                attention_window=architecture.attention_window,
+                seed=message.spec.seed,
+                sha256=rebuilt.base_sha256,
+            )
+        facts = self.pretrained.facts
+        return PretrainedBase(
+            kind="pretrained",
+            name=facts.name,
+            licence=facts.licence,
+            published=self.published or None,
+            evidence="documents absent from an older copy" if self.corpus.meta.get("absent_from") else "assumed",
+            sha256=rebuilt.base_sha256,
+        )

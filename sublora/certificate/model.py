@@ -1,0 +1,308 @@
+"""The certificate as one typed object, read strictly and written in one form. Torch-free.
+
+A certificate from elsewhere is untrusted input: an unknown or repeated field, a number of another type, a bound that no
+loss can have, another order or layout of the file are all refused. Nothing in it names anything that is loaded.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sublora.errors import CertificateError
+from sublora.files import canonical_json, sha256, write_text
+from sublora.run_folder import RunFolder
+
+FORMAT = 3
+
+Sha256 = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Part(BaseModel):
+    """What parts of a certificate have in common: no other fields, no changes, no conversion of types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Claim(Part):
+    """One claim: the mean loss over what the certificate is about is at most (or a gain is at least) the bound."""
+
+    metric: str
+    """bpd, bpb, bpd_gain, bpb_gain, top_1_error, ..."""
+    name: str
+    """the metric in words"""
+    sense: Literal["at most", "at least"]
+    bound: float
+    empirical: float
+    """mean over what was measured, of the decoded model mixed with what it falls back on"""
+    model_alone: float
+    """mean over the same of the decoded model without that mixture"""
+    limit: float
+    """no document can have a larger loss (or a smaller gain)"""
+
+
+class Comparison(Part):
+    """What another bound gives for the same message and losses; not a claim."""
+
+    name: str
+    metric: str
+    bound: float
+    smoothing: float
+    empirical: float
+    note: str
+
+
+class Baseline(Part):
+    """A simple code through the same bound: what the certificate has to beat. Bits per token, and per byte if known."""
+
+    name: str
+    bits: int = Field(ge=0)
+    held_out: float | None
+    bound: float = Field(ge=0)
+    held_out_bpb: float | None
+    bound_bpb: float | None = Field(ge=0)
+
+
+class Decomposition(Part):
+    """The first claim's bound, split into what the model loses and what each step of the proof adds, in bits per token."""
+
+    empirical: float
+    smoothing: float
+    complexity: float
+    sampling: float
+
+
+class HeldOut(Part):
+    """Losses on test documents, which had no part in training or in choosing; beside the claims, not one of them."""
+
+    documents: int = Field(ge=1)
+    part: Literal["test", "validation"]
+    """validation: the corpus has no test part, and these documents chose the checkpoint"""
+    sha256: str = Sha256
+    """of the part's documents"""
+    bpd: float
+    bpb: float | None
+    base_bpb: float | None
+    """of the base, where it is pretrained and bytes are known"""
+    top_1_error: float
+    standard_error: float
+    """of bpd"""
+
+
+class Setting(Part):
+    """What the claims are about; read off the message."""
+
+    bound_type: Literal["document_level", "sequence_level", "token_level"]
+    about: Literal["population", "source"]
+    delta: str
+    """a decimal fraction, exact"""
+    joint: bool
+    mixture_weight: float
+    stride: int
+    block_size: int
+    samples: int
+    min_tokens: int
+    min_characters: int
+    vocab_size: int
+    eot_token: int
+
+
+class MessagePart(Part):
+    """The message."""
+
+    bits: int = Field(ge=8)
+    setting_bits: int = Field(ge=1)
+    """those of the message that pay for the choice of what was known beforehand"""
+    coordinates: int = Field(ge=0)
+    sha256: str = Sha256
+    ledger: dict[str, float]
+
+
+class RandomBase(Part):
+    """Weights from the message's seed: nothing is loaded."""
+
+    kind: Literal["random"]
+    family: str
+    n_layer: int
+    n_head: int
+    n_embd: int
+    attention_window: int
+    seed: int
+    sha256: str = Sha256
+
+
+class PretrainedBase(Part):
+    """Weights that were known beforehand. Whoever verifies brings them; the hash is compared, the name is only a name."""
+
+    kind: Literal["pretrained"]
+    name: str
+    licence: str | None
+    published: str | None
+    """date that the issuer states"""
+    evidence: Literal["assumed", "documents absent from an older copy"]
+    """why the weights cannot have been fitted to the documents"""
+    sha256: str = Sha256
+
+
+class Known(Part):
+    """The code known beforehand that the model falls back on, and its expected length on a new document."""
+
+    code: str
+    limit: float = Field(gt=0)
+    """longest price of a token, in bits"""
+    per_token: float = Field(ge=0)
+    per_byte: float | None = Field(ge=0)
+
+
+class Prior(Part):
+    """Everything that was known beforehand."""
+
+    base: RandomBase | PretrainedBase = Field(discriminator="kind")
+    D: int = Field(ge=0)
+    """parameters that the message moves"""
+    tokenizer: str
+    documents: int = Field(ge=0)
+    """known documents that n does not count"""
+    documents_sha256: str | None
+    prompt_tokens: int = Field(ge=0)
+    """tokens that stand before every document; the message says which"""
+    known: Known
+
+
+class CorpusPart(Part):
+    """The documents that are certified."""
+
+    source: str
+    rule: str
+    sha256: str = Sha256
+    """of the kept documents: their tokens and their lengths in tokens and bytes"""
+    n: int = Field(ge=1)
+    distinct: int = Field(ge=1)
+    """how many of the n units differ (token-level claims: of the blocks)"""
+    population: int | None
+    """N documents of which the n were drawn at random by the seed; None: drawn from a source"""
+    split_seed: int | None
+
+
+class How(Part):
+    """How losses were computed; it changes their last digits only."""
+
+    batch_size: int = Field(ge=1)
+    versions: dict[str, str]
+
+
+class Certificate(Part):
+    """A claim about the model in a message that anyone with the documents can check from the bytes."""
+
+    format: Literal[3]
+    statement: str
+    limits: tuple[str, ...]
+    claims: tuple[Claim, ...] = Field(min_length=1)
+    comparison: Comparison
+    decomposition: Decomposition
+    base_alone: Baseline | None
+    """the pretrained base without adapter and prompt, measured on the same documents"""
+    baselines: tuple[Baseline, ...]
+    held_out: HeldOut | None
+    setting: Setting
+    message: MessagePart
+    prior: Prior
+    corpus: CorpusPart
+    how: How
+    losses_sha256: str = Sha256
+    digest: str = ""
+    """SHA-256 of the canonical JSON of everything else"""
+
+    def claim(self, metric: str) -> Claim | None:
+        """Return the claim on a metric, None where there is none."""
+        return next((claim for claim in self.claims if claim.metric == metric), None)
+
+    @property
+    def beside(self) -> tuple[Baseline, ...]:
+        """What the certificate has to beat: the base alone, and simple codes."""
+        return (*self.baselines, *([self.base_alone] if self.base_alone else []))
+
+    @property
+    def headline(self) -> Claim:
+        """The claim that stands for the certificate: bits per byte, or bits per token where bytes are unknown."""
+        return self.claim("bpb") or self.claims[0]
+
+    @property
+    def delta(self) -> float:
+        """The probability that a claim may fail."""
+        return float(self.setting.delta)
+
+    def sealed(self) -> "Certificate":
+        """Return the certificate with its digest."""
+        return self.model_copy(update={"digest": self.compute_digest()})
+
+    def compute_digest(self) -> str:
+        """Return SHA-256 of the canonical JSON of everything but the digest."""
+        return sha256(canonical_json(self.model_dump(mode="json", exclude={"digest"})))
+
+    def to_text(self) -> str:
+        """Return the one text of the certificate."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write_certificate(run: RunFolder, certificate: Certificate) -> Certificate:
+    """Seal and write a certificate; return it sealed."""
+    sealed = certificate.sealed()
+    write_text(run.certificate, sealed.to_text())
+    return sealed
+
+
+def read_certificate(path: Path) -> Certificate:
+    """Read a certificate: its fields, their types, its form and its digest are checked, nothing else.
+
+    Args:
+        path: the JSON file, or the folder that holds it.
+
+    Raises:
+        CertificateError: it is missing, not a certificate, of another format, or was changed.
+    """
+    path = path if path.suffix == ".json" else RunFolder.of(path).certificate
+    try:
+        text = path.read_bytes().decode()
+    except OSError as error:
+        raise CertificateError(f"cannot read the certificate {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CertificateError(f"the certificate {path} is damaged: it is not UTF-8") from error
+    certificate = parse_certificate(text, str(path))
+    if certificate.compute_digest() != certificate.digest:
+        raise CertificateError(f"{path} was changed: its digest does not match its content")
+    return certificate
+
+
+def parse_certificate(text: str, where: str) -> Certificate:
+    """Return the certificate that a text is, in its one form.
+
+    Raises:
+        CertificateError: a field is unknown, missing, repeated, of another type, or in another place or layout.
+    """
+    try:
+        raw = json.loads(text, object_pairs_hook=_unique)
+        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
+            raise CertificateError(f"{where} is not a certificate of format {FORMAT}: issue it again with this version")
+        # Through JSON: there, tuples are arrays, and still no number becomes another type.
+        certificate = Certificate.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise CertificateError(f"{where} is no certificate: {place}: {first['msg'].lower()}") from error
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, CertificateError):
+            raise
+        raise CertificateError(f"the certificate {where} is damaged: {error}") from error
+    if certificate.to_text() != text:
+        raise CertificateError(f"{where} is not in the form that certificates are written in: was it edited?")
+    return certificate
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    out = dict(pairs)
+    if len(out) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise CertificateError(f"the field {next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return out

@@ -1,0 +1,74 @@
+"""What a bound depends on besides the losses. Torch-free."""
+
+from dataclasses import dataclass
+
+from sublora.certificate.model import Known
+from sublora.coding.message import Header
+
+# Weight of the known code in the base's mixture with it: fixed by the format.
+BASE_MIXTURE = 2.0**-4
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a bound depends on besides the losses.
+
+    bound_type: document_level and sequence_level claims are about units (documents, blocks) that are drawn
+        independently or without replacement from a population, token_level claims about the next token after each
+        context of the training text.
+    bits: K, length of the message in bits.
+    n: units in the sample; tokens, for token_level.
+    delta: probability that the claim may fail.
+    joint: split delta over all claims, so that all hold at once.
+    mixture_weight: e, of what the model falls back on in the document mixture; for token_level a, of the uniform
+        distribution in token smoothing.
+    n_symbols: number of tokens that can occur inside a unit.
+    min_tokens: every unit has at least this many tokens.
+    known: the code known beforehand.
+    has_base: the model falls back on its pretrained base, which falls back on the known code with weight BASE_MIXTURE.
+    subsampled: the losses are a draw with replacement from the units, rather than all of them.
+    """
+
+    bound_type: str
+    bits: int
+    n: int
+    delta: float
+    joint: bool
+    mixture_weight: float
+    n_symbols: int
+    min_tokens: int
+    known: Known
+    has_base: bool
+    subsampled: bool
+
+    @property
+    def about_tokens(self) -> bool:
+        """Whether losses are those of tokens."""
+        return self.bound_type == "token_level"
+
+
+def make_terms(header: Header, bits: int, n: int, known: Known) -> Terms:
+    """Return the terms of a message's claim.
+
+    Args:
+        header: the message's.
+        bits: its length.
+        n: units of the sample, or tokens.
+        known: the code known beforehand.
+    """
+    setting = header.setting
+    documents = setting.bound_type == "document_level"
+    return Terms(
+        bound_type=setting.bound_type,
+        bits=bits,
+        n=n,
+        delta=float(setting.delta),
+        joint=setting.joint,
+        mixture_weight=2.0**-header.mixture_exponent,
+        # A document's length is given, so end-of-text cannot occur inside it.
+        n_symbols=setting.vocab_size - documents,
+        min_tokens=setting.min_tokens if documents else header.architecture.block_size,
+        known=known,
+        has_base=header.architecture.kind == "pretrained" and setting.bound_type != "token_level",
+        subsampled=header.samples > 0,
+    )

@@ -1,0 +1,84 @@
+"""The files of a run: the one place that spells their names."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run, and the path of every file that a command writes there.
+
+    path: the folder; a path to one of its files stands for the folder too, see `of`.
+    """
+
+    path: Path
+
+    @staticmethod
+    def of(path: Path) -> "RunFolder":
+        """Return the run of a folder, or of a file in it."""
+        return RunFolder(path if path.is_dir() or not path.suffix else path.parent)
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """What training recorded, a JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint that was best on the validation documents."""
+        return self.path / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """The newest checkpoint."""
+        return self.path / "last.safetensors"
+
+    @property
+    def message(self) -> Path:
+        """The bytes from which the model is rebuilt."""
+        return self.path / "message.bin"
+
+    @property
+    def certificate(self) -> Path:
+        """What is claimed of the model in the message."""
+        return self.path / "certificate.json"
+
+    @property
+    def losses(self) -> Path:
+        """The losses that the claims follow from."""
+        return self.path / "losses.safetensors"
+
+    @property
+    def selection(self) -> Path:
+        """What is claimed of the run as the best of several."""
+        return self.path / "selection.json"
+
+    @property
+    def verification(self) -> Path:
+        """That a sweep has verified the certificate."""
+        return self.path / "verification.json"
+
+    @property
+    def attestation(self) -> Path:
+        """The issuer's signed statement."""
+        return self.path / "attestation.json"
+
+    @property
+    def reproduced(self) -> Path:
+        """A verifier's signed statement."""
+        return self.path / "reproduced.json"
+
+    @property
+    def report(self) -> Path:
+        """The page that shows the run."""
+        return self.path / "report.html"
+
+    @property
+    def scoring(self) -> Path:
+        """Scores of finished chunks, until all are finished."""
+        return self.path / "scoring"
