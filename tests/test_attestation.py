@@ -213,6 +213,18 @@ class TestStatement:
         with pytest.raises(CertificateError, match="relative path"):
             statement({**find_subjects(run), name: "0" * 64}, SUMMARY)
 
+    @pytest.mark.parametrize("digest", ["", "0" * 63, "A" * 64, "0" * 64 + "\n"], ids=repr)
+    def test_digests_are_sha256_in_lower_case(self, run, digest):
+        with pytest.raises(CertificateError, match="SHA-256"):
+            statement({**find_subjects(run), "more": digest}, SUMMARY)
+
+    @pytest.mark.parametrize("key", ["prior", "assumptions"])
+    def test_sentences_are_strings(self, run, key):
+        value = statement(find_subjects(run), SUMMARY)
+        value["predicate"][key] = ["a sentence", 1]
+        with pytest.raises(CertificateError, match="list of sentences"):
+            check_statement(value)
+
     def test_a_bound_above_the_claim_is_no_reproduction(self, run):
         worse = dataclasses.replace(REPRODUCTION, found=(Found("bpd", 3.979823, 3.979824),))
         with pytest.raises(CertificateError, match="does not confirm"):
