@@ -244,9 +244,7 @@ def _write_splits(
         log.warning("no document is in both %s and %s: is the older copy one of this source?", older.name, source.name)
     before = _documents_before(recipe, rule, len(rows))
     sizes = split_sizes(len(rows) - before, recipe["val_every"], recipe["prior_share"])
-    parts = np.concatenate(
-        [np.full(before, PRIOR, np.int8), assign(len(rows) - before, recipe["split_seed"], sizes)]
-    )
+    parts = np.concatenate([np.full(before, PRIOR, np.int8), assign(len(rows) - before, recipe["split_seed"], sizes)])
     with ExitStack() as stack:
         writers = [stack.enter_context(SplitWriter(scratch / f"{n}.bin", tokenizer.eot_token)) for n in SPLITS]
         _copy(scratch / "older.tokens", old_rows, np.full(len(old_rows), PRIOR, np.int8), writers)

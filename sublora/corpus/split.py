@@ -1,10 +1,10 @@
 """Which documents are for training, which choose checkpoints, which are reported: a seed decides. Torch-free.
 
-Of N documents in the order of their source, `shuffled("split", seed, N)` of `sublora.draws` names the document at every
-place, where the seed is 8 bytes, big-endian. The first T = round(N / val_every) places are the test part, the next T the
-validation part (at least one document each where N >= 3, none where N < 3; halves round to even), the next
-round(prior_share N), at least one, the prior share, and the rest is for training. In each part documents keep the order
-of the source.
+Of N documents in the order of their source, `shuffled("split", seed, N)` of `sublora.draws` names the document at
+every place, where the seed is 8 bytes, big-endian. The first T = round(N / val_every) places are the test part, the
+next T the validation part (at least one document each where N >= 3, none where N < 3; halves round to even), the next
+round(prior_share N), at least one, the prior share, and the rest is for training. In each part documents keep the
+order of the source.
 """
 
 from collections.abc import Iterator
@@ -64,9 +64,7 @@ def split_sizes(n: int, val_every: int, prior_share: float | None) -> Sizes:
 def assign(n: int, split_seed: int, sizes: Sizes) -> Int8[np.ndarray, " n"]:
     """Return the part of every document in the order of the source: TRAIN, VAL, TEST or PRIOR."""
     order = shuffled("split", split_seed.to_bytes(8, "big"), n)
-    places = np.repeat(
-        np.array([TEST, VAL, PRIOR, TRAIN], np.int8), [sizes.test, sizes.val, sizes.prior, sizes.train]
-    )
+    places = np.repeat(np.array([TEST, VAL, PRIOR, TRAIN], np.int8), [sizes.test, sizes.val, sizes.prior, sizes.train])
     out = np.empty(n, np.int8)
     out[order] = places
     return out
@@ -110,9 +108,7 @@ def check_split(corpus: Corpus) -> None:
         raise CorpusError(f"{damaged}: put together again, they are not the text that meta.json describes")
 
 
-def _merged_sha256(
-    parts: tuple[Split | None, ...], assigned: Int8[np.ndarray, " n"], before: int
-) -> str:
+def _merged_sha256(parts: tuple[Split | None, ...], assigned: Int8[np.ndarray, " n"], before: int) -> str:
     """The hash of all documents in the order of the source; the first `before` of the prior come from elsewhere."""
     out = DocumentHash()
     cursors = [_rows(part, before if number == PRIOR else 0) for number, part in enumerate(parts)]
