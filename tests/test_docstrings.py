@@ -46,7 +46,7 @@ def service(*texts):
         ("no markup,\n  two  lines", "no markup, two lines"),
         ("a &lt;tag&gt; that is text", "a <tag> that is text"),
         ("<ul><li>one</li><li>two</li></ul>", "one two"),
-        ("<!-- left out --><b", "<b"),
+        ("<!-- left out --> and &unknown; kept", "and &unknown; kept"),
     ],
 )
 def test_plain_text(html, text):

