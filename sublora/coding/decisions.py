@@ -6,8 +6,8 @@ directions of a format. Integers are binarised: the length of n + 1 in unary, th
 but the lowest digits of long ones.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from typing import Protocol
 
 import constriction
 import numpy as np
@@ -36,14 +36,15 @@ class Frequencies:
         self.counts.setdefault(context, [0, 0])[value] += 1
 
 
-class Decisions(Protocol):
+class Decisions(ABC):
     """What writers and readers have in common."""
 
+    @abstractmethod
     def decide(self, context: Hashable, value: int | None) -> int:
         """Code one decision, and return it: a writer is given it, a reader is given None."""
 
 
-class DecisionWriter:
+class DecisionWriter(Decisions):
     """Encodes decisions."""
 
     def __init__(self) -> None:
@@ -60,7 +61,7 @@ class DecisionWriter:
         return value
 
 
-class DecisionReader:
+class DecisionReader(Decisions):
     """Decodes what a `DecisionWriter` encoded, at most `limit` decisions."""
 
     def __init__(self, decoder: constriction.stream.queue.RangeDecoder, limit: int) -> None:
@@ -90,11 +91,7 @@ def code_integer(coder: Decisions, context: Hashable, value: int | None) -> int:
     number = 1
     for digit in range(width):
         bit = None if value is None else (value + 1) >> (width - 1 - digit) & 1
-        # The digits before are part of the context of those that are learned.
-        at: Hashable = (context, "digit", width, number) if digit < _LEARNED_DIGITS else "even"
-        number = number << 1 | (coder.decide(at, bit) if at != "even" else _even(coder, bit))
+        # The digits before are part of the context of those that are learned; the others are even.
+        at = (context, "digit", width, number) if digit < _LEARNED_DIGITS else "even"
+        number = number << 1 | coder.decide(at, bit)
     return number - 1
-
-
-def _even(coder: Decisions, bit: int | None) -> int:
-    return coder.decide("even", bit)

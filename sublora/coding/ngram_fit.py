@@ -6,7 +6,6 @@ context is kept where its moves pay for it. What moves and contexts cost is lear
 """
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +16,15 @@ from sublora.corpus.corpus import Split
 from sublora.corpus.fallback import UNIT
 from sublora.corpus.ngram import next_context, tokens_of, unique
 
-HALF_A_BIT = 128
+STEP = 192
+"""Three quarters of a bit."""
 ROUNDS = 3
 _SWEEPS = 12
 _FARTHEST = 32
 """Largest move that is tried, in steps."""
 _DEPTHS, _BUCKETS = 3, 40
+# Bits of a rank, of an unmoved rank and of a context, before anything was learned.
+_FIRST_RANK, _FIRST_UNMOVED, _CONTEXT = 6.0, 0.1, 9.0
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,11 @@ class Costs:
     """What moves and contexts cost in a message, in bits."""
 
     def __init__(self, model: CodedNGram | None = None) -> None:
-        self.context = np.full(_DEPTHS, 9.0)
+        self.context = np.full(_DEPTHS, _CONTEXT)
         sizes = np.abs(np.arange(-_FARTHEST, _FARTHEST + 1))
         self.moves = np.empty((_DEPTHS, _BUCKETS, 2 * _FARTHEST + 1))
-        self.moves[:] = 6 + 2 * np.log2(1 + sizes)
-        self.moves[:, :, _FARTHEST] = 0.1
+        self.moves[:] = _FIRST_RANK + 2 * np.log2(1 + sizes)
+        self.moves[:, :, _FARTHEST] = _FIRST_UNMOVED
         if model is not None:
             self._learn(model)
 
@@ -85,8 +87,6 @@ class Costs:
         signs = np.full((_DEPTHS, _BUCKETS, 2), 0.5)
         rank_of: dict[int, np.ndarray] = {}
         widths = np.array([bucket(rank) for rank in range(model.alphabet.size)])
-        children = Counter(context.parent for context in model.contexts[1:])
-        spent = np.zeros((_DEPTHS, 2))
         for context, depth in zip(model.contexts, np.minimum(model.depths, _DEPTHS - 1), strict=True):
             if context.parent not in rank_of:
                 ranked = model.alphabet.ranked(model.scores(context.parent))
@@ -107,11 +107,10 @@ class Costs:
             sign = signs[:, :, negative] / signs.sum(axis=2)
             self.moves[:, :, columns] = -np.log2(share * sign)[:, :, None] - np.log2(law)[:, None, :]
         self.moves[:, :, _FARTHEST] = -np.log2(1 - share)
-        del children, spent
 
 
 def fit_coded_ngram(
-    grams: Grams, alphabet: Alphabet, price: float, *, step: int = HALF_A_BIT, rounds: int = ROUNDS
+    grams: Grams, alphabet: Alphabet, price: float, *, step: int = STEP, rounds: int = ROUNDS
 ) -> CodedNGram:
     """Return the model whose loss plus price times message length is low.
 
@@ -122,14 +121,13 @@ def fit_coded_ngram(
         step: of moves, in 1/256 bits.
         rounds: how often contexts are chosen again with costs learned from the model before.
     """
-    best, least, costs = None, math.inf, Costs()
+    best, least, costs = CodedNGram(alphabet, step, (Context(-1, -1, {}),)), math.inf, Costs()
     for _ in range(rounds):
         model, loss = _fit(grams, alphabet, price, step, costs)
         total = loss + price * 8 * len(encode(model))
         if total < least:
             best, least = model, total
         costs = Costs(model)
-    assert best is not None
     return best
 
 

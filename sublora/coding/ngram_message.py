@@ -41,6 +41,7 @@ LARGEST_MOVE = 1 << 14
 DEEPEST = 16
 """Tokens of the longest context."""
 _LIKE_DEPTH, _LIKE_COUNT = 2, 6
+_DENSE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -120,15 +121,18 @@ class CodedNGram(Scorer):
         return np.array([self.alphabet.log2_sum(self.scores(i)) for i in range(len(self.contexts))])
 
     @cached_property
-    def _children(self) -> tuple[np.ndarray, np.ndarray]:
-        """`parent * vocab + token` of all contexts but the root, increasing, and their numbers."""
-        return _table([(c.parent * self.alphabet.size + c.token, i) for i, c in enumerate(self.contexts) if i])
+    def _children(self) -> "_Table":
+        """Numbers of contexts by `parent * vocab + token`."""
+        size = self.alphabet.size
+        children = {c.parent * size + c.token: i for i, c in enumerate(self.contexts) if i}
+        return _Table(children, len(self.contexts) * size, -1)
 
     @cached_property
-    def _moves(self) -> tuple[np.ndarray, np.ndarray]:
-        """`context * vocab + token` of all moves, increasing, and the moves."""
+    def _moves(self) -> "_Table":
+        """Moves by `context * vocab + token`."""
         size = self.alphabet.size
-        return _table([(i * size + token, m) for i, c in enumerate(self.contexts) for token, m in c.moves.items()])
+        moves = {i * size + token: m for i, c in enumerate(self.contexts) for token, m in c.moves.items()}
+        return _Table(moves, len(self.contexts) * size, 0)
 
     def run_bits(
         self, contexts: Int64[np.ndarray, " runs"], tokens: Int64[np.ndarray, " runs"]
@@ -138,7 +142,7 @@ class CodedNGram(Scorer):
         parents = np.array([context.parent for context in self.contexts])
         for _ in range(int(self.depths.max()) + 1):
             here = np.flatnonzero(at >= 0)
-            scores[here] += self.step * _look_up(self._moves, at[here] * self.alphabet.size + tokens[here], 0)
+            scores[here] += self.step * self._moves(at[here] * self.alphabet.size + tokens[here])
             at = np.where(at >= 0, parents[at], -1)
         return self._log2_sums[contexts] - scores * UNIT
 
@@ -154,13 +158,13 @@ class CodedNGram(Scorer):
             context, deepest = np.zeros(len(places), np.int64), np.zeros(len(places), np.int64)
             active = places
             for depth in range(1, int(self.depths[-1]) + 2):
-                scores[active] += self.step * _look_up(self._moves, context * size + part.tokens[active], 0)
+                scores[active] += self.step * self._moves(context * size + part.tokens[active])
                 deepest[active] = context
                 before = active - depth
                 # A document begins where nothing but the beginning stands before it, and only once.
                 inside, at_begin = before >= begins[active], before == begins[active] - 1
                 token = np.where(inside, part.tokens[np.maximum(before, 0)], self.alphabet.eot_token)
-                child = _look_up(self._children, context * size + token, -1)
+                child = self._children(context * size + token)
                 found = (child >= 0) & (inside | at_begin)
                 active, context = active[found], child[found]
             yield part.rows, self._log2_sums[deepest] - scores * UNIT
@@ -299,15 +303,22 @@ def _code_ranks(
         i += 1
 
 
-def _table(pairs: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    table = np.array(sorted(pairs), np.int64).reshape(-1, 2)
-    return table[:, 0].copy(), table[:, 1].copy()
+class _Table:
+    """Values of integer keys below a limit, `otherwise` for the keys that have none."""
 
+    def __init__(self, values: dict[int, int], limit: int, otherwise: int) -> None:
+        self._otherwise = otherwise
+        self._known = np.array(sorted(values), np.int64)
+        self._values = np.array([values[key] for key in sorted(values)], np.int64)
+        self._dense: np.ndarray | None = None
+        if limit <= _DENSE:
+            self._dense = np.full(limit, otherwise, np.int64)
+            self._dense[self._known] = self._values
 
-def _look_up(table: tuple[np.ndarray, np.ndarray], keys: np.ndarray, otherwise: int) -> np.ndarray:
-    """The values of keys, `otherwise` where there is none."""
-    known, values = table
-    if not len(known):
-        return np.full(len(keys), otherwise, np.int64)
-    at = np.minimum(np.searchsorted(known, keys), len(known) - 1)
-    return np.where(known[at] == keys, values[at], otherwise)
+    def __call__(self, keys: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+        if self._dense is not None:
+            return self._dense[keys]
+        if not len(self._known):
+            return np.full(len(keys), self._otherwise, np.int64)
+        at = np.minimum(np.searchsorted(self._known, keys), len(self._known) - 1)
+        return np.where(self._known[at] == keys, self._values[at], self._otherwise)
