@@ -23,7 +23,8 @@ from transformers import GPT2LMHeadModel
 
 from sublora.corpus import units
 from sublora.corpus.corpus import GPT2_EOT, GPT2_VOCAB, open_corpus
-from sublora.nn.create_model import Architecture, create_base
+from sublora.coding.architecture import Architecture
+from sublora.nn.base import create_base
 from sublora.scoring.risk import score_units
 from sublora.seeds import stream
 
@@ -65,7 +66,7 @@ def plain(model: GPT2LMHeadModel, documents: list[np.ndarray]) -> None:
 def main() -> None:
     """Measure, write and print."""
     torch.set_num_threads(1)
-    model = create_base(Architecture("scratch", 12, 12, 768, BLOCK, GPT2_VOCAB), seed=0).eval()
+    model = create_base(Architecture("random", 12, 12, 768, BLOCK, GPT2_VOCAB), seed=0).eval()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         write_documents(Path(folder))

@@ -4,16 +4,18 @@ import numpy as np
 import pytest
 import torch
 
+from sublora.coding.architecture import Architecture
 from sublora.coding.codebooks import TrellisGrid
 from sublora.coding.feedback import Rate
+from sublora.coding.spec import ModelSpec
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.prepare import prepare
-from sublora.nn.create_model import Architecture, build_model
+from sublora.nn.create_model import build_model
 from sublora.quantizing.curvature import fisher
 from sublora.quantizing.gradual import gradual_quantize
 from sublora.quantizing.wrapper import QuantizingWrapper
 
-ARCHITECTURE = Architecture("scratch", n_layer=2, n_head=2, n_embd=16, block_size=12, vocab_size=257)
+ARCHITECTURE = Architecture("random", n_layer=2, n_head=2, n_embd=16, block_size=12, vocab_size=257)
 BATCHES = {"batch_size": 8, "block_size": 12, "seed": 0}
 
 
@@ -27,8 +29,8 @@ def corpus(tmp_path_factory):
 
 
 def a_model(**spec):
-    defaults = {"use_lora": True, "attention_r": 2, "head_r": 2, "lora_alpha": 32, "intrinsic_dim": 30}
-    model = build_model(ARCHITECTURE, **{"seed": 0, "intrinsic_mode": "dense"} | defaults | spec)
+    defaults = {"seed": 0, "intrinsic_mode": "dense", "rank": 2, "head_rank": 2, "intrinsic_dim": 30}
+    model = build_model(ARCHITECTURE, ModelSpec(**defaults | spec))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         model.subspace_params.copy_(torch.randn(30, generator=generator))

