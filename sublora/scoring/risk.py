@@ -11,19 +11,20 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
-from sublora.corpus.batches import pack_windows
+from sublora.corpus.batches import PackedWindows, pack_windows
 from sublora.corpus.units import Units
+from sublora.errors import ConfigError
 from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID
+from sublora.nn.packed import PrefixReader, packed_attention
 from sublora.scoring.scores import TOP_K, Scores
 
-# Tokens whose logits exist at the same time in a thread: 1,024 x 50,257 float32 numbers are 206 MB. With fewer, the
+# Tokens whose logits exist at the same time in a thread: 512 x 50,257 float32 numbers are 103 MB. With fewer, the
 # weights of the head are read more often. Losses are taken from a few rows at a time, which stay in the cache.
-LOGIT_ROWS, LOSS_ROWS = 1024, 16
-# A window is at least so long, as a share of the longest of its batch.
-LEAST_FILLED = 0.875
+LOGIT_ROWS, LOSS_ROWS = 512, 8
+NO_PROMPT = np.zeros(0, np.int64)
 _BITS, _SMOOTHED = 0, slice(1, 1 + len(TOKEN_SMOOTHING_GRID))
 _MISSES = slice(1 + len(TOKEN_SMOOTHING_GRID), 1 + len(TOKEN_SMOOTHING_GRID) + len(TOP_K))
 
@@ -37,11 +38,15 @@ def score_units(
     stride: int,
     batch_size: int,
     keep_tokens: bool = False,
+    prompt: Integer[np.ndarray, " p"] = NO_PROMPT,
 ) -> Scores:
     """Measure the losses of units, each from the end-of-text token as its first context.
 
     The model's distribution is renormalised over the tokens that can occur inside a unit, so the probabilities of all
     units of one length add up to 1. Units longer than the context are scored in windows; every token is predicted once.
+
+    A prompt stands before every window: the model reads prompt, end-of-text and unit, or, in a later window, prompt and
+    window, as if the window stood right behind the prompt. Its keys and values are computed once.
 
     Batches are divided between threads, and each is computed by one thread alone: nothing waits for another thread
     inside a layer, and the result does not depend on how many there are.
@@ -53,15 +58,23 @@ def score_units(
         block_size, stride: context length, and new tokens per window.
         batch_size: windows per forward pass.
         keep_tokens: also return the bits of every token; the units must be of one length, at most block_size.
+        prompt: tokens that stand before the end-of-text token that every unit begins behind; may be none.
+
+    Raises:
+        ConfigError: prompt and block are together longer than the model's context.
     """
+    check_context(model, len(prompt), block_size)
     split, lengths = units.split, units.split.lengths[rows]
     sums = np.zeros((len(rows), _MISSES.stop))
     token_bits = np.zeros((len(rows), int(lengths[0]) if keep_tokens else 0), np.float32)
-    batches = _batches(units, rows, block_size, stride, batch_size)
-    for batch, losses in _map_threads(lambda batch: _score_batch(model, batch, units), batches):
-        np.add.at(sums, batch.owners, losses)
-        if keep_tokens:
-            token_bits[batch.owners, batch.places] = losses[:, _BITS]
+    # Modes of torch are a thread's own: each batch sets its own in its thread.
+    with packed_attention(model), torch.inference_mode():  # type: ignore[arg-type]
+        readers = _readers(model, prompt, split.eot_token)
+        batches = _batches(units, rows, block_size, stride, batch_size)
+        for batch, losses in _map_threads(lambda batch: _score_batch(model, readers, batch, units), batches):
+            np.add.at(sums, batch.owners, losses)
+            if keep_tokens:
+                token_bits[batch.owners, batch.places] = losses[:, _BITS]
     return Scores(
         bits=sums[:, _BITS],
         lengths=lengths,
@@ -73,31 +86,77 @@ def score_units(
     )
 
 
+def check_context(model: nn.Module, prompt: int, block_size: int) -> None:
+    """Check that a prompt and a block of so many tokens fit into a model's context.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and prompt + block_size > positions:
+        raise ConfigError(
+            f"a prompt of {prompt} tokens and a block of {block_size} are longer than the model's context of "
+            f"{positions} tokens: shorten the prompt or data.block_size"
+        )
+
+
+def _readers(model: nn.Module, prompt: np.ndarray, eot_token: int) -> tuple[PrefixReader, PrefixReader]:
+    """What reads the first windows of units, which begin behind end-of-text, and what reads the later ones."""
+    device = next(model.parameters()).device
+    before = torch.from_numpy(prompt.astype(np.int64)).to(device)
+    begin = torch.cat([before, torch.tensor([eot_token], device=device)])
+    return PrefixReader(model, begin), PrefixReader(model, before)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
 class _Batch:
-    """Windows of about the same length: inputs, targets and which count; unit and place of each scored token."""
+    """Windows, all the first of their unit or all later ones, one behind the other.
+
+    inputs: tokens to read after the prefix: of a first window without end-of-text.
+    lengths: inputs of each window.
+    scored: which inputs predict a token that counts.
+    targets: those tokens. Before them, those that the prefix predicts: the first of every first window.
+    owners, places: unit and place in its window of each target.
+    first: whether they are first windows.
+    """
 
     inputs: np.ndarray
+    lengths: list[int]
+    scored: np.ndarray
     targets: np.ndarray
-    mask: np.ndarray
     owners: np.ndarray
     places: np.ndarray
+    first: bool
 
 
 def _batches(units: Units, rows: np.ndarray, block_size: int, stride: int, batch_size: int) -> Iterator[_Batch]:
     packed = pack_windows(units.split, rows, block_size, stride)
-    order = np.argsort(-packed.lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        width = int(packed.lengths[order[start]])
-        # Windows come from long to short: those that would be mostly padding wait for the next batch.
-        alike = packed.lengths[order[start : start + batch_size]] >= LEAST_FILLED * width
-        chosen = order[start : start + int(alike.sum())]
-        start += len(chosen)
-        mask = packed.mask[chosen, :width]
-        window, places = np.nonzero(mask)
-        inputs, targets = packed.inputs[chosen, :width], packed.targets[chosen, :width]
-        yield _Batch(inputs, targets, mask, packed.document[chosen][window], places)
+    later = np.concatenate([[False], packed.document[1:] == packed.document[:-1]])
+    # Windows of one length are computed together.
+    order = np.lexsort((-packed.lengths, later))
+    n_first = int((~later).sum())
+    for first, some in ((True, order[:n_first]), (False, order[n_first:])):
+        for start in range(0, len(some), batch_size):
+            yield _batch(packed, some[start : start + batch_size], first)
+
+
+def _batch(packed: PackedWindows, chosen: np.ndarray, first: bool) -> _Batch:
+    skipped = int(first)
+    lengths, document, mask = packed.lengths[chosen], packed.document[chosen], packed.mask[chosen, skipped:]
+    real = np.arange(skipped, packed.mask.shape[1]) < lengths[:, None]
+    row, column = np.nonzero(mask)
+    targets = packed.targets[chosen]
+    by_prefix = targets[:, 0] if first else targets[:0, 0]
+    n = len(by_prefix)
+    return _Batch(
+        inputs=packed.inputs[chosen, skipped:][real].astype(np.int64),
+        lengths=(lengths - skipped).tolist(),
+        scored=mask[real],
+        targets=np.concatenate([by_prefix, targets[:, skipped:][mask]]).astype(np.int64),
+        owners=np.concatenate([document[:n], document[row]]),
+        places=np.concatenate([np.zeros(n, np.int64), column + skipped]),
+        first=first,
+    )
 
 
 def _map_threads(
@@ -122,13 +181,17 @@ def _map_threads(
 
 
 @torch.inference_mode()
-def _score_batch(model: nn.Module, batch: _Batch, units: Units) -> np.ndarray:
-    """Return the columns of `token_losses`, a row per scored token."""
+def _score_batch(
+    model: nn.Module, readers: tuple[PrefixReader, PrefixReader], batch: _Batch, units: Units
+) -> np.ndarray:
+    """Return the columns of `token_losses`, a row per target."""
+    reader = readers[0] if batch.first else readers[1]
     device = next(model.parameters()).device
-    mask = torch.from_numpy(batch.mask).to(device)
-    inputs = torch.from_numpy(batch.inputs.astype(np.int64)).to(device)
-    targets = torch.from_numpy(batch.targets.astype(np.int64)).to(device)[mask]
-    hidden = model.base_model(input_ids=inputs, use_cache=False)[0][mask]  # type: ignore[operator]
+    hidden = reader.read(torch.from_numpy(batch.inputs).to(device), batch.lengths)
+    hidden = hidden[torch.from_numpy(batch.scored).to(device)]
+    targets = torch.from_numpy(batch.targets).to(device)
+    if reader.last is not None:
+        hidden = torch.cat([reader.last.expand(len(targets) - len(hidden), -1), hidden])
     head = model.get_output_embeddings()  # type: ignore[operator]
     losses = []
     for row_hidden, row_targets in zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
