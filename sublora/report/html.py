@@ -55,7 +55,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         raise SubloraError(
             f"cannot read {run.config}: {error.strerror}; give a folder that `sublora train` wrote"
         ) from error
-    certificate = read_certificate(run_dir) if run.certificate.exists() else None
+    certificate = read_certificate(run.certificate) if run.certificate.exists() else None
     page = render(
         "page.html",
         title=f"SubLoRA {'certificate' if certificate else 'run'}: {run_dir.resolve().name}",

@@ -172,7 +172,7 @@ def _read_folder(path: Path) -> Run:
         raise SubloraError(f"cannot read {run.config}: {error.strerror}") from error
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise SubloraError(f"{run.config} is damaged: {error}") from error
-    certificate = read_certificate(path) if run.certificate.exists() else None
+    certificate = read_certificate(run.certificate) if run.certificate.exists() else None
     selection = read_selection(run, certificate) if certificate else None
     D = certificate.prior.D if certificate else None
     return Run(path.resolve().name, mode, d, D, seed, certificate, metrics, selection)

@@ -12,9 +12,6 @@ from sublora.certificate.model import Baseline, Certificate, Claim
 from sublora.certificate.rounding import confidence, downward, upward
 from sublora.certificate.wording import DIGITS, beaten_by, metric_name
 
-# A dash where there is no number.
-NONE = "–"
-
 
 def minus(number: str) -> str:
     """Return a number with the minus sign of print."""
