@@ -4,7 +4,7 @@ import itertools
 import json
 import time
 import tracemalloc
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,15 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from sublora.coding.architecture import Architecture
 from sublora.coding.bits import BitWriter
 from sublora.coding.codebooks import Centroids, Codebook, TrellisGrid, UniformGrid
 from sublora.coding.entropy import Parametric
 from sublora.coding.gates import quantize_gates
-from sublora.coding.message import Message, ModelSpec, decode_message, encode_message
+from sublora.coding.message import Encoded, Header, Message, ModelSpec, decode_message, encode_message
+from sublora.coding.prompt import Prompt
 from sublora.coding.quantizers import Quantized, quantize, quantize_uniform
 from sublora.coding.range_coder import write_payload
 from sublora.coding.rate_distortion import rate_distortion_quantize
-from sublora.coding.spec import ALLOCATION_MODES, ALLOCATION_SCOPES, INTRINSIC_MODES
+from sublora.coding.setting import Setting, setting_bits
+from sublora.coding.spec import ADAPTERS, ALLOCATION_MODES, ALLOCATION_SCOPES, INTRINSIC_MODES, TARGETS
 from sublora.errors import MessageError
 from sublora.seeds import stream
 
@@ -31,15 +34,26 @@ UNIFORM = ModelSpec(seed=0, intrinsic_dim=8)
 NO_GATES = np.zeros(0)
 
 
+ARCHITECTURE = Architecture("random", 12, 4, 128, 128, 257)
+
+
+def header_of(spec: ModelSpec, exponent: int = 1) -> Header:
+    return Header(Setting(min_tokens=40, min_characters=40), ARCHITECTURE, spec, exponent, 2000, 128)
+
+
+def encode(spec: ModelSpec, exponent: int, quantized: Quantized | None, gates: np.ndarray) -> Encoded:
+    return encode_message(header_of(spec, exponent), quantized, gates)
+
+
 def same_bits(first: np.ndarray, second: np.ndarray) -> bool:
     return first.dtype == second.dtype == np.float32 and np.array_equal(first.view(np.uint32), second.view(np.uint32))
 
 
 def round_trip(spec: ModelSpec, quantized: Quantized, gates: np.ndarray = NO_GATES, exponent: int = 1) -> bytes:
-    encoded = encode_message(spec, exponent, quantized, gates)
+    encoded = encode(spec, exponent, quantized, gates)
     decoded = decode_message(encoded.data, max_symbols=len(quantized.symbols))
-    assert decoded.spec == spec
-    assert decoded.mixture_exponent == exponent
+    assert decoded.header == header_of(spec, exponent)
+    assert decoded.ledger == encoded.ledger
     assert same_bits(decoded.alpha, quantized.reconstruction)
     assert np.array_equal(decoded.gates, gates)
     assert sum(encoded.ledger.values()) == 8 * len(encoded.data)
@@ -53,9 +67,10 @@ def specs(intrinsic_dim: int) -> st.SearchStrategy[ModelSpec]:
         seed=st.integers(0, 2**63 - 1),
         intrinsic_dim=st.sampled_from([0, intrinsic_dim]),
         intrinsic_mode=st.sampled_from(INTRINSIC_MODES),
-        use_lora=st.booleans(),
-        attention_r=st.integers(0, 64),
-        head_r=st.integers(0, 64),
+        adapter=st.sampled_from([name for name in ADAPTERS if name != "none"]),
+        targets=st.sampled_from(TARGETS),
+        rank=st.integers(0, 64),
+        head_rank=st.integers(0, 64),
         lora_alpha=st.integers(0, 100),
         allocation_mode=st.sampled_from(ALLOCATION_MODES),
         allocation_scope=st.sampled_from(ALLOCATION_SCOPES),
@@ -107,8 +122,11 @@ def test_extreme_coordinates(alpha: list[float], method: str) -> None:
 def test_neutral_values_of_meaningless_fields_cost_nothing() -> None:
     spec = replace(UNIFORM, budget_b=3, gating_steepness=10, n_gates=12, allocation_scope="layer")
     assert spec == UNIFORM
-    plain = replace(UNIFORM, use_lora=False)
-    assert (plain.attention_r, plain.head_r, plain.lora_alpha) == (0, 0, 0)
+    plain = replace(UNIFORM, adapter="weights")
+    assert (plain.rank, plain.head_rank, plain.lora_alpha) == (0, 0, 0)
+    assert replace(UNIFORM, rank=0, targets="linear").targets == "attention"
+    nothing = replace(UNIFORM, adapter="none")
+    assert (nothing.intrinsic_dim, nothing.rank) == (0, 0)
     everything = replace(UNIFORM, intrinsic_dim=0, allocation_mode="learned")
     assert (everything.intrinsic_mode, everything.allocation_mode) == ("identity", "uniform")
 
@@ -122,8 +140,10 @@ def test_every_choice_is_in_the_message() -> None:
         learned,
         fixed,
         *(replace(UNIFORM, intrinsic_mode=mode) for mode in INTRINSIC_MODES[1:]),
-        *(replace(UNIFORM, **{name: 5}) for name in ("seed", "attention_r", "head_r", "lora_alpha")),
-        replace(UNIFORM, use_lora=False),
+        *(replace(UNIFORM, **{name: 5}) for name in ("seed", "rank", "head_rank", "lora_alpha")),
+        replace(UNIFORM, adapter="weights"),
+        replace(UNIFORM, adapter="spectral"),
+        replace(UNIFORM, targets="linear"),
         replace(UNIFORM, intrinsic_dim=0),
         replace(fixed, budget_b=5),
         replace(learned, allocation_scope="layer"),
@@ -152,14 +172,118 @@ def test_coordinates_that_are_not_finite_are_refused(bad: float) -> None:
 def test_disagreeing_arguments_are_refused() -> None:
     quantized = quantize(np.ones(8), levels=3, method="uniform")
     with pytest.raises(ValueError, match="symbols"):
-        encode_message(replace(UNIFORM, intrinsic_dim=9), 1, quantized, NO_GATES)
+        encode(replace(UNIFORM, intrinsic_dim=9), 1, quantized, NO_GATES)
     with pytest.raises(ValueError, match="gates"):
-        encode_message(UNIFORM, 1, quantized, np.array([0.5]))
+        encode(UNIFORM, 1, quantized, np.array([0.5]))
     learned = replace(UNIFORM, allocation_mode="learned", n_gates=2)
     with pytest.raises(ValueError, match="quantize_gates"):
-        encode_message(learned, 1, quantized, np.array([0.3, 0.4]))
-    with pytest.raises(ValueError, match="mixture"):
-        encode_message(UNIFORM, 0, quantized, NO_GATES)
+        encode(learned, 1, quantized, np.array([0.3, 0.4]))
+    with pytest.raises(MessageError, match="mixture"):
+        encode(UNIFORM, 0, quantized, NO_GATES)
+    with pytest.raises(ValueError, match="where there is an adapter"):
+        encode(UNIFORM, 1, None, NO_GATES)
+    with pytest.raises(ValueError, match="where there is an adapter"):
+        encode(replace(UNIFORM, adapter="none"), 1, quantized, NO_GATES)
+
+
+TAGGED = Setting(tokenizer_tag=7, vocab_size=300, eot_token=3, prior_tag=9)
+LARGER = replace(ARCHITECTURE, vocab_size=300)
+HEADERS = [
+    header_of(UNIFORM),
+    *(
+        replace(header_of(UNIFORM), setting=replace(Setting(min_tokens=40, min_characters=40), **change))
+        for change in (
+            {"bound_type": "sequence_level"},
+            {"bound_type": "token_level"},
+            {"delta": Fraction(1, 100)},
+            {"delta": Fraction(3, 10**18)},
+            {"joint": True},
+            {"split_seed": 0},
+            {"split_seed": 2**40 - 1},
+            {"min_tokens": 41},
+            {"min_characters": 0},
+            {"prior_tag": 0},
+            {"prior_tag": 2**24 - 1, "ngram_order": 5},
+        )
+    ),
+    *(
+        replace(header_of(UNIFORM), setting=setting, architecture=architecture)
+        for setting, architecture in (
+            (TAGGED, LARGER),
+            (replace(TAGGED, eot_token=4), LARGER),
+            (replace(TAGGED, tokenizer_tag=8), LARGER),
+            (replace(TAGGED, vocab_size=301), replace(LARGER, vocab_size=301)),
+            (TAGGED, Architecture("pretrained", 0, 0, 0, 128, 300, base_tag=1)),
+            (TAGGED, Architecture("pretrained", 0, 0, 0, 128, 300, base_tag=2)),
+        )
+    ),
+    *(
+        replace(header_of(UNIFORM), architecture=replace(ARCHITECTURE, **change))
+        for change in (
+            {"n_layer": 11},
+            {"n_head": 2},
+            {"n_embd": 64},
+            {"bias": True},
+            {"family": "llama"},
+            {"family": "mistral", "attention_window": 5},
+            {"family": "mistral", "attention_window": 6},
+            {"block_size": 256},
+        )
+    ),
+    *(replace(header_of(UNIFORM), **change) for change in ({"samples": 0}, {"stride": 5}, {"mixture_exponent": 64})),
+    *(
+        replace(header_of(UNIFORM), setting=Setting(prior_tag=1), prompt=Prompt(d))
+        for d in ((0,), (1,), (0, 0), (9, 3))
+    ),
+]
+
+
+def test_every_fact_that_could_be_chosen_is_in_the_message() -> None:
+    quantized = quantize(stream(0, "alpha").standard_normal(8), levels=5, method="uniform")
+    seen = set()
+    for header in HEADERS:
+        encoded = encode_message(header, quantized, NO_GATES)
+        decoded = decode_message(encoded.data, max_symbols=8)
+        assert decoded.header == header
+        assert decoded.ledger == encoded.ledger
+        assert encoded.ledger["setting"] == header.known_bits == setting_bits(header.setting)
+        seen.add(encoded.data)
+    assert len(seen) == len(HEADERS)
+    assert_prefix_free(seen)
+    # Nothing in a header is left out of these variations.
+    varied = {f.name for f in fields(Header) for h in HEADERS if getattr(h, f.name) != getattr(HEADERS[0], f.name)}
+    assert varied | {"spec"} == {f.name for f in fields(Header)}
+    for part, first in (("setting", HEADERS[0].setting), ("architecture", ARCHITECTURE)):
+        names = {f.name for f in fields(first)}
+        changed = {n for n in names for h in HEADERS if getattr(getattr(h, part), n) != getattr(first, n)}
+        assert changed == names, names - changed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"delta": Fraction(1, 3)},
+        {"delta": Fraction(1)},
+        {"delta": Fraction(0)},
+        {"split_seed": 2**40},
+        {"min_tokens": 0},
+        {"eot_token": 255},
+        {"vocab_size": 300},
+        {"ngram_order": 3},
+        {"ngram_order": 17, "prior_tag": 0},
+        {"bound_type": "other"},
+    ],
+)
+def test_impossible_settings_are_refused(change: dict[str, object]) -> None:
+    with pytest.raises(MessageError):
+        replace(Setting(), **change)  # type: ignore[arg-type]
+
+
+def test_the_model_and_the_corpus_have_one_vocabulary() -> None:
+    with pytest.raises(MessageError, match="vocabularies"):
+        replace(header_of(UNIFORM), architecture=LARGER)
+    with pytest.raises(MessageError, match="needs known documents"):
+        replace(header_of(UNIFORM), prompt=Prompt((1,)))
 
 
 def assert_prefix_free(messages: set[bytes]) -> None:
@@ -220,7 +344,7 @@ def an_example(spec: ModelSpec, how: str) -> bytes:
         if how == "trellis"
         else quantize(alpha, levels=7, method=how)
     )
-    return encode_message(spec, 1, quantized, gates).data
+    return encode(spec, 1, quantized, gates).data
 
 
 EXAMPLES = [
@@ -269,7 +393,7 @@ def test_truncated_and_extended_messages_are_refused(data: bytes) -> None:
 
 
 def test_padding_must_be_zero() -> None:
-    encoded = encode_message(UNIFORM, 1, quantize(np.zeros(8), levels=1, method="uniform"), NO_GATES)
+    encoded = encode(UNIFORM, 1, quantize(np.zeros(8), levels=1, method="uniform"), NO_GATES)
     assert encoded.ledger["padding"] > 0
     with pytest.raises(MessageError, match="followed"):
         decode_message(encoded.data[:-1] + bytes([encoded.data[-1] | 1]), max_symbols=8)
@@ -286,7 +410,7 @@ def test_large_claims_cost_little(codebook: Codebook) -> None:
 
     def claim(size: int) -> bytes:
         quantized = Quantized(np.ones(size, dtype=np.int32), codebook)
-        return encode_message(replace(UNIFORM, intrinsic_dim=size), 1, quantized, NO_GATES).data
+        return encode(replace(UNIFORM, intrinsic_dim=size), 1, quantized, NO_GATES).data
 
     largest = claim(1 << 22)
     assert len(largest) < 200
@@ -306,7 +430,7 @@ def test_a_million_symbols() -> None:
     quantized = quantize_uniform(alpha, 0.5)
     spec = replace(UNIFORM, intrinsic_dim=1_000_000)
     start = time.process_time()
-    data = encode_message(spec, 1, quantized, NO_GATES).data
+    data = encode(spec, 1, quantized, NO_GATES).data
     middle = time.process_time()
     decoded = decode_message(data, max_symbols=1_000_000)
     end = time.process_time()
@@ -330,11 +454,18 @@ def test_coordinates_that_are_zero_cost_next_to_nothing(how: str) -> None:
 
 
 def as_json(message: Message) -> dict[str, object]:
+    header = message.header
     return {
-        "spec": asdict(message.spec),
-        "mixture_exponent": message.mixture_exponent,
+        "setting": asdict(header.setting) | {"delta": str(header.setting.delta)},
+        "architecture": asdict(header.architecture),
+        "spec": asdict(header.spec),
+        "mixture_exponent": header.mixture_exponent,
+        "samples": header.samples,
+        "stride": header.stride,
+        "prompt": list(header.prompt.documents),
         "alpha_float32_bits": message.alpha.view(np.uint32).tolist(),
         "gates": message.gates.tolist(),
+        "ledger": message.ledger,
     }
 
 
@@ -345,7 +476,7 @@ def test_golden_messages_decode_for_ever(path: Path) -> None:
 
 
 def test_there_are_golden_messages() -> None:
-    assert len(list(GOLDEN.glob("message_*.bin"))) == 7
+    assert len(list(GOLDEN.glob("message_*.bin"))) == 8
 
 
 @pytest.mark.parametrize("bits", [1, 5, 16])

@@ -1,0 +1,81 @@
+"""Attestations as files beside a certificate: the issuer's, and that of a verifier who reproduced it."""
+
+from pathlib import Path
+from typing import Any
+
+from sublora.certificate.attestation.envelope import read_envelope, sign
+from sublora.certificate.attestation.statement import (
+    Reproduction,
+    Summary,
+    reproduced_statement,
+    reproduction_of,
+    statement,
+    summary_of,
+)
+from sublora.certificate.attestation.subjects import check_subjects, find_subjects
+from sublora.errors import CertificateError
+from sublora.files import write_bytes
+
+ATTESTATION, REPRODUCED = "attestation.json", "reproduced.json"
+
+
+def attest(folder: Path, key_path: Path, summary: Summary, base_dir: Path | None = None) -> Path:
+    """Sign what a certificate says, and write attestation.json beside it; return its path.
+
+    Args:
+        folder: of the certificate.
+        key_path: private key in PEM.
+        summary: of the certificate.
+        base_dir: folder of the base model, if its files are to be attested too.
+
+    Raises:
+        CertificateError: a file is missing, a value is impossible, or the key cannot be used.
+    """
+    path = folder / ATTESTATION
+    write_bytes(path, sign(statement(find_subjects(folder, base_dir), summary), key_path))
+    return path
+
+
+def reproduce(folder: Path, key_path: Path, reproduction: Reproduction, base_dir: Path | None = None) -> Path:
+    """Sign that a certificate was reproduced, and write reproduced.json beside it; return its path.
+
+    Args:
+        folder: of the certificate.
+        key_path: the verifier's private key in PEM.
+        reproduction: what the verifier found.
+        base_dir: folder of the base model, if its files are to be attested too.
+
+    Raises:
+        CertificateError: as `attest`; also if what was found does not confirm the certificate.
+    """
+    path = folder / REPRODUCED
+    write_bytes(path, sign(reproduced_statement(find_subjects(folder, base_dir), reproduction), key_path))
+    return path
+
+
+def _read_file(path: Path, public_key_path: Path, base_dir: Path | None) -> dict[str, Any]:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CertificateError(f"cannot read the attestation {path}: {error.strerror}") from error
+    found = read_envelope(data, public_key_path, what=str(path))
+    check_subjects(found, path.parent, base_dir)
+    return found
+
+
+def read_attestation(folder: Path, public_key_path: Path, base_dir: Path | None = None) -> Summary:
+    """Verify attestation.json and the files it names; return what was signed, to be compared with the certificate.
+
+    Raises:
+        CertificateError: it is missing or does not verify, a file is another one, or it is no issuer's statement.
+    """
+    return summary_of(_read_file(folder / ATTESTATION, public_key_path, base_dir))
+
+
+def read_reproduction(folder: Path, public_key_path: Path, base_dir: Path | None = None) -> Reproduction:
+    """Verify reproduced.json and the files it names; return what was signed.
+
+    Raises:
+        CertificateError: it is missing or does not verify, a file is another one, or it is no verifier's statement.
+    """
+    return reproduction_of(_read_file(folder / REPRODUCED, public_key_path, base_dir))
