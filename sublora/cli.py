@@ -4,15 +4,22 @@ torch is imported only where it is needed, so that `sublora --help` answers at o
 """
 
 import argparse
+import json
 import logging
 import os
-import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sublora import __version__
 from sublora.errors import SubloraError
+from sublora.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from sublora.config import Config
 
 _CONFIGURED = "takes --config-file=FILE and --section.key=value; `sublora {} --help` lists every key"
 
@@ -57,10 +64,17 @@ def _parser() -> argparse.ArgumentParser:
     ):
         commands.add_parser(name, help=f"{text}; {_CONFIGURED.format(name)}", add_help=False)
     verify = commands.add_parser("verify", help="re-check a certificate")
-    verify.add_argument("certificate", type=Path, help="certificate.json, or the folder that holds it")
+    verify.add_argument("certificate", type=Path, help="the certificate, or the folder that holds it")
     verify.add_argument("--data", type=Path, help="corpus: rebuild the model from the message, draw and score again")
     verify.add_argument("--arithmetic", action="store_true", help="check the arithmetic from the recorded losses only")
-    report = commands.add_parser("report", help="write report.html for a run, or a page that compares several")
+    verify.add_argument("--base", default="", help="your own copy of a pretrained base: folder, GGUF file or hub id")
+    verify.add_argument("--public-key", type=Path, metavar="PEM", help="also check who signed the certificate")
+    verify.add_argument("--reproduced-key", type=Path, metavar="PEM", help="sign with this key that you reproduced it")
+    attest = commands.add_parser("attest", help="sign a certificate")
+    attest.add_argument("run", type=Path, help="folder of the certificate")
+    attest.add_argument("--key", required=True, type=Path, metavar="PEM", help="private key")
+    attest.add_argument("--base", default="", help="folder of the base, if its files are to be signed too")
+    report = commands.add_parser("report", help="write the page of a run, or one that compares several")
     report.add_argument("runs", type=Path, nargs="+", help="a run's folder; several, or with --out, are compared")
     report.add_argument("--out", type=Path, help="folder of the comparison")
     sweep = commands.add_parser("sweep", help="train, certify and verify every run of a grid")
@@ -107,17 +121,39 @@ def _bounds(arguments: Sequence[str]) -> None:
     path = certify(config)
     # Of the processes that torchrun starts, one speaks.
     if os.environ.get("RANK", "0") == "0":
-        _show(path.parent)
+        _show(RunFolder.of(path))
 
 
 def _verify(options: argparse.Namespace) -> None:
     if options.arithmetic == (options.data is not None):
         raise SubloraError("give either --data DIR (full replay) or --arithmetic")
+    if options.arithmetic and (options.reproduced_key or (options.base and not options.public_key)):
+        raise SubloraError("--base and --reproduced-key need --data DIR: the arithmetic alone measures nothing")
+    from sublora.certificate.model import read_certificate
     from sublora.certificate.verify import verify
 
-    certificate = verify(options.certificate, options.data)
-    how = "arithmetic" if options.arithmetic else "full replay"
-    sys.stdout.write(f"verified ({how}): {certificate['statement']}\n")
+    run = RunFolder.of(options.certificate)
+    if options.public_key:
+        # Before the replay, which takes longer.
+        from sublora.certificate.signing import check_attestation
+
+        check_attestation(run, read_certificate(options.certificate), options.public_key, options.base)
+        sys.stdout.write(f"signed: {run.attestation} by the key of {options.public_key}\n")
+    verified = verify(options.certificate, options.data, base=options.base)
+    sys.stdout.write(f"{verified.in_words()}\n")
+    if options.reproduced_key:
+        from sublora.certificate.signing import sign_reproduction
+
+        sys.stdout.write(f"{sign_reproduction(run, verified, options.reproduced_key, options.base)}\n")
+
+
+def _attest(options: argparse.Namespace) -> None:
+    from sublora.certificate.model import read_certificate
+    from sublora.certificate.signing import sign_certificate
+
+    run = RunFolder.of(options.run)
+    certificate = read_certificate(run.certificate)
+    sys.stdout.write(f"{sign_certificate(run, certificate, options.key, options.base)}\n")
 
 
 def _report(options: argparse.Namespace) -> None:
@@ -145,47 +181,64 @@ def _sweep(options: argparse.Namespace, rest: Sequence[str]) -> None:
     )
 
 
-def _show(run_dir: Path) -> None:
+def _show(run: RunFolder) -> None:
     """Print the table of a certified run."""
     from rich.console import Console
 
-    from sublora.certificate.certificate import CERTIFICATE, MESSAGE, read_certificate
+    from sublora.certificate.model import read_certificate
     from sublora.report.tables import claims_table
 
-    certificate = read_certificate(run_dir / CERTIFICATE)
-    names = (CERTIFICATE, MESSAGE, "report.html")
-    Console().print(claims_table(certificate, {name: run_dir / name for name in names if (run_dir / name).exists()}))
+    files = {path.name: path for path in (run.certificate, run.message, run.report) if path.exists()}
+    Console().print(claims_table(read_certificate(run.certificate), files))
 
 
 def _demo(arguments: Sequence[str]) -> None:
     from sublora.config import load_config
-    from sublora.corpus.prepare import prepare
 
     words = list(arguments)
     if not any(word.startswith("--config-file") for word in words):
         words.insert(0, "--config-file=config/demo.yaml")
-    config = load_config(words)
-    run_dir = Path(config.login.out_dir)
-    prepare("sotu", Path(config.data.dataset_dir))
-    _train(words)
-    _bounds_of_run(words, run_dir)
-    # Another process, so that nothing but the bytes is shared with the one that issued the certificate.
-    check = subprocess.run(
-        [sys.executable, "-m", "sublora", "verify", str(run_dir), "--data", config.data.dataset_dir], check=False
-    )
-    if check.returncode:
-        raise SubloraError(f"the certificate in {run_dir} was not verified")
-    from sublora.report.html import write_report
-
-    write_report(run_dir)
-    _show(run_dir)
+    _show(demo(load_config(words), words))
 
 
-def _bounds_of_run(arguments: Sequence[str], run_dir: Path) -> None:
+def demo(config: "Config", words: Sequence[str]) -> RunFolder:
+    """Prepare, train, certify, verify and report; return the run, with the seconds that each step took in its folder.
+
+    Args:
+        config: of the run.
+        words: that it was loaded from; the certificate is configured by them too.
+
+    Raises:
+        SubloraError: a step failed.
+    """
     from sublora.certificate.issue import certify
     from sublora.config import load_config
+    from sublora.corpus.prepare import prepare
+    from sublora.files import write_text
+    from sublora.report.html import write_report
+    from sublora.sweep.run import verify_elsewhere
+    from sublora.training.loop import train
 
-    certify(load_config([*arguments, "--model.init_from=best_ckpt", f"--model.best_checkpoint_path={run_dir}"]))
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def timed(step: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        seconds[step] = round(time.monotonic() - start, 1)
+
+    with timed("prepare"):
+        prepare(getattr(config.data, "source", "") or "sotu", Path(config.data.dataset_dir))
+    with timed("train"):
+        run = RunFolder(train(config))
+    with timed("bounds"):
+        certify(load_config([*words, "--model.init_from=best_ckpt", f"--model.best_checkpoint_path={run.path}"]))
+    with timed("verify"):
+        verify_elsewhere(run, config)
+    with timed("report"):
+        write_report(run.path)
+    write_text(run.times, json.dumps(seconds, indent=2) + "\n")
+    return run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -212,7 +265,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif rest:
             raise SubloraError(f"unexpected argument {rest[0]!r}; see sublora {options.command} --help")
         else:
-            {"prepare": _prepare, "verify": _verify, "report": _report}[options.command](options)
+            plain = {"prepare": _prepare, "verify": _verify, "attest": _attest, "report": _report}
+            plain[options.command](options)
     except (SubloraError, OSError) as error:
         sys.stderr.write(f"sublora: error: {error}\n")
         return 2

@@ -82,3 +82,33 @@ class RunFolder:
     def scoring(self) -> Path:
         """Scores of finished chunks, until all are finished."""
         return self.path / "scoring"
+
+    @property
+    def steps(self) -> Path:
+        """Which steps a sweep has taken, with which settings."""
+        return self.path / "steps.json"
+
+    @property
+    def outcome(self) -> Path:
+        """What a short run measured that was made to choose a learning rate."""
+        return self.path / "outcome.json"
+
+    @property
+    def times(self) -> Path:
+        """How long each step of a demo took."""
+        return self.path / "times.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that works in the folder."""
+        return self.path / ".lock"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Files of TensorBoard."""
+        return self.path / "tensorboard"
+
+    @property
+    def wandb_id(self) -> Path:
+        """The run's name at Weights & Biases."""
+        return self.path / "wandb_id.txt"

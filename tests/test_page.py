@@ -6,6 +6,7 @@ import pytest
 from browser import CHROMIUM, Browser
 from runs import make_suite, write_runs
 
+from sublora.certificate.selection import Selection
 from sublora.report.suite import write_suite_report
 
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
@@ -48,7 +49,12 @@ def page(tmp_path_factory):
     seeds = (42, 123, 999)
     runs = make_suite(GAINS, (1000, 2000), seeds) + make_suite({"learned-layer": 0.4}, (1000,), seeds)
     runs = [
-        replace(run, selection={"candidates": len(runs), "delta": 0.05, "claims": run.certificate["claims"]})
+        replace(
+            run,
+            selection=Selection(
+                certificate=run.certificate.digest, candidates=len(runs), claims=run.certificate.claims
+            ),
+        )
         for run in runs
     ]
     return write_suite_report(write_runs(folder / "json", runs), folder / "report") / "index.html"

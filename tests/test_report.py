@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from parsed_page import Page
 from rich.console import Console
-from runs import make_certificate, make_metrics, make_run, write_metrics
+from runs import make_certificate, make_metrics, make_run, with_base, worded, write_metrics
 
-from sublora.certificate.certificate import CERTIFICATE
+from sublora.certificate.rounding import upward
+from sublora.certificate.wording import DIGITS
 from sublora.errors import CertificateError, SubloraError
 from sublora.report import figures
 from sublora.report.html import write_report
-from sublora.report.metrics import METRICS
 from sublora.report.svg import inline_svg, save_figure
-from sublora.report.tables import claims_table, upward
+from sublora.report.tables import claims_table, rounded
+from sublora.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -26,31 +27,32 @@ def run_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def html(run_dir):
     path = write_report(run_dir)
-    assert path == run_dir / "report.html"
+    assert path == RunFolder(run_dir).report
     return path.read_text()
 
 
 def test_every_number_of_the_certificate_is_on_the_page(html):
     certificate = make_certificate()
     text = " ".join(Page(html).text)
-    for claim in certificate["claims"]:
-        assert claim["name"] in text
-        assert f"{claim['empirical']:.4f}" in text
-        assert upward(claim["bound"]) in text
+    for claim in certificate.claims:
+        assert claim.name in text
+        assert f"{claim.empirical:.3f}" in text and f"{claim.model_alone:.3f}" in text
+        assert f"at most {upward(claim.bound, DIGITS)}" in text
     for value in (
         "2,512",
         "314 bytes",
         "0.05",
         "25,000",
-        "4.9877",
-        "4.5100",
-        "4.7124",
+        "4.988",
+        "4.510",
+        "4.713",
         "1,234",
         "61.5",
-        "random, seed 42",
+        "980 test documents",
+        "letters of <English>",
     ):
         assert value in text
-    for sentence in (certificate["statement"], *certificate["limits"], "sublora verify certificate.json --data DIR"):
+    for sentence in (certificate.statement, *certificate.limits, "sublora verify certificate.json --data DIR"):
         assert sentence in text
 
 
@@ -83,11 +85,13 @@ def test_the_same_run_gives_the_same_page(run_dir, html, tmp_path):
 
 
 def test_a_changed_number_changes_the_page_where_it_stands(html, tmp_path):
-    certificate = make_certificate()
-    certificate["claims"][2]["bound"] += 0.1
-    changed = write_report(make_run(tmp_path / "a run", certificate)).read_text()
+    claims = make_certificate().claims
+    raised = claims[2].model_copy(update={"bound": claims[2].bound + 0.1})
+    changed = write_report(
+        make_run(tmp_path / "a run", make_certificate(claims=(*claims[:2], raised, *claims[3:])))
+    ).read_text()
     before, after = " ".join(Page(html).text), " ".join(Page(changed).text)
-    old, new = upward(certificate["claims"][2]["bound"] - 0.1), upward(certificate["claims"][2]["bound"])
+    old, new = (f"at most {upward(claim.bound, DIGITS)}" for claim in (claims[2], raised))
     assert old in before and new not in before
     assert new in after
     drawing = re.compile(r'<svg[^>]*aria-label="Top-k error.*?</svg>', re.DOTALL)
@@ -103,9 +107,7 @@ def test_without_a_certificate_there_is_only_training(tmp_path):
 
 
 def test_without_gates_layers_or_held_out_text(tmp_path):
-    certificate = make_certificate()
-    certificate["held_out"] = None
-    del certificate["baselines"]
+    certificate = make_certificate(held_out=None, baselines=())
     metrics = [{k: v for k, v in r.items() if not k.startswith("grad_norm_")} for r in make_metrics(gated=False)]
     page = Page(write_report(make_run(tmp_path / "run", certificate, metrics)).read_text())
     assert page.tags.count("svg") == 5
@@ -131,7 +133,7 @@ def test_damaged_metrics_are_named(tmp_path, change, message):
     run = make_run(tmp_path / "run", metrics=change(make_metrics()))
     with pytest.raises(SubloraError, match=message):
         write_report(run)
-    assert not (run / "report.html").exists()
+    assert not RunFolder(run).report.exists()
 
 
 def test_what_is_no_run_is_named(tmp_path):
@@ -140,7 +142,7 @@ def test_what_is_no_run_is_named(tmp_path):
     write_metrics(tmp_path, make_metrics())
     with pytest.raises(SubloraError, match=r"cannot read .*config\.yaml"):
         write_report(tmp_path)
-    with (tmp_path / METRICS).open("a") as file:
+    with RunFolder(tmp_path).metrics.open("a") as file:
         file.write('{"kind": "tr')
     with pytest.raises(SubloraError, match="is damaged"):
         write_report(tmp_path)
@@ -148,8 +150,8 @@ def test_what_is_no_run_is_named(tmp_path):
 
 def test_a_certificate_that_was_edited_is_not_reported(tmp_path):
     run = make_run(tmp_path / "run")
-    path = run / CERTIFICATE
-    path.write_text(path.read_text().replace('"delta": 0.05', '"delta": 0.01'))
+    path = RunFolder(run).certificate
+    path.write_text(path.read_text().replace('"delta": "0.05"', '"delta": "0.01"'))
     with pytest.raises(CertificateError, match="was changed"):
         write_report(run)
 
@@ -161,10 +163,10 @@ def bars(figure):
 def test_the_stack_is_as_long_as_the_bound():
     certificate = make_certificate()
     drawn = bars(figures.decomposition(certificate))
-    assert [p.get_width() for p in drawn] == pytest.approx(list(certificate["decomposition"].values()))
+    assert [p.get_width() for p in drawn] == pytest.approx(list(certificate.decomposition.model_dump().values()))
     ends = [p.get_x() + p.get_width() for p in drawn]
     assert [p.get_x() for p in drawn] == pytest.approx([0, *ends[:-1]])
-    assert ends[-1] == pytest.approx(certificate["claims"][0]["bound"], abs=1e-6)
+    assert ends[-1] == pytest.approx(certificate.claims[0].bound, abs=1e-6)
 
 
 def test_the_ledger_is_drawn_in_full():
@@ -194,40 +196,74 @@ def test_figures_are_saved_in_three_formats_with_the_same_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(3.00001, "3.0001"), (3.0, "3.0000"), (3.1234, "3.1234"), (1e-9, "0.0001")]
+    ("value", "above", "below"),
+    [(3.00001, "3.001", "3.000"), (3.0, "3.000", "3.000"), (3.1234, "3.124", "3.123"), (-0.0004, "0.000", "−0.001")],
 )
-def test_a_bound_is_never_shown_below_itself(value, shown):
-    assert upward(value) == shown
+def test_a_bound_is_shown_on_the_side_where_it_stays_true(value, above, below):
+    claim = with_base(make_certificate()).claim("bpb")
+    assert rounded(claim, value).removeprefix("−") == above
+    assert rounded(claim.model_copy(update={"sense": "at least"}), value) == below
+
+
+def printed(certificate, files=None):
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(claims_table(certificate, files or {}))
+    return console.export_text()
 
 
 def test_the_table_for_a_terminal(tmp_path):
-    console = Console(width=120, record=True, file=io.StringIO())
-    certificate = make_certificate()
-    console.print(claims_table(certificate, {"certificate.json": tmp_path / CERTIFICATE}))
-    text = console.export_text()
+    certificate, path = make_certificate(), RunFolder(tmp_path).certificate
+    text = printed(certificate, {path.name: path})
     for row in (
-        r"held-out bits per byte .* 3\.1200",
-        r"empirical bits per byte of the decoded model .* 3\.1123",
+        r"held-out bits per byte, 980 test documents .* 3\.120",
+        r"measured bits per byte, mixed with the fallback .* 3\.112",
+        r"measured bits per byte, decoded model alone .* 3\.100",
         r"K, length of the message .* 2,512 bits \(314 bytes\)",
         r"KL\(Q‖P\) = K ln 2 .* 1,741 nats",
-        r"D / d, LoRA parameters per coordinate .* 26\.1",
+        r"D / d, parameters per coordinate .* 26\.1",
         r"K / \(32 D\), share of the parameters' float32 bits .* 0\.00301",
-        rf"certified bits per byte at 95 % .* {upward(certificate['claims'][1]['bound'])}",
-        r"the same message by hoeffding_subsampling, bits per token .* 4\.9877",
-        r"uniform coding, bits per token .* 8\.0000",
-        r"coded unigram counts, bits per token .* 4\.7124",
-        r"top-1 error, and its bound at 95 % .* 0\.6200, 0\.6911",
+        rf"certified bits per byte at 95 % .* at most {upward(certificate.headline.bound, DIGITS)}",
+        r"the same message by hoeffding_subsampling, bits per token .* 4\.988",
+        r"uniform coding, bits per byte .* 8\.000",
+        r"coded unigram counts, bits per byte .* 4\.713",
+        r"top-1 error, and its bound at 95 % .* 0\.620, 0\.692",
     ):
         assert re.search(row, text), row
-    assert str(tmp_path / CERTIFICATE) in re.sub(r"[\s│]", "", text)
+    assert "Uninteresting" not in text and "below the base" not in text
+    assert str(path) in re.sub(r"[\s│]", "", text)
 
 
 def test_the_table_of_a_certificate_without_bytes_or_held_out_documents():
     certificate = make_certificate()
-    certificate["held_out"] = None
-    certificate["claims"] = [c for c in certificate["claims"] if c["metric"] != "bpb"]
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(claims_table(certificate, {}))
-    text = console.export_text()
+    claims = tuple(claim for claim in certificate.claims if claim.metric != "bpb")
+    text = printed(worded(certificate.model_copy(update={"held_out": None, "claims": claims})))
     assert "certified bits per token" in text
     assert "per byte" not in text and "held-out bits" not in text
+
+
+def test_held_out_text_that_chose_the_checkpoint_is_called_so(tmp_path):
+    held_out = make_certificate().held_out.model_copy(update={"part": "validation"})
+    certificate = make_certificate(held_out=held_out)
+    assert "980 validation documents" in printed(certificate)
+    page = write_report(make_run(tmp_path / "run", certificate)).read_text()
+    assert "980 validation documents" in page and "test documents" not in page
+
+
+def test_the_improvement_over_a_pretrained_base_is_a_claim_of_its_own(tmp_path):
+    certificate = with_base(make_certificate(), gain=0.2519)
+    text = printed(certificate)
+    assert re.search(r"certified bits per byte below the base at 95 % .* at least 0\.251 ", text)
+    assert re.search(rf"the base alone, bits per byte .* {upward(certificate.base_alone.bound_bpb, DIGITS)}", text)
+    page = Page(write_report(make_run(tmp_path / "run", certificate)).read_text())
+    shown = " ".join(page.text)
+    for expected in ("at least 0.251", "3.457", "the base alone", "sublora verify certificate.json --data DIR --base"):
+        assert expected in shown, expected
+
+
+def test_what_is_not_worth_having_is_said_so_beside_the_statement(tmp_path, html):
+    worse = make_certificate(empirical=4.7)
+    assert re.search(r"Uninteresting .* no better than coded unigram counts", printed(worse))
+    page = write_report(make_run(tmp_path / "run", worse)).read_text()
+    said = re.search(r'<p class="statement">.*?</p>\s*<p class="statement warning">(.*?)</p>', page, re.DOTALL)
+    assert said and "no better than coded unigram counts." in said[1]
+    assert "statement warning" not in html

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from parsed_page import Page
 from runs import (
     GAINS,
+    make_certificate,
     make_run,
     make_suite,
     make_suite_run,
@@ -18,7 +19,11 @@ from runs import (
 )
 from scipy import stats
 
-from sublora.errors import SubloraError
+from sublora.certificate.model import Certificate
+from sublora.certificate.rounding import upward
+from sublora.certificate.selection import Selection
+from sublora.certificate.wording import DIGITS
+from sublora.errors import CertificateError, SubloraError
 from sublora.report import gradients, suite_figures
 from sublora.report.best import best_of
 from sublora.report.hypotheses import (
@@ -26,7 +31,7 @@ from sublora.report.hypotheses import (
 )
 from sublora.report.runs import Run, load_runs
 from sublora.report.suite import write_suite_report
-from sublora.report.tables import upward
+from sublora.run_folder import RunFolder
 
 # Modes of the suite that is drawn: few, because every panel takes time.
 SHOWN = {mode: GAINS[mode] for mode in ("fixed-equal", "fixed-bheavy", "learned")}
@@ -66,15 +71,15 @@ def test_tables_of_a_suite_are_means_and_standard_errors(suite):
     row = next(r for r in rows if r["mode"] == "learned" and r["d"] == "1000")
     runs = [r for r in make_suite(SHOWN) if r.configuration == ("learned", 1000)]
     for name, values in (
-        ("bits", [r.certificate["message"]["bits"] for r in runs]),
-        ("certified_bpd", [r.certificate["claims"][0]["bound"] for r in runs]),
-        ("held_out_bpd", [r.certificate["held_out"]["bpd"] for r in runs]),
+        ("bits", [r.certificate.message.bits for r in runs]),
+        ("certified_bpd", [r.certificate.claims[0].bound for r in runs]),
+        ("held_out_bpd", [r.certificate.held_out.bpd for r in runs]),
     ):
         assert float(row[name]) == pytest.approx(np.mean(values))
         assert float(row[f"{name}_standard_error"]) == pytest.approx(stats.sem(values))
     latex = (suite / "tables" / "summary.tex").read_text()
     assert latex.count(r"\\") == len(rows) + 1
-    certified = [r.certificate["claims"][0]["bound"] for r in runs]
+    certified = [r.certificate.claims[0].bound for r in runs]
     assert rf"{np.mean(certified):.3f} $\pm$ {stats.sem(certified):.3f}" in latex
     with (suite / "tables" / "runs.csv").open() as file:
         assert len(list(csv.reader(file))) == 1 + len(SHOWN) * 2 * 3
@@ -91,18 +96,14 @@ def test_gates_that_are_not_one_per_layer_are_shown_but_not_set_beside_gradients
     assert suite_figures.gate_map(runs) and suite_figures.gates_by_depth(runs)
 
 
-def selected(runs, candidates, **changes):
+def selected(runs, candidates):
     """Return runs whose bound rises by 0.25 when it pays for the choice."""
-    return [
-        replace(
-            run,
-            selection={
-                "candidates": candidates, "delta": 0.05,
-                "claims": [{**c, "bound": c["bound"] + 0.25} for c in run.certificate["claims"]],
-            } | changes,
-        )
-        for run in runs
-    ]  # fmt: skip
+
+    def selection(certificate: Certificate) -> Selection:
+        claims = tuple(claim.model_copy(update={"bound": claim.bound + 0.25}) for claim in certificate.claims)
+        return Selection(certificate=certificate.digest, candidates=candidates, claims=claims)
+
+    return [replace(run, selection=selection(run.certificate)) for run in runs]
 
 
 def test_the_best_certificate_is_quoted_with_the_bound_that_pays_for_the_choice():
@@ -110,8 +111,16 @@ def test_the_best_certificate_is_quoted_with_the_bound_that_pays_for_the_choice(
     best = best_of(selected(runs, 33))
     lowest = min(runs, key=lambda run: run.claim("bpb", "bound"))
     assert (best.run, best.candidates) == (lowest.name, 33)
-    assert best.bound == pytest.approx(lowest.claim("bpb", "bound") + 0.25)
-    assert upward(best.bound) in best.sentence and "95 %" in best.sentence
+    assert best.chosen.bound == pytest.approx(lowest.claim("bpb", "bound") + 0.25)
+    assert f"at most {upward(best.chosen.bound, DIGITS)} bits per byte" in best.sentence and "95 %" in best.sentence
+    assert f"it claims at most {upward(lowest.claim('bpb', 'bound'), DIGITS)}" in best.sentence
+
+
+def test_the_confidence_of_the_best_is_not_rounded_up():
+    setting = make_certificate().setting.model_copy(update={"delta": "0.00000049"})
+    runs = make_suite({"uniform": 0.0}, budgets=(200,))
+    runs = [replace(r, certificate=r.certificate.model_copy(update={"setting": setting})) for r in runs]
+    assert "at least 99.999951 %," in best_of(selected(runs, 3)).sentence
 
 
 def test_a_best_certificate_that_did_not_pay_is_not_quoted():
@@ -140,7 +149,7 @@ def test_runs_are_read_from_folders(tmp_path):
         ("c", "allocation_mode: learned, allocation_ratio: 0.5, allocation_scope: layer", 2),
     ):
         folder = make_run(tmp_path / name, certificate=None if name == "a" else False)
-        (folder / "config.yaml").write_text(f"sublora: {{{sublora}, intrinsic_dim: 500}}\nsystem: {{seed: {seed}}}\n")
+        RunFolder(folder).config.write_text(f"sublora: {{{sublora}, intrinsic_dim: 500}}\nsystem: {{seed: {seed}}}\n")
     runs = load_runs([tmp_path / name for name in "abc"])
     assert [(r.mode, r.d, r.seed) for r in runs] == [
         ("fixed-bheavy", 500, 1),
@@ -166,6 +175,10 @@ def test_runs_that_cannot_be_analysed_are_named(tmp_path):
         load_runs(folder)
     (folder / "copy.json").write_text("{")
     with pytest.raises(SubloraError, match=r"copy\.json is damaged"):
+        load_runs(folder)
+    record = (folder / f"{run.name}.json").read_text()
+    (folder / "copy.json").write_text(record.replace('"delta": "0.05"', '"delta": "0.01"'))
+    with pytest.raises(CertificateError, match=r"copy\.json, certificate was changed"):
         load_runs(folder)
     none = write_runs(tmp_path / "none", [Run("x", "uniform", 200, None, 1, None, run.metrics)])
     with pytest.raises(SubloraError, match="none of the runs has a certificate"):

@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
-from sublora.certificate.wording import metric_name
+from sublora.certificate.model import Certificate, Claim
+from sublora.certificate.rounding import confidence
+from sublora.certificate.selection import Selection
+from sublora.certificate.wording import amount
 from sublora.report.runs import Run
-from sublora.report.tables import upward
 
 
 @dataclass(frozen=True)
@@ -13,28 +16,25 @@ class Best:
     """The run with the smallest bound that pays for the choice.
 
     run: its name.
-    metric: of the claim, in words.
-    bound: with delta divided by the number of candidates.
-    alone: the bound that its own certificate claims, which does not count as one chosen from many.
+    chosen: the claim with delta divided by the number of candidates.
+    alone: the claim of its own certificate, which does not count as one chosen from many.
     candidates: number of certificates that it is chosen from.
     delta: probability that the claim may fail.
     """
 
     run: str
-    metric: str
-    bound: float
-    alone: float
+    chosen: Claim
+    alone: Claim
     candidates: int
-    delta: float
+    delta: Fraction
 
     @property
     def sentence(self) -> str:
         """The claim in words."""
         return (
-            f"The best of {self.candidates} certificates is that of {self.run}: at most {upward(self.bound)} "
-            f"{self.metric} with probability at least {100 * (1 - self.delta):g} %, although it was chosen: delta is "
-            f"divided by {self.candidates}, so all of them hold at once. "
-            f"On its own, had it been the only run, it claims {upward(self.alone)}."
+            f"The best of {self.candidates} certificates is that of {self.run}: {amount(self.chosen)} with probability "
+            f"at least {confidence(self.delta)}, although it was chosen: delta is divided by {self.candidates}, so all "
+            f"of them hold at once. On its own, had it been the only run, it claims {amount(self.alone)}."
         )
 
 
@@ -44,24 +44,21 @@ def best_of(runs: Sequence[Run]) -> Best | str:
     Args:
         runs: all that the choice is made from.
     """
-    certified = [run for run in runs if run.certificate]
-    selections = [run.selection for run in certified if run.selection]
-    if len(selections) < len(certified):
+    certified = [(run.name, run.certificate) for run in runs if run.certificate]
+    chosen = [(run.name, run.certificate, run.selection) for run in runs if run.certificate and run.selection]
+    if len(chosen) < len(certified):
         return "No best certificate is quoted: the runs do not say from how many it would be chosen (run a sweep)."
-    counted = {(s["candidates"], s["delta"]) for s in selections}
+    counted = {(selection.candidates, certificate.setting.delta) for _, certificate, selection in chosen}
     if len(counted) > 1 or len(certified) > min(n for n, _ in counted):
         return "No best certificate is quoted: the runs belong to different sweeps."
-    metric = "bpb" if all(_has(run, "bpb") for run in certified) else "bpd"
-    best = min(certified, key=lambda run: _selected(run, metric))
+    metric = "bpb" if all(certificate.claim("bpb") for _, certificate in certified) else "bpd"
+    pairs = [(name, *_claims(certificate, selection, metric)) for name, certificate, selection in chosen]
+    name, selected, alone = min(pairs, key=lambda pair: pair[1].bound)
     ((candidates, delta),) = counted
-    return Best(best.name, metric_name(metric), _selected(best, metric), best.claim(metric, "bound"), candidates, delta)
+    return Best(name, selected, alone, candidates, Fraction(delta))
 
 
-def _has(run: Run, metric: str) -> bool:
-    assert run.selection
-    return any(c["metric"] == metric for c in run.selection["claims"])
-
-
-def _selected(run: Run, metric: str) -> float:
-    assert run.selection
-    return next(c["bound"] for c in run.selection["claims"] if c["metric"] == metric)
+def _claims(certificate: Certificate, selection: Selection, metric: str) -> tuple[Claim, Claim]:
+    alone = certificate.claim(metric)
+    assert alone is not None
+    return next(claim for claim in selection.claims if claim.metric == metric), alone

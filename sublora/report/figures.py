@@ -12,7 +12,10 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from sublora.certificate.model import Certificate, Claim, Decomposition
+from sublora.certificate.wording import DIGITS
 from sublora.report.svg import STYLE
+from sublora.report.tables import unit_name
 
 # Okabe & Ito (2008), distinguishable with any kind of colour vision. Yellow and black are left out: they vanish on a
 # light and on a dark page.
@@ -48,17 +51,18 @@ def _one(height: float) -> tuple[Figure, Axes]:
     return figure, grid[0, 0]
 
 
-def stacked(parts: dict[str, float]) -> dict[str, float]:
+def stacked(decomposition: Decomposition) -> dict[str, float]:
     """Return the parts of a bound as lengths of a stack: a smoothing that lowers the loss shortens the empirical risk.
 
     The mixture with a fallback code does, where the model fails on documents that the code does not.
     """
+    parts = decomposition.model_dump()
     gained = min(parts["smoothing"], 0.0)
     return parts | {"empirical": parts["empirical"] + gained, "smoothing": parts["smoothing"] - gained}
 
 
 @matplotlib.rc_context(STYLE)
-def decomposition(certificate: Record) -> Figure:
+def decomposition(certificate: Certificate) -> Figure:
     """Draw the bound of the first claim as a stack of empirical risk, smoothing, complexity and sampling.
 
     The units are bits per token; the held-out loss, where it is known, is a line.
@@ -66,13 +70,14 @@ def decomposition(certificate: Record) -> Figure:
     figure, axes = _one(1.75)
     left = 0.0
     parts: list[Any] = []
-    for name, length in stacked(certificate["decomposition"]).items():
-        (text, colour), value = PARTS[name], certificate["decomposition"][name]
-        parts.append(axes.barh(0, length, left=left, height=0.6, color=colour, label=f"{text} {value:.3f}"))
+    for name, length in stacked(certificate.decomposition).items():
+        (text, colour), value = PARTS[name], getattr(certificate.decomposition, name)
+        label = f"{text} {value:.{DIGITS}f}"
+        parts.append(axes.barh(0, length, left=left, height=0.6, color=colour, label=label))
         left += length
-    if held_out := certificate["held_out"]:
-        label = f"held-out {held_out['bpd']:.3f}"
-        parts.append(axes.axvline(held_out["bpd"], color="black", linestyle="--", linewidth=1.2, label=label))
+    if held_out := certificate.held_out:
+        label = f"{held_out.part} {unit_name(certificate)} {held_out.bpd:.{DIGITS}f}"
+        parts.append(axes.axvline(held_out.bpd, color="black", linestyle="--", linewidth=1.2, label=label))
     axes.set(xlabel="bits per token", yticks=[], ylim=(-0.45, 0.45), xlim=(0, None))
     axes.grid(axis="y", visible=False)
     figure.legend(handles=parts, loc="outside upper left", ncols=3, handlelength=1.6, columnspacing=1.2)
@@ -80,9 +85,9 @@ def decomposition(certificate: Record) -> Figure:
 
 
 @matplotlib.rc_context(STYLE)
-def ledger(certificate: Record) -> Figure:
+def ledger(certificate: Certificate) -> Figure:
     """Draw how many bits of the message each field takes, the longest first."""
-    fields = sorted(certificate["message"]["ledger"].items(), key=lambda field: field[1])
+    fields = sorted(certificate.message.ledger.items(), key=lambda field: field[1])
     figure, axes = _one(0.7 + 0.24 * len(fields))
     bars = axes.barh([name.replace("_", " ") for name, _ in fields], [bits for _, bits in fields], color=BLUE)
     axes.bar_label(bars, labels=[f"{bits:,.4g}" if bits < 100 else f"{bits:,.0f}" for _, bits in fields], padding=3)
@@ -101,10 +106,10 @@ def log_axis(axes: Axes, axis: str) -> None:
     ticks.set_minor_formatter(NullFormatter())
 
 
-def top_k_claims(certificate: Record) -> list[tuple[int, Record]]:
+def top_k_claims(certificate: Certificate) -> list[tuple[int, Claim]]:
     """Return the claims on top-k errors with their k, by growing k."""
-    claims = [c for c in certificate["claims"] if c["metric"].startswith("top_")]
-    return sorted(((int(c["metric"].split("_")[1]), c) for c in claims), key=lambda pair: pair[0])
+    claims = [claim for claim in certificate.claims if claim.metric.startswith("top_")]
+    return sorted(((int(claim.metric.split("_")[1]), claim) for claim in claims), key=lambda pair: pair[0])
 
 
 def k_axis(axes: Axes, ks: list[int]) -> None:
@@ -115,13 +120,13 @@ def k_axis(axes: Axes, ks: list[int]) -> None:
 
 
 @matplotlib.rc_context(STYLE)
-def top_k(certificate: Record) -> Figure:
+def top_k(certificate: Certificate) -> Figure:
     """Draw the share of tokens that are not among the k most probable, and its bound, against k."""
     claims = top_k_claims(certificate)
     figure, axes = _one(2.7)
     ks = [k for k, _ in claims]
-    axes.plot(ks, [c["bound"] for _, c in claims], color=RED, marker="s", markersize=4, label="bound")
-    axes.plot(ks, [c["empirical"] for _, c in claims], color=BLUE, marker="o", markersize=4, label="empirical")
+    axes.plot(ks, [claim.bound for _, claim in claims], color=RED, marker="s", markersize=4, label="bound")
+    axes.plot(ks, [claim.empirical for _, claim in claims], color=BLUE, marker="o", markersize=4, label="empirical")
     k_axis(axes, ks)
     axes.set(xlabel="k (logarithmic)", ylabel="top-k error, share of tokens", ylim=(0, 1.02))
     axes.legend()

@@ -6,15 +6,25 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from sublora.certificate.certificate import CERTIFICATE, read_certificate
+from sublora.certificate.model import Certificate, read_certificate
 from sublora.errors import SubloraError
 from sublora.files import write_text
 from sublora.report import figures
-from sublora.report.metrics import METRICS, read_metrics
+from sublora.report.metrics import read_metrics
 from sublora.report.svg import inline_svg
-from sublora.report.tables import DIGITS, beside, confidence, headline, minus, upward
-
-REPORT, CONFIG = "report.html", "config.yaml"
+from sublora.report.tables import (
+    at_most,
+    compared,
+    gain,
+    held_out_loss,
+    measured,
+    minus,
+    rounded,
+    sure,
+    uninteresting,
+    unit_name,
+)
+from sublora.run_folder import RunFolder
 
 
 class Panel(NamedTuple):
@@ -30,34 +40,37 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
     """Write the report of a run; return its path.
 
     Args:
-        run_dir: folder with config.yaml and metrics.jsonl, and certificate.json once it is certified.
-        out: the page; run_dir/report.html unless given.
+        run_dir: folder that training wrote, with the certificate once there is one.
+        out: the page; in the folder unless given.
 
     Raises:
         SubloraError: the folder holds no run, or its records are damaged.
         CertificateError: the certificate is damaged or was changed.
     """
-    metrics = read_metrics(run_dir / METRICS)
+    run = RunFolder(run_dir)
+    metrics = read_metrics(run.metrics)
     try:
-        config = (run_dir / CONFIG).read_text()
+        config = run.config.read_text()
     except OSError as error:
         raise SubloraError(
-            f"cannot read {run_dir / CONFIG}: {error.strerror}; give a folder that `sublora train` wrote"
+            f"cannot read {run.config}: {error.strerror}; give a folder that `sublora train` wrote"
         ) from error
-    certificate = read_certificate(run_dir) if (run_dir / CERTIFICATE).exists() else None
+    certificate = read_certificate(run.certificate) if run.certificate.exists() else None
     page = render(
         "page.html",
         title=f"SubLoRA {'certificate' if certificate else 'run'}: {run_dir.resolve().name}",
         certificate=certificate,
         cards=_cards(certificate) if certificate else [],
-        beside=[_own(certificate), *beside(certificate)] if certificate else [],
+        beside=compared(certificate) if certificate else [],
+        uninteresting=uninteresting(certificate) if certificate else "",
         known=_known(certificate) if certificate else [],
         bound_panels=_bound_panels(certificate) if certificate else [],
         top_k_panels=[_top_k_panel(certificate)] if certificate else [],
         training_panels=_training_panels(metrics),
         config=config,
+        pretrained=certificate is not None and certificate.prior.base.kind == "pretrained",
     )
-    path = out or run_dir / REPORT
+    path = out or run.report
     write_text(path, page)
     return path
 
@@ -71,7 +84,8 @@ def render(template: str, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"svg": _svg, "up": upward, "minus": minus, "measured": f"{{:.{DIGITS}f}}".format}
+    environment.filters |= {"svg": _svg, "up": at_most, "minus": minus, "measured": measured}
+    environment.globals |= {"rounded": rounded}
     return environment.get_template(template).render(values)
 
 
@@ -79,7 +93,7 @@ def _svg(panel: Panel) -> str:
     return inline_svg(panel.figure, panel.name, f"{panel.title}. {panel.caption}")
 
 
-def _bound_panels(certificate: dict[str, Any]) -> list[Panel]:
+def _bound_panels(certificate: Certificate) -> list[Panel]:
     return [
         Panel(
             "decomposition",
@@ -97,7 +111,7 @@ def _bound_panels(certificate: dict[str, Any]) -> list[Panel]:
     ]
 
 
-def _top_k_panel(certificate: dict[str, Any]) -> Panel:
+def _top_k_panel(certificate: Certificate) -> Panel:
     return Panel(
         "top_k",
         "Top-k error",
@@ -133,38 +147,39 @@ def _training_panels(metrics: list[dict[str, Any]]) -> list[Panel]:
     return [Panel(name, title, caption, figure) for name, title, caption, figure in panels if figure is not None]
 
 
-def _cards(certificate: dict[str, Any]) -> list[tuple[str, str]]:
-    main = headline(certificate)
-    cards = [(upward(main["bound"], 3), f"certified {main['name']}, at {confidence(certificate)}")]
-    if held_out := certificate["held_out"]:
-        label = f"{main['name']} on {held_out['documents']:,} held-out documents"
+def _cards(certificate: Certificate) -> list[tuple[str, str]]:
+    main, at = certificate.headline, sure(certificate)
+    cards = [(rounded(main, main.bound), f"certified {main.name}, at {at}: {main.sense} this")]
+    if better := gain(certificate):
+        cards.append((rounded(better, better.bound), f"certified {better.name}, at {at}: {better.sense} this"))
+    cards += [
+        (measured(main.empirical), f"measured {main.name} of the decoded model mixed with its fallback"),
+        (measured(main.model_alone), f"measured {main.name} of the decoded model alone"),
+    ]
+    if found := held_out_loss(certificate):
+        label = f"{main.name} on {found[1]}, held out"
         # The standard error is in bits per token, which is the unit shown only where a token is a byte.
-        if held_out[main["metric"]] == held_out["bpd"]:
-            label += f", standard error {held_out['standard_error']:.3f}"
-        cards.append((f"{held_out[main['metric']]:.3f}", label))
-    bits = certificate["message"]["bits"]
+        if certificate.held_out and found[0] == certificate.held_out.bpd:
+            label += f", standard error {certificate.held_out.standard_error:.3f}"
+        cards.append((measured(found[0]), label))
+    bits, n = certificate.message.bits, certificate.corpus.n
+    what = "tokens" if certificate.setting.bound_type == "token_level" else unit_name(certificate)
     return [
         *cards,
         (f"{bits // 8:,} bytes", f"length of the message, K = {bits:,} bits"),
-        (f"{certificate['delta']:g}", "delta, the probability that the claim may fail"),
-        (f"{certificate['corpus']['n']:,}", "training documents, n"),
+        (certificate.setting.delta, "delta, the probability that the claim may fail"),
+        (f"{n:,}", f"training {what}, n"),
     ]
 
 
-def _own(certificate: dict[str, Any]) -> tuple[str, int, float | None, float]:
-    held_out = certificate["held_out"]
-    bpd = next(claim for claim in certificate["claims"] if claim["metric"] == "bpd")
-    return "this certificate", certificate["message"]["bits"], held_out["bpd"] if held_out else None, bpd["bound"]
-
-
-def _known(certificate: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [("message sha256", certificate["message"]["sha256"])]
-    for section in ("prior", "corpus", "draw", "versions"):
-        rows += _flat(section, certificate[section])
-    return [*rows, ("digest of the certificate", certificate["digest"])]
+def _known(certificate: Certificate) -> list[tuple[str, str]]:
+    rows = [("message sha256", certificate.message.sha256)]
+    for section in ("prior", "corpus", "setting", "how"):
+        rows += _flat(section, getattr(certificate, section).model_dump())
+    return [*rows, ("digest of the certificate", certificate.digest)]
 
 
 def _flat(name: str, value: Any) -> list[tuple[str, str]]:
     if isinstance(value, dict):
         return [row for key, item in value.items() for row in _flat(f"{name} {key}", item)]
-    return [(name.replace("_", " "), str(value))]
+    return [(name.replace("_", " "), "none" if value is None else str(value))]

@@ -1,4 +1,4 @@
-"""Reading what training recorded: metrics.jsonl, one record per line."""
+"""Reading what training recorded, one record per line."""
 
 import json
 import math
@@ -8,7 +8,6 @@ from typing import Any
 
 from sublora.errors import SubloraError
 
-METRICS = "metrics.jsonl"
 _LISTS = ("grad_norm_a", "grad_norm_b", "gamma")
 
 

@@ -1,5 +1,6 @@
 """Finished runs, read for an analysis of many: one JSON file each, or the folders that training wrote."""
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -9,12 +10,13 @@ from typing import Any
 import numpy as np
 import yaml
 
-from sublora.certificate.certificate import CERTIFICATE, read_certificate
-from sublora.certificate.selection import read_selection
+from sublora.certificate.model import Certificate, parse_certificate, read_certificate
+from sublora.certificate.selection import Selection, read_selection
 from sublora.config import Sublora
-from sublora.errors import SubloraError
+from sublora.errors import CertificateError, SubloraError
 from sublora.files import read_json
-from sublora.report.metrics import METRICS, check_metrics, read_metrics
+from sublora.report.metrics import check_metrics, read_metrics
+from sublora.run_folder import RunFolder
 
 # The order of modes in tables and legends; others follow by name.
 MODES = ("uniform", "fixed-aheavy", "fixed-equal", "fixed-bheavy", "learned")
@@ -42,9 +44,9 @@ class Run:
     d: int
     D: int | None
     seed: int
-    certificate: dict[str, Any] | None
+    certificate: Certificate | None
     metrics: list[dict[str, Any]]
-    selection: dict[str, Any] | None = None
+    selection: Selection | None = None
 
     @property
     def configuration(self) -> Configuration:
@@ -55,17 +57,18 @@ class Run:
     def bits(self) -> int:
         """K of a certified run."""
         assert self.certificate
-        return self.certificate["message"]["bits"]
+        return self.certificate.message.bits
 
     def claim(self, metric: str, field: str) -> float:
         """Return a number of one of the claims of a certified run; NaN where it makes no such claim."""
         assert self.certificate
-        return next((c[field] for c in self.certificate["claims"] if c["metric"] == metric), math.nan)
+        claim = self.certificate.claim(metric)
+        return math.nan if claim is None else float(getattr(claim, field))
 
     def held_out(self) -> float:
         """Return the held-out bits per token of a certified run; NaN without held-out documents."""
         assert self.certificate
-        return self.certificate["held_out"]["bpd"] if self.certificate["held_out"] else math.nan
+        return self.certificate.held_out.bpd if self.certificate.held_out else math.nan
 
     def gamma(self) -> np.ndarray | None:
         """Return the last recorded gamma of every layer; None where nothing is gated."""
@@ -78,14 +81,14 @@ def load_runs(source: Path | Sequence[Path]) -> list[Run]:
 
     Args:
         source: a folder of runs, or the runs themselves. A run is a JSON file (name, mode, d, D, seed, certificate,
-            metrics) or a folder with config.yaml, metrics.jsonl and certificate.json.
+            metrics) or a folder that training wrote, see `RunFolder`.
 
     Raises:
         SubloraError: nothing there, a damaged file, or two runs with the same mode, d and seed.
     """
     if isinstance(source, Path):
-        inside = [path.parent for path in source.glob(f"*/{METRICS}")]
-        paths = [source] if (source / METRICS).exists() else sorted(inside or source.glob("*.json"))
+        inside = [path for path in source.glob("*") if RunFolder(path).metrics.exists()]
+        paths = [source] if RunFolder(source).metrics.exists() else sorted(inside or source.glob("*.json"))
         if not paths:
             raise SubloraError(
                 f"{source} holds no runs: give a folder with one folder or JSON file per run, or the runs themselves"
@@ -131,17 +134,33 @@ def _read_file(path: Path) -> Run:
     record = read_json(path, "the run")
     try:
         needed = {f.name: record[f.name] for f in fields(Run) if f.default is MISSING}
-        run = Run(**needed, selection=record.get("selection"))
     except (KeyError, TypeError) as error:
         raise SubloraError(f"{path} is no run: it lacks {error}") from error
+    needed["certificate"] = _certificate(record["certificate"], f"{path}, certificate")
+    try:
+        selection = Selection.model_validate_json(json.dumps(record["selection"])) if record.get("selection") else None
+    except ValueError as error:
+        raise SubloraError(f"{path}, selection, is damaged: {str(error).splitlines()[0]}") from error
+    run = Run(**needed, selection=selection)
     check_metrics(run.metrics, f"{path}, record")
     return run
 
 
+def _certificate(written: Any, where: str) -> Certificate | None:
+    """Return the certificate in the JSON of a run: as strictly as one in a file of its own."""
+    if written is None:
+        return None
+    certificate = parse_certificate(json.dumps(written, indent=2, ensure_ascii=False) + "\n", where)
+    if certificate.compute_digest() != certificate.digest:
+        raise CertificateError(f"{where} was changed: its digest does not match its content")
+    return certificate
+
+
 def _read_folder(path: Path) -> Run:
-    metrics = read_metrics(path / METRICS)
+    run = RunFolder(path)
+    metrics = read_metrics(run.metrics)
     try:
-        config = yaml.safe_load((path / "config.yaml").read_text())
+        config = yaml.safe_load(run.config.read_text())
         sublora, seed = config["sublora"], config["system"]["seed"]
         mode, d = sublora["allocation_mode"], sublora["intrinsic_dim"]
         if mode == "fixed":
@@ -150,10 +169,10 @@ def _read_folder(path: Path) -> Run:
         elif mode == "learned" and sublora["allocation_scope"] != Sublora.allocation_scope:
             mode = f"learned-{sublora['allocation_scope']}"
     except OSError as error:
-        raise SubloraError(f"cannot read {path / 'config.yaml'}: {error.strerror}") from error
+        raise SubloraError(f"cannot read {run.config}: {error.strerror}") from error
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise SubloraError(f"{path / 'config.yaml'} is damaged: {error}") from error
-    certificate = read_certificate(path) if (path / CERTIFICATE).exists() else None
-    selection = read_selection(path, certificate) if certificate else None
-    D = certificate["prior"].get("D") if certificate else None
+        raise SubloraError(f"{run.config} is damaged: {error}") from error
+    certificate = read_certificate(run.certificate) if run.certificate.exists() else None
+    selection = read_selection(run, certificate) if certificate else None
+    D = certificate.prior.D if certificate else None
     return Run(path.resolve().name, mode, d, D, seed, certificate, metrics, selection)

@@ -210,7 +210,7 @@ def decompositions(runs: Sequence[Run]) -> Figure:
     figure, (axes,) = _panels(1, 0.3 + 0.22 * len(groups), x="bits per token", y="")
     left = np.zeros(len(groups))
     rows = np.arange(len(groups))
-    stacks = [[stacked(run.certificate["decomposition"]) for run in g if run.certificate] for g in groups.values()]
+    stacks = [[stacked(run.certificate.decomposition) for run in g if run.certificate] for g in groups.values()]
     for part, (text, colour) in PARTS.items():
         values = [np.mean([stack[part] for stack in group]) for group in stacks]
         axes.barh(rows, values, left=left, height=0.7, color=colour, label=text)
@@ -381,7 +381,7 @@ def top_k_curves(runs: Sequence[Run]) -> Figure:
             _band(
                 axes,
                 np.array(ks),
-                np.array([[c[field] for _, c in row] for row in claims]),
+                np.array([[getattr(c, field) for _, c in row] for row in claims]),
                 key.colour(mode),
                 linestyle,
             )

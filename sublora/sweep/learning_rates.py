@@ -14,14 +14,15 @@ from pathlib import Path
 from sublora.config import Config, config_from_json
 from sublora.errors import SubloraError, TrainingError
 from sublora.files import write_text
-from sublora.report.metrics import METRICS, read_metrics
+from sublora.report.metrics import read_metrics
+from sublora.run_folder import RunFolder
 from sublora.sweep.grid import Grid, Variant
 from sublora.sweep.results import settings_sha256
 from sublora.sweep.run import alone_in
 
 log = logging.getLogger(__name__)
 
-LEARNING_RATES, OUTCOME = "learning_rates.json", "outcome.json"
+LEARNING_RATES = "learning_rates.json"
 # Batches of the evaluation that decides: rates differ by a few hundredths of a bit.
 EVALUATION_BATCHES = 40
 
@@ -82,20 +83,20 @@ def trials(grid: Grid, variants: Iterable[Variant]) -> list[Trial]:
 def perform_trial(config_json: str, variant: str) -> None:
     """Train for a short time and write the outcome to the trial's folder. Submitted by a launcher."""
     config = config_from_json(config_json)
-    folder = Path(config.login.out_dir)
-    with alone_in(folder):
+    run = RunFolder(Path(config.login.out_dir))
+    with alone_in(run):
         from sublora.training.loop import train
 
         try:
             train(config)
-            last = [record for record in read_metrics(folder / METRICS) if record["kind"] == "eval"][-1]
+            last = [record for record in read_metrics(run.metrics) if record["kind"] == "eval"][-1]
             value = last.get("val_bpd", last["train_bpd"])
         except TrainingError as error:
             # A rate at which training diverges is an answer too.
             log.warning("%s", error)
             value = None
         outcome = Measured(variant, config.optimizer.learning_rate, value, settings_sha256(config, bounds=False))
-        write_text(folder / OUTCOME, json.dumps(asdict(outcome)) + "\n")
+        write_text(run.outcome, json.dumps(asdict(outcome)) + "\n")
 
 
 def measured(grid: Grid, wanted: Iterable[Trial]) -> dict[str, Measured]:
@@ -108,7 +109,7 @@ def measured(grid: Grid, wanted: Iterable[Trial]) -> dict[str, Measured]:
     out = {}
     for trial in wanted:
         key = (trial.variant.name, trial.learning_rate, settings_sha256(trial.config, bounds=False))
-        for outcome in (kept.get(key), *_read(Path(trial.config.login.out_dir) / OUTCOME)):
+        for outcome in (kept.get(key), *_read(RunFolder(Path(trial.config.login.out_dir)).outcome)):
             if outcome and (outcome.variant, outcome.learning_rate, outcome.settings) == key:
                 out[trial.name] = outcome
     return out

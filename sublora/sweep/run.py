@@ -15,10 +15,8 @@ from sublora.certificate.selection import write_selection
 from sublora.config import Config, config_from_json
 from sublora.errors import CertificateError, ConfigError, SubloraError
 from sublora.files import write_text
-from sublora.report.html import CONFIG
+from sublora.run_folder import RunFolder
 from sublora.sweep.results import difference, keep, settings_sha256
-
-STEPS = "steps.json"
 
 
 def perform_run(config_json: str, results: str, candidates: str) -> None:
@@ -35,41 +33,43 @@ def perform_run(config_json: str, results: str, candidates: str) -> None:
         SubloraError: the folder belongs to other settings or to another process, or a step failed.
     """
     config = config_from_json(config_json)
-    folder = Path(config.login.out_dir)
-    with alone_in(folder):
-        if (folder / CONFIG).exists() and (other := difference(folder, config, bounds=False)):
-            raise ConfigError(f"{folder} holds a run with {other}: remove it, or give the sweep another folder of work")
-        steps = _Steps(folder)
+    run = RunFolder(Path(config.login.out_dir))
+    with alone_in(run):
+        if run.config.exists() and (other := difference(run, config, bounds=False)):
+            raise ConfigError(
+                f"{run.path} holds a run with {other}: remove it, or give the sweep another folder of work"
+            )
+        steps = _Steps(run.steps)
         trained, all_settings = settings_sha256(config, bounds=False), settings_sha256(config)
         steps.take("train", trained, lambda: _train(config))
         steps.take("bounds", all_settings, lambda: _certify(config))
-        steps.take("verify", all_settings, lambda: _verify(folder, Path(config.data.dataset_dir, config.data.dataset)))
-        write_text(folder / CONFIG, config.to_yaml())
-        write_selection(folder, int(candidates))
-        keep(folder, Path(results), steps.seconds())
+        steps.take("verify", all_settings, lambda: verify_elsewhere(run, config))
+        write_text(run.config, config.to_yaml())
+        write_selection(run, int(candidates))
+        keep(run, RunFolder(Path(results)), steps.seconds())
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(run: RunFolder) -> Iterator[None]:
     """Hold a folder for this process; it is free again when the process ends, however it ends.
 
     Raises:
         SubloraError: another process holds it.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    folder.mkdir(parents=True, exist_ok=True)
+    run.path.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".lock", timeout=0):
+        with FileLock(run.lock, timeout=0):
             yield
     except Timeout as error:
-        raise SubloraError(f"another process works in {folder}: wait for it, or end it") from error
+        raise SubloraError(f"another process works in {run.path}: wait for it, or end it") from error
 
 
 class _Steps:
     """Which steps of a run are done, with which settings, and how long they took."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / STEPS
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.done = json.loads(self.path.read_text()) if self.path.exists() else {}
 
     def take(self, name: str, settings: str, action: Callable[[], None]) -> None:
@@ -101,11 +101,22 @@ def _certify(config: Config) -> None:
     certify(config)
 
 
-def _verify(folder: Path, data_dir: Path) -> None:
-    # Another process, so that nothing but the bytes is shared with the one that issued the certificate.
-    command = [sys.executable, "-m", "sublora", "verify", str(folder), "--data", str(data_dir)]
+def verify_elsewhere(run: RunFolder, config: Config) -> None:
+    """Verify a certificate in another process, so that nothing but the bytes is shared with the one that issued it.
+
+    Args:
+        run: holds certificate and message.
+        config: names the corpus, and the base where it is pretrained.
+
+    Raises:
+        CertificateError: it was not verified; says why.
+    """
+    command = [sys.executable, "-m", "sublora", "verify", str(run.path)]
+    command += ["--data", str(Path(config.data.dataset_dir, config.data.dataset))]
+    if base := getattr(getattr(config, "prior", None), "base", ""):
+        command += ["--base", base]
     check = subprocess.run(command, capture_output=True, text=True, check=False)
     sys.stderr.write(check.stderr)
     if check.returncode:
         why = (check.stderr.strip() or f"exit status {check.returncode}").splitlines()[-1]
-        raise CertificateError(f"the certificate in {folder} was not verified: {why}")
+        raise CertificateError(f"the certificate in {run.path} was not verified: {why}")

@@ -15,13 +15,14 @@ from rich.table import Table
 
 from sublora.config import Config
 from sublora.errors import ConfigError, SubloraError
+from sublora.run_folder import RunFolder
 from sublora.sweep.grid import Grid, Planned, read_grid
 from sublora.sweep.launchers import Launcher
 from sublora.sweep.learning_rates import choose, measured, perform_trial, record, trials
 from sublora.sweep.queue import Status, Task, work_off
 from sublora.sweep.results import finished
 from sublora.sweep.run import perform_run
-from sublora.sweep.table import folder_numbers, live_table, print_table, status_table
+from sublora.sweep.table import live_table, print_table, run_numbers, status_table
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def sweep(path: Path, options: Options) -> None:
     with _interruptible():
         rates = _learning_rates(grid, chosen, launcher, options)
         tasks = [_run_task(grid, run, rates) for run in chosen]
-        _work(tasks, "runs", launcher, options, lambda task: folder_numbers(grid.results / task.name))
+        _work(tasks, "runs", launcher, options, lambda task: run_numbers(RunFolder(grid.results / task.name)))
 
 
 def _config(grid: Grid, run: Planned, rate: float | None) -> Config:
@@ -118,12 +119,12 @@ def _learning_rates(grid: Grid, chosen: Sequence[Planned], launcher: Launcher, o
 
 def _run_task(grid: Grid, run: Planned, rates: dict[str, float]) -> Task:
     config = _config(grid, run, rates.get(run.variant.name))
-    results, candidates = grid.results / run.name, len(grid.runs())
+    results, candidates = RunFolder(grid.results / run.name), len(grid.runs())
     done = finished(results, config, candidates)
     return Task(
         run.name,
         perform_run,
-        (json.dumps(config.to_dict()), str(results), str(candidates)),
+        (json.dumps(config.to_dict()), str(results.path), str(candidates)),
         Path(config.login.out_dir),
         config.training.max_iters,
         Status.FINISHED if done else Status.WAITING,
@@ -179,7 +180,7 @@ def _plan(grid: Grid, chosen: Sequence[Planned], launcher: Launcher) -> Table:
     for run in chosen:
         config = _config(grid, run, rates.get(run.variant.name))
         decided = run.variant.name not in undecided
-        done = decided and finished(grid.results / run.name, config, len(grid.runs()))
+        done = decided and finished(RunFolder(grid.results / run.name), config, len(grid.runs()))
         table.add_row(
             run.name,
             "nothing, it is finished" if done else "train, bounds, verify",

@@ -6,14 +6,13 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from sublora.report.metrics import METRICS
-from sublora.report.tables import upward
+from sublora.report.tables import at_most
+from sublora.run_folder import RunFolder
 from sublora.sweep.queue import Status, Task
 
 # Training's part of a run's time, until a run has been seen to the end.
@@ -25,7 +24,7 @@ _FRAME = 7
 def steps_taken(task: Task) -> int:
     """Return the training steps that a task has recorded; 0 before the first record."""
     try:
-        with (task.folder / METRICS).open("rb") as file:
+        with RunFolder(task.folder).metrics.open("rb") as file:
             file.seek(max(file.seek(0, 2) - 8192, 0))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError:
@@ -126,7 +125,7 @@ def _cells(task: Task) -> tuple[str, str, str]:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else upward(value)
+    return "" if value is None else at_most(value)
 
 
 @contextmanager
@@ -159,13 +158,12 @@ def print_table(table: Table) -> None:
     Console(width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def folder_numbers(folder: Path) -> dict[str, float]:
+def run_numbers(run: RunFolder) -> dict[str, float]:
     """Return the held-out loss and the bound of a finished run, by name."""
-    from sublora.certificate.certificate import read_certificate
-    from sublora.report.tables import headline
+    from sublora.certificate.model import read_certificate
+    from sublora.report.tables import held_out_loss
 
-    certificate = read_certificate(folder)
-    main = headline(certificate)
-    held_out = certificate["held_out"]
-    numbers = {f"held-out {main['name']}": held_out[main["metric"]]} if held_out else {}
-    return {**numbers, f"certified {main['name']}": main["bound"]}
+    certificate = read_certificate(run.certificate)
+    main, found = certificate.headline, held_out_loss(certificate)
+    numbers = {f"held-out {main.name}": found[0]} if found else {}
+    return {**numbers, f"certified {main.name}": main.bound}

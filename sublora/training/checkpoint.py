@@ -11,8 +11,10 @@ from torch import Tensor
 from sublora.config import Config, config_from_json
 from sublora.errors import TrainingError
 from sublora.files import write_bytes
+from sublora.run_folder import RunFolder
 
-BEST, LAST = "best.safetensors", "last.safetensors"
+# Names in the folder of a run.
+BEST, LAST = RunFolder(Path()).best.name, RunFolder(Path()).last.name
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         TrainingError: there is none, or it is damaged.
     """
     if path.is_dir():
-        path = path / BEST
+        path = RunFolder(path).best
     try:
         data = path.read_bytes()
     except OSError as error:

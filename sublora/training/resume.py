@@ -6,7 +6,8 @@ from pathlib import Path
 
 from sublora.config import Config
 from sublora.errors import ConfigError
-from sublora.training.checkpoint import LAST, Checkpoint, load_checkpoint
+from sublora.run_folder import RunFolder
+from sublora.training.checkpoint import Checkpoint, load_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,10 @@ def previous_run(out_dir: Path, config: Config) -> Checkpoint | None:
     Raises:
         ConfigError: the run had other settings.
     """
-    if not (out_dir / LAST).exists():
+    last = RunFolder(out_dir).last
+    if not last.exists():
         return None
-    checkpoint = load_checkpoint(out_dir / LAST)
+    checkpoint = load_checkpoint(last)
     then, now = checkpoint.config.to_dict(), config.to_dict()
     for section in (*_FIXED_SECTIONS, "system"):
         for key, value in now[section].items():

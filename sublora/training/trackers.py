@@ -9,9 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from sublora.config import Config
 from sublora.files import write_text
-
-METRICS = "metrics.jsonl"
-WANDB_ID = "wandb_id.txt"
+from sublora.run_folder import RunFolder
 
 
 def _flatten(record: dict[str, Any]) -> dict[str, float]:
@@ -46,17 +44,18 @@ class Trackers:
     """
 
     def __init__(self, out_dir: Path, config: Config, resume_at: int | None) -> None:
-        path = out_dir / METRICS
+        run = RunFolder(out_dir)
+        path = run.metrics
         old = path.read_text().splitlines() if resume_at is not None and path.exists() else []
         kept = [line for line in old if _stands(line, resume_at or 0)]
         write_text(path, "".join(line + "\n" for line in kept))
         self._file = path.open("a")
-        self._board = SummaryWriter(str(out_dir / "tensorboard"), purge_step=resume_at)
+        self._board = SummaryWriter(str(run.tensorboard), purge_step=resume_at)
         self._wandb = None
         if config.login.wandb_log:
             import wandb
 
-            identity = out_dir / WANDB_ID
+            identity = run.wandb_id
             if resume_at is None or not identity.exists():
                 write_text(identity, secrets.token_hex(4))
             self._wandb = wandb.init(

@@ -4,8 +4,6 @@ Torch-free. The libraries that sign are imported only where a key is used: certi
 """
 
 from sublora.certificate.attestation.attest import (
-    ATTESTATION,
-    REPRODUCED,
     attest,
     read_attestation,
     read_reproduction,
@@ -28,9 +26,7 @@ from sublora.certificate.attestation.statement import (
 from sublora.certificate.attestation.subjects import check_subjects, find_subjects
 
 __all__ = [
-    "ATTESTATION",
     "CERTIFICATE_PREDICATE",
-    "REPRODUCED",
     "REPRODUCED_PREDICATE",
     "STATEMENT",
     "Claim",

@@ -15,8 +15,7 @@ from sublora.certificate.attestation.statement import (
 from sublora.certificate.attestation.subjects import check_subjects, find_subjects
 from sublora.errors import CertificateError
 from sublora.files import write_bytes
-
-ATTESTATION, REPRODUCED = "attestation.json", "reproduced.json"
+from sublora.run_folder import RunFolder
 
 
 def attest(folder: Path, key_path: Path, summary: Summary, base_dir: Path | None = None) -> Path:
@@ -31,7 +30,7 @@ def attest(folder: Path, key_path: Path, summary: Summary, base_dir: Path | None
     Raises:
         CertificateError: a file is missing, a value is impossible, or the key cannot be used.
     """
-    path = folder / ATTESTATION
+    path = RunFolder(folder).attestation
     write_bytes(path, sign(statement(find_subjects(folder, base_dir), summary), key_path))
     return path
 
@@ -48,7 +47,7 @@ def reproduce(folder: Path, key_path: Path, reproduction: Reproduction, base_dir
     Raises:
         CertificateError: as `attest`; also if what was found does not confirm the certificate.
     """
-    path = folder / REPRODUCED
+    path = RunFolder(folder).reproduced
     write_bytes(path, sign(reproduced_statement(find_subjects(folder, base_dir), reproduction), key_path))
     return path
 
@@ -69,7 +68,7 @@ def read_attestation(folder: Path, public_key_path: Path, base_dir: Path | None 
     Raises:
         CertificateError: it is missing or does not verify, a file is another one, or it is no issuer's statement.
     """
-    return summary_of(_read_file(folder / ATTESTATION, public_key_path, base_dir))
+    return summary_of(_read_file(RunFolder(folder).attestation, public_key_path, base_dir))
 
 
 def read_reproduction(folder: Path, public_key_path: Path, base_dir: Path | None = None) -> Reproduction:
@@ -78,4 +77,4 @@ def read_reproduction(folder: Path, public_key_path: Path, base_dir: Path | None
     Raises:
         CertificateError: it is missing or does not verify, a file is another one, or it is no verifier's statement.
     """
-    return reproduction_of(_read_file(folder / REPRODUCED, public_key_path, base_dir))
+    return reproduction_of(_read_file(RunFolder(folder).reproduced, public_key_path, base_dir))

@@ -13,13 +13,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from sublora.certificate.certificate import CERTIFICATE, MESSAGE
 from sublora.errors import CertificateError
 from sublora.files import canonical_json
+from sublora.run_folder import RunFolder
 
+# Names of subjects.
+CERTIFICATE, MESSAGE = RunFolder(Path()).certificate.name, RunFolder(Path()).message.name
 STATEMENT = "https://in-toto.io/Statement/v1"
 # Identifiers, not pages.
 CERTIFICATE_PREDICATE = "https://sublora.dev/attestation/certificate/v1"

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sublora.certificate.certificate import CERTIFICATE, MESSAGE
 from sublora.errors import CertificateError
 from sublora.files import sha256_file
+from sublora.run_folder import RunFolder
 
 # Names of subjects under this prefix are files of the base; all others lie in the folder of the certificate.
 BASE = "base/"
@@ -37,7 +37,8 @@ def find_subjects(folder: Path, base_dir: Path | None = None) -> dict[str, str]:
     Raises:
         CertificateError: a file or the base's folder is missing, or cannot be read.
     """
-    found = {name: _digest(folder / name) for name in (MESSAGE, CERTIFICATE)}
+    run = RunFolder(folder)
+    found = {path.name: _digest(path) for path in (run.message, run.certificate)}
     found.update(_files(folder / ADAPTER, ADAPTER))
     if base_dir is not None:
         base = _files(base_dir, BASE)
