@@ -1,9 +1,10 @@
 """Models that need no network, certified by the same bound: what a certificate has to beat. Torch-free.
 
-Three kinds. Codes that were known before the corpus: uniform coding and the fallback code. N-grams that are coded: their
-message is written as well as we know how, and its bits are paid for like a network's. And an n-gram fitted to documents
-that the bound does not count: to the prior share of the corpus where there is one, which is then known beforehand and
-costs no bits, as base weights do; else to a random half of the documents, and certified from the other half.
+Three kinds. Codes that were known before the corpus: uniform coding and the fallback code. N-grams that are coded:
+their message is written as well as we know how, and its bits are paid for like a network's. And an n-gram fitted to
+documents that the bound does not count: to the prior share of the corpus where there is one, which is then known
+beforehand and costs no bits, as base weights do; else to a random half of the documents, and certified from the other
+half.
 
 The loss of an n-gram is that of its document mixture with the fallback code, as for a network.
 """
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from sublora.certificate.claims import Losses, Terms, mixture_losses, plain, projected_bound, risk_bound
+from sublora.certificate.claims import Losses, mixture_losses, plain, projected_bound, risk_bound
+from sublora.certificate.terms import Terms
 from sublora.coding.ngram_fit import Grams, count_grams, fit_coded_ngram
 from sublora.coding.ngram_message import Alphabet, CodedNGram, decode, encode
 from sublora.corpus.corpus import Corpus, Split

@@ -10,8 +10,8 @@ The first token of a document follows the end-of-text token.
 
 The message: gamma(step / 32), step in 1/256 bits; then adaptive decisions (`sublora.coding.decisions`), context by
 context, breadth first. Of every context: its moves, by increasing rank of the token among the parent's weights, each as
-"one more", the number of ranks that are passed over, sign and size; then its children, in the same manner, by increasing
-rank among the root's weights, with the token that cannot occur last. Zeros fill the last byte.
+"one more", the number of ranks that are passed over, sign and size; then its children, in the same manner, by
+increasing rank among the root's weights, with the token that cannot occur last. Zeros fill the last byte.
 
 Context trees are those of Rissanen 1983, "A universal data compression system"; weights that add up along a path are
 those of a maximum-entropy model (Rosenfeld 1996, "A maximum entropy approach to adaptive statistical language
@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Int64, Integer
 
 from sublora.coding.bits import BitReader, BitWriter, read_gamma, write_gamma
-from sublora.coding.decisions import Decisions, DecisionReader, DecisionWriter, code_integer
+from sublora.coding.decisions import DecisionReader, Decisions, DecisionWriter, code_integer
 from sublora.coding.range_coder import read_payload, write_payload
 from sublora.corpus.corpus import Split
 from sublora.corpus.fallback import UNIT, FallbackCode
@@ -286,9 +286,7 @@ def _ranks(ranked: np.ndarray, given: dict[int, int] | list[int] | None) -> list
     return None if given is None else np.flatnonzero(np.isin(ranked, list(given))).tolist()
 
 
-def _code_ranks(
-    coder: Decisions, what: tuple[str, int], count: int, given: list[int] | None
-) -> Iterator[int]:
+def _code_ranks(coder: Decisions, what: tuple[str, int], count: int, given: list[int] | None) -> Iterator[int]:
     """Code increasing ranks below `count`, and yield each when it is known."""
     rank, i = -1, 0
     while True:

