@@ -95,7 +95,7 @@ class Split:
         return np.full(len(self), UNKNOWN, np.int64) if self.byte_lengths is None else self.byte_lengths
 
     def digests(self) -> UInt64[np.ndarray, "n 2"]:
-        """Return 16 bytes of SHA-256 of each document's tokens: equal rows mean equal documents."""
+        """Return a hash of each document's tokens in 16 bytes: equal rows mean equal documents."""
         return document_digests(self.tokens, self.starts, self.lengths)
 
     def n_distinct(self) -> int:

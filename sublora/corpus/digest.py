@@ -20,7 +20,7 @@ _MAGIC = b"sublora documents 1\n"
 _HEADER = struct.Struct("<qq")
 UNKNOWN_BYTES = -1
 DIGEST_BYTES = 16
-"""bytes of a SHA-256 that tell documents apart: 2^64 documents before two are expected to agree"""
+"""bytes of a hash that tell documents apart: 2^64 documents before two are expected to agree"""
 
 
 class DocumentHash:
@@ -52,22 +52,24 @@ def hash_documents(tokens: UInt16[np.ndarray, " n_tokens"], rows: Integer[np.nda
         tokens: of the file.
         rows: start, length and bytes of each document.
     """
-    out, plain = DocumentHash(), np.asarray(tokens)
+    digest, data = hashlib.sha256(_MAGIC), _as_bytes(tokens)
+    update, pack, size = digest.update, _HEADER.pack, tokens.itemsize
     for block in _blocks(rows):
         for start, length, n_bytes in block.tolist():
-            out.add(plain[start : start + length], n_bytes)
-    return out.hexdigest()
+            update(pack(length, n_bytes))
+            update(data[start * size : (start + length) * size])
+    return digest.hexdigest()
 
 
 def document_digests(
     tokens: UInt16[np.ndarray, " n_tokens"], starts: Int64[np.ndarray, " n"], lengths: Int64[np.ndarray, " n"]
 ) -> UInt64[np.ndarray, "n 2"]:
-    """Return the first 16 bytes of SHA-256 of each document's tokens, as two integers; equal tokens, equal rows."""
-    plain, out = np.asarray(tokens), bytearray()
+    """Return BLAKE2b of each document's tokens in 16 bytes, as two integers; equal tokens, equal rows."""
+    data, size, out = _as_bytes(tokens), tokens.itemsize, bytearray()
     for block in _blocks(np.stack([starts, lengths], axis=1)):
         for start, length in block.tolist():
-            data = np.ascontiguousarray(plain[start : start + length]).data
-            out += hashlib.sha256(data).digest()[:DIGEST_BYTES]
+            document = data[start * size : (start + length) * size]
+            out += hashlib.blake2b(document, digest_size=DIGEST_BYTES).digest()
     return np.frombuffer(bytes(out), np.uint64).reshape(-1, 2)
 
 
@@ -77,6 +79,11 @@ def count_distinct(digests: UInt64[np.ndarray, "n 2"]) -> int:
         return 0
     ordered = digests[np.lexsort(digests.T)]
     return 1 + int((ordered[1:] != ordered[:-1]).any(axis=1).sum())
+
+
+def _as_bytes(tokens: np.ndarray) -> memoryview:
+    # A slice of a memory view takes a fifth of the time of a slice of a memory-mapped array.
+    return memoryview(np.ascontiguousarray(tokens, "<u2")).cast("B")
 
 
 def _blocks(rows: np.ndarray, size: int = 1 << 16) -> Iterable[np.ndarray]:
