@@ -40,7 +40,7 @@ _NAMES = {1: "unigram", 2: "bigram", 3: "trigram"}
 KNOWN_ORDERS, KNOWN_ORDERS_OF_MANY, FEW_TOKENS = range(1, 8), range(1, 5), 1024
 # Messages of several lengths are tried: at this price of a bit in nats / n, and at prices that differ by this factor
 # for as long as that helps. They are compared by the projected bound of so many documents.
-_FIRST_PRICE, _PRICE_FACTOR, _MOST_PRICES, _CHOICE_DOCUMENTS = 2.0, 1.5, 6, 2_000
+_FIRST_PRICE, _PRICE_FACTOR, _MOST_PRICES, _CHOICE_DOCUMENTS = 2.0, 1.5, 5, 2_000
 
 
 def baselines(corpus: Corpus, terms: Terms) -> list[dict[str, Any]]:
@@ -114,9 +114,9 @@ def _coded(train: Units, terms: Terms) -> list[_Code]:
     alphabet = Alphabet(train.fallback, train.split.eot_token, train.impossible is None)
     grams = count_grams(_few(train), CODED_ORDERS, train.vocab_size)
     out: list[_Code] = []
-    least = math.inf
+    least, price = math.inf, _FIRST_PRICE * math.log(2) / terms.n
     for order in range(1, CODED_ORDERS + 1):
-        bound, model = _best_price(grams.shortened(order), alphabet, sample, terms)
+        bound, model, price = _best_price(grams.shortened(order), alphabet, sample, terms, price)
         if order > SHOWN_ORDERS and bound >= least:
             break
         least = min(bound, least)
@@ -126,24 +126,24 @@ def _coded(train: Units, terms: Terms) -> list[_Code]:
     return out
 
 
-def _best_price(grams: Grams, alphabet: Alphabet, sample: Units, terms: Terms) -> tuple[float, CodedNGram]:
-    """The projected bound and the model at the price of a bit that is best."""
+def _best_price(
+    grams: Grams, alphabet: Alphabet, sample: Units, terms: Terms, first: float
+) -> tuple[float, CodedNGram, float]:
+    """The projected bound, the model and the price of a bit that is best, found from a first price."""
 
-    def at(step: int) -> tuple[float, CodedNGram]:
-        model = fit_coded_ngram(grams, alphabet, price * _PRICE_FACTOR**step)
+    def at(price: float) -> tuple[float, CodedNGram, float]:
+        model = fit_coded_ngram(grams, alphabet, price)
         own = _own(terms, 8 * len(encode(model)))
-        return projected_bound(_losses(model, sample, own), own), model
+        return projected_bound(_losses(model, sample, own), own), model, price
 
-    price = _FIRST_PRICE * math.log(2) / terms.n
-    best, fits = at(0), 1
-    for direction in (1, -1):
-        step, better = direction, False
+    best, fits = at(first), 1
+    for factor in (_PRICE_FACTOR, 1 / _PRICE_FACTOR):
         while fits < _MOST_PRICES:
-            found, fits = at(step), fits + 1
+            found, fits = at(best[2] * factor), fits + 1
             if found[0] >= best[0]:
                 break
-            best, step, better = found, step + direction, True
-        if better:
+            best = found
+        if best[2] != first:
             break
     return best
 
