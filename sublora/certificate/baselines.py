@@ -10,6 +10,7 @@ The loss of an n-gram is that of its document mixture with the fallback code, as
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from sublora.certificate.claims import Losses, Terms, mixture_losses, plain, pro
 from sublora.coding.ngram_fit import Grams, count_grams, fit_coded_ngram
 from sublora.coding.ngram_message import Alphabet, CodedNGram, decode, encode
 from sublora.corpus.corpus import Corpus, Split
-from sublora.corpus.ngram import NGram, Scorer, choose_order, fit_ngram, subset
+from sublora.corpus.ngram import Scorer, choose_order, fit_ngram, subset
 from sublora.corpus.units import Units, held_out_units, sample_units
 from sublora.draws import shuffled
 from sublora.inequalities import betting, nats
@@ -69,11 +70,23 @@ def baselines(corpus: Corpus, terms: Terms) -> list[dict[str, Any]]:
         return [*out, _certify(known, train, val, terms)]
     # A claim about tokens is about the contexts of the whole training text: no half of it will do.
     if not terms.about_tokens and len(train) >= 4:
-        order = shuffled("half", b"", len(train))
-        fitted, measured = np.sort(order[: len(train) // 2]), np.sort(order[len(train) // 2 :])
-        known = _known(_part(train, fitted), "a random half")
-        out.append(_certify(known, _part(train, measured), val, dataclasses.replace(terms, n=len(measured))))
+        out.append(certify_fitted_half(corpus, terms))
     return out
+
+
+def certify_fitted_half(corpus: Corpus, terms: Terms, orders: Sequence[int] | None = None) -> dict[str, Any]:
+    """Return what an n-gram reaches that is fitted to a random half of the units and certified from the other half.
+
+    Args:
+        corpus, terms: as in `baselines`.
+        orders: to choose from; by default as many as the vocabulary makes sensible.
+    """
+    train = sample_units(corpus, corpus.train, terms.bound_type, terms.min_tokens)
+    order = shuffled("half", b"", len(train))
+    fitted, measured = np.sort(order[: len(train) // 2]), np.sort(order[len(train) // 2 :])
+    known = _known(_part(train, fitted), "a random half", orders)
+    val = held_out_units(corpus, terms.bound_type, terms.min_tokens)
+    return _certify(known, _part(train, measured), val, dataclasses.replace(terms, n=len(measured)))
 
 
 @dataclass(frozen=True)
@@ -98,13 +111,14 @@ def _few(units: Units) -> Split:
     return subset(split, np.sort(order[fits]))
 
 
-def _known(units: Units, where: str) -> _Code:
+def _known(units: Units, where: str, orders: Sequence[int] | None = None) -> _Code:
     """An n-gram fitted to documents that the bound does not count."""
     split, eot_inside = _few(units), units.impossible is None
-    orders = KNOWN_ORDERS if units.vocab_size <= FEW_TOKENS else KNOWN_ORDERS_OF_MANY
-    settings = {"base": units.fallback, "vocab_size": units.vocab_size, "eot_inside": eot_inside}
-    order = choose_order(split, orders, **settings) if len(split) > 1 else 1
-    model: NGram = fit_ngram(split, order, **settings)
+    orders = orders or (KNOWN_ORDERS if units.vocab_size <= FEW_TOKENS else KNOWN_ORDERS_OF_MANY)
+    order = orders[0]
+    if len(orders) > 1 and len(split) > 1:
+        order = choose_order(split, orders, units.fallback, units.vocab_size, eot_inside=eot_inside)
+    model = fit_ngram(split, order, units.fallback, units.vocab_size, eot_inside=eot_inside)
     return _Code(f"{_NAMES.get(order, f'{order}-gram')} fitted to {where}", 0, model)
 
 

@@ -133,9 +133,7 @@ def fit_coded_ngram(
     return best
 
 
-def _fit(
-    grams: Grams, alphabet: Alphabet, price: float, step: int, costs: Costs
-) -> tuple[CodedNGram, float]:
+def _fit(grams: Grams, alphabet: Alphabet, price: float, step: int, costs: Costs) -> tuple[CodedNGram, float]:
     order, size = len(grams.tokens), alphabet.size
     target = grams.tokens[-1]
     contexts: list[Context] = []

@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Int64, Integer
 
 from sublora.coding.bits import BitReader, BitWriter, read_gamma, write_gamma
-from sublora.coding.decisions import Decisions, DecisionReader, DecisionWriter, code_integer
+from sublora.coding.decisions import DecisionReader, Decisions, DecisionWriter, code_integer
 from sublora.coding.range_coder import read_payload, write_payload
 from sublora.corpus.corpus import Split
 from sublora.corpus.fallback import UNIT, FallbackCode
@@ -291,9 +291,7 @@ def _ranks(ranked: np.ndarray, given: dict[int, int] | list[int] | None) -> list
     return None if given is None else np.flatnonzero(np.isin(ranked, list(given))).tolist()
 
 
-def _code_ranks(
-    coder: Decisions, what: tuple[str, int], count: int, given: list[int] | None
-) -> Iterator[int]:
+def _code_ranks(coder: Decisions, what: tuple[str, int], count: int, given: list[int] | None) -> Iterator[int]:
     """Code increasing ranks below `count`, and yield each when it is known."""
     rank, i = -1, 0
     while True:

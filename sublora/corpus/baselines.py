@@ -13,6 +13,7 @@ from jaxtyping import Float64, Integer
 from sublora.corpus.corpus import Split
 from sublora.corpus.index import TOKEN
 
+
 def uniform_bits(split: Split, documents: Integer[np.ndarray, " n"], vocab_size: int) -> Float64[np.ndarray, " n"]:
     """Return the bits of documents when every token costs log2(vocab_size - 1)."""
     return split.lengths[documents] * np.log2(vocab_size - 1)

@@ -126,9 +126,7 @@ class NGram(Scorer):
                 probabilities = last
             yield part.rows, -np.log2(probabilities)
 
-    def bits_by_order(
-        self, split: Split, documents: Integer[np.ndarray, " n"]
-    ) -> Float64[np.ndarray, "order n"]:
+    def bits_by_order(self, split: Split, documents: Integer[np.ndarray, " n"]) -> Float64[np.ndarray, "order n"]:
         """Return `truncated(order).bits(...)` for every order from 1, in one pass."""
         out = np.zeros((self.order, len(documents)))
         for part in tokens_of(split, documents):
