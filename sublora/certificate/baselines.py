@@ -11,6 +11,7 @@ The loss of an n-gram is that of its document mixture with the fallback code, as
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ from sublora.certificate.terms import Terms
 from sublora.coding.ngram_fit import Grams, count_grams, fit_coded_ngram
 from sublora.coding.ngram_message import Alphabet, CodedNGram, decode, encode
 from sublora.corpus.corpus import Corpus, Split
-from sublora.corpus.ngram import NGram, Scorer, choose_order, fit_ngram, subset
+from sublora.corpus.ngram import Scorer, choose_order, fit_ngram, subset
 from sublora.corpus.units import Units, held_out_units, sample_units
 from sublora.draws import shuffled
 from sublora.inequalities import betting, nats
@@ -42,7 +43,7 @@ _NAMES = {1: "unigram", 2: "bigram", 3: "trigram"}
 KNOWN_ORDERS, KNOWN_ORDERS_OF_MANY, FEW_TOKENS = range(1, 8), range(1, 5), 1024
 # Messages of several lengths are tried: at this price of a bit in nats / n, and at prices that differ by this factor
 # for as long as that helps. They are compared by the projected bound of so many documents.
-_FIRST_PRICE, _PRICE_FACTOR, _MOST_PRICES, _CHOICE_DOCUMENTS = 2.0, 1.5, 6, 2_000
+_FIRST_PRICE, _PRICE_FACTOR, _MOST_PRICES, _CHOICE_DOCUMENTS = 2.0, 1.5, 5, 2_000
 
 
 def baselines(corpus: Corpus, terms: Terms) -> list[dict[str, Any]]:
@@ -71,11 +72,23 @@ def baselines(corpus: Corpus, terms: Terms) -> list[dict[str, Any]]:
         return [*out, _certify(known, train, val, terms)]
     # A claim about tokens is about the contexts of the whole training text: no half of it will do.
     if not terms.about_tokens and len(train) >= 4:
-        order = shuffled("half", b"", len(train))
-        fitted, measured = np.sort(order[: len(train) // 2]), np.sort(order[len(train) // 2 :])
-        known = _known(_part(train, fitted), "a random half")
-        out.append(_certify(known, _part(train, measured), val, dataclasses.replace(terms, n=len(measured))))
+        out.append(certify_fitted_half(corpus, terms))
     return out
+
+
+def certify_fitted_half(corpus: Corpus, terms: Terms, orders: Sequence[int] | None = None) -> dict[str, Any]:
+    """Return what an n-gram reaches that is fitted to a random half of the units and certified from the other half.
+
+    Args:
+        corpus, terms: as in `baselines`.
+        orders: to choose from; by default as many as the vocabulary makes sensible.
+    """
+    train = sample_units(corpus, corpus.train, terms.bound_type, terms.min_tokens)
+    order = shuffled("half", b"", len(train))
+    fitted, measured = np.sort(order[: len(train) // 2]), np.sort(order[len(train) // 2 :])
+    known = _known(_part(train, fitted), "a random half", orders)
+    val = held_out_units(corpus, terms.bound_type, terms.min_tokens)
+    return _certify(known, _part(train, measured), val, dataclasses.replace(terms, n=len(measured)))
 
 
 @dataclass(frozen=True)
@@ -100,13 +113,14 @@ def _few(units: Units) -> Split:
     return subset(split, np.sort(order[fits]))
 
 
-def _known(units: Units, where: str) -> _Code:
+def _known(units: Units, where: str, orders: Sequence[int] | None = None) -> _Code:
     """An n-gram fitted to documents that the bound does not count."""
     split, eot_inside = _few(units), units.impossible is None
-    orders = KNOWN_ORDERS if units.vocab_size <= FEW_TOKENS else KNOWN_ORDERS_OF_MANY
-    settings = {"base": units.fallback, "vocab_size": units.vocab_size, "eot_inside": eot_inside}
-    order = choose_order(split, orders, **settings) if len(split) > 1 else 1
-    model: NGram = fit_ngram(split, order, **settings)
+    orders = orders or (KNOWN_ORDERS if units.vocab_size <= FEW_TOKENS else KNOWN_ORDERS_OF_MANY)
+    order = orders[0]
+    if len(orders) > 1 and len(split) > 1:
+        order = choose_order(split, orders, units.fallback, units.vocab_size, eot_inside=eot_inside)
+    model = fit_ngram(split, order, units.fallback, units.vocab_size, eot_inside=eot_inside)
     return _Code(f"{_NAMES.get(order, f'{order}-gram')} fitted to {where}", 0, model)
 
 
@@ -116,9 +130,9 @@ def _coded(train: Units, terms: Terms) -> list[_Code]:
     alphabet = Alphabet(train.fallback, train.split.eot_token, train.impossible is None)
     grams = count_grams(_few(train), CODED_ORDERS, train.vocab_size)
     out: list[_Code] = []
-    least = math.inf
+    least, price = math.inf, _FIRST_PRICE * math.log(2) / terms.n
     for order in range(1, CODED_ORDERS + 1):
-        bound, model = _best_price(grams.shortened(order), alphabet, sample, terms)
+        bound, model, price = _best_price(grams.shortened(order), alphabet, sample, terms, price)
         if order > SHOWN_ORDERS and bound >= least:
             break
         least = min(bound, least)
@@ -128,24 +142,24 @@ def _coded(train: Units, terms: Terms) -> list[_Code]:
     return out
 
 
-def _best_price(grams: Grams, alphabet: Alphabet, sample: Units, terms: Terms) -> tuple[float, CodedNGram]:
-    """The projected bound and the model at the price of a bit that is best."""
+def _best_price(
+    grams: Grams, alphabet: Alphabet, sample: Units, terms: Terms, first: float
+) -> tuple[float, CodedNGram, float]:
+    """The projected bound, the model and the price of a bit that is best, found from a first price."""
 
-    def at(step: int) -> tuple[float, CodedNGram]:
-        model = fit_coded_ngram(grams, alphabet, price * _PRICE_FACTOR**step)
+    def at(price: float) -> tuple[float, CodedNGram, float]:
+        model = fit_coded_ngram(grams, alphabet, price)
         own = _own(terms, 8 * len(encode(model)))
-        return projected_bound(_losses(model, sample, own), own), model
+        return projected_bound(_losses(model, sample, own), own), model, price
 
-    price = _FIRST_PRICE * math.log(2) / terms.n
-    best, fits = at(0), 1
-    for direction in (1, -1):
-        step, better = direction, False
+    best, fits = at(first), 1
+    for factor in (_PRICE_FACTOR, 1 / _PRICE_FACTOR):
         while fits < _MOST_PRICES:
-            found, fits = at(step), fits + 1
+            found, fits = at(best[2] * factor), fits + 1
             if found[0] >= best[0]:
                 break
-            best, step, better = found, step + direction, True
-        if better:
+            best = found
+        if best[2] != first:
             break
     return best
 

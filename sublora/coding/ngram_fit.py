@@ -127,6 +127,8 @@ def fit_coded_ngram(
         total = loss + price * 8 * len(encode(model))
         if total < least:
             best, least = model, total
+        if len(model.contexts) == 1 and not model.contexts[0].moves:
+            break
         costs = Costs(model)
     return best
 

@@ -174,7 +174,8 @@ def encode(model: CodedNGram) -> bytes:
     """Return the message of a model.
 
     Raises:
-        ValueError: a step or a move that the format cannot hold.
+        ValueError: a step that the format cannot hold, or contexts in another order.
+        MessageError: a move that the format cannot hold.
     """
     writer = BitWriter()
     if model.step < STEP_UNIT or model.step % STEP_UNIT:
@@ -230,6 +231,8 @@ def _code_contexts(
     i = 0
     while i < len(heads):
         parent, depth = heads[i][0], depths[i]
+        if given and (given[i].parent, given[i].token) != heads[i]:
+            raise ValueError(f"context {i} of the tree is not in the order of the format")
         # A parent's children follow each other.
         if i == 0 or parent != heads[i - 1][0]:
             ranked = alphabet.ranked(_scores(alphabet, step, heads, moves, parent))
@@ -243,6 +246,8 @@ def _code_contexts(
             heads += [(i, y) for y in found]
             depths += [depth + 1] * len(found)
         i += 1
+    if given and len(given) > len(heads):
+        raise ValueError("a context of the tree has no parent before it, or is too long")
     return tuple(Context(*head, move) for head, move in zip(heads, moves, strict=True))
 
 
