@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, modeling_gguf_py
 
 from sublora.errors import ConfigError
 from sublora.files import read_json, sha256_file, write_text
+from sublora.nn.quiet import quiet_transformers
 from sublora.nn.sources import first_line
 from sublora.nn.weights import hash_weights
 
@@ -64,8 +65,9 @@ def _fill(folder: Path, path: Path, fits: Any) -> None:
             f"cannot write the cache {folder.parent}: {error.strerror}: set XDG_CACHE_HOME to a folder with space"
         ) from error
     try:
-        facts, model = _read(path, fits)
-        model.save_pretrained(made)
+        with quiet_transformers():
+            facts, model = _read(path, fits)
+            model.save_pretrained(made)
         write_text(made / FACTS, json.dumps(facts | {"weights_sha256": hash_weights(model)}))
         if folder.exists():
             shutil.rmtree(folder)

@@ -3,18 +3,16 @@
 import functools
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from sublora.errors import ConfigError
 from sublora.nn.gguf import dequantized, facts_of
+from sublora.nn.quiet import quiet_transformers
 from sublora.nn.sources import BaseFacts, Source, find_source, first_line, folder_facts, stored_parameters
 from sublora.nn.weights import hash_weights
 
@@ -60,7 +58,7 @@ def _load(
     found: Source, source: str, vocab_size: int | None, block_size: int, dropout: float
 ) -> tuple[PreTrainedModel, str]:
     options: dict[str, Any] = {"local_files_only": found.kind == "folder", "trust_remote_code": False}
-    with _quiet():
+    with quiet_transformers():
         try:
             config = AutoConfig.from_pretrained(found.where, **options)
         except (OSError, ValueError, KeyError) as error:
@@ -142,15 +140,3 @@ def describe_pretrained(source: str, sha256: str, parameters: int) -> BaseFacts:
         card = try_to_load_from_cache(source, "README.md")
         name, licence = source, folder_facts(Path(card).parent)[1] if isinstance(card, str) else None
     return BaseFacts(name or "a model without a name", sha256, licence, parameters)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars, which know nothing of ours."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()
