@@ -5,11 +5,11 @@ import dataclasses
 import numpy as np
 import pytest
 from corpora import write_tokens
+from sublora.certificate.fallback import measure_fallback
 
 from sublora import seeds
 from sublora.certificate.baselines import MIXTURE_WEIGHT, baselines
 from sublora.certificate.claims import Terms, mixture_losses, risk_bound
-from sublora.certificate.fallback import measure_fallback
 from sublora.corpus.baselines import adaptive_bits, uniform_bits, zlib_bits
 from sublora.corpus.corpus import Corpus, Split, open_corpus
 from sublora.corpus.ngram import fit_ngram, subset

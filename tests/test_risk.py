@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from sublora import seeds
 from sublora.coding.architecture import Architecture
 from sublora.coding.spec import ModelSpec
+from sublora.corpus.batches import Batches, sample_batch
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.prepare import prepare
 from sublora.corpus.units import sample_units
@@ -100,12 +102,9 @@ def test_the_fisher_information_is_the_curvature(corpus):
     )
     with torch.no_grad():
         model.subspace_params.fill_(2.0)
-    estimate = fisher(model, corpus.train, seed=0, samples=600, block_size=12)
+    estimate = fisher(model, Batches(corpus.train, 12), seed=0, samples=600)
     assert np.allclose(estimate, estimate.T) and np.linalg.eigvalsh(estimate).min() > 0
     # The same quantity by second differences of the KL divergence between the model and its perturbation.
-    from sublora import seeds
-    from sublora.corpus.batches import sample_batch
-
     x = np.concatenate([sample_batch(corpus.train, seeds.stream(0, "curvature", i), 1, 12)[0] for i in range(200)])
 
     @torch.no_grad()

@@ -84,7 +84,7 @@ def test_a_core_of_zeros_is_the_base_and_only_cores_are_trained(architecture, ta
     }
     assert kinds == expected[architecture.family, targets]
     assert all(name.endswith(".core") for name in model.names)
-    assert model.D == 9 * len(layers(model))
+    assert 9 * len(layers(model)) == model.D
     with torch.no_grad():
         there = model(input_ids=TOKENS).logits
         model.subspace_params.zero_()

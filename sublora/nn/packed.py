@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface, PreTrainedModel
 
+from sublora.errors import ConfigError
 from sublora.nn.precision import FLOAT32_ATTENTION
 
 PACKED_ATTENTION = "sublora_packed"
@@ -194,6 +195,20 @@ AttentionInterface.register(PACKED_ATTENTION, _attention)
 def packs(model: PreTrainedModel) -> bool:
     """Whether a model can read packed rows; others read every row with the prefix before it, and padding behind."""
     return model.config.model_type in PACKED_MODELS
+
+
+def check_context(model: Any, prompt: int, block_size: int) -> None:
+    """Check that a prompt and a block of so many tokens fit into a model's context.
+
+    Raises:
+        ConfigError: they do not.
+    """
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and prompt + block_size > positions:
+        raise ConfigError(
+            f"a prompt of {prompt} tokens and a block of {block_size} are longer than the model's context of "
+            f"{positions} tokens: shorten the prompt or data.block_size"
+        )
 
 
 @contextmanager

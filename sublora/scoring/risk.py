@@ -16,9 +16,8 @@ from torch import Tensor, nn
 
 from sublora.corpus.batches import PackedWindows, pack_windows
 from sublora.corpus.units import Units
-from sublora.errors import ConfigError
 from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID
-from sublora.nn.packed import PrefixReader, packed_attention
+from sublora.nn.packed import PrefixReader, check_context, packed_attention
 from sublora.scoring.scores import TOP_K, Scores
 
 # Tokens whose logits exist at the same time in a thread: 512 x 50,257 float32 numbers are 103 MB. With fewer, the
@@ -89,20 +88,6 @@ def score_units(
         misses=sums[:, _MISSES].astype(np.int64),
         token_bits=token_bits,
     )
-
-
-def check_context(model: nn.Module, prompt: int, block_size: int) -> None:
-    """Check that a prompt and a block of so many tokens fit into a model's context.
-
-    Raises:
-        ConfigError: they do not.
-    """
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and prompt + block_size > positions:
-        raise ConfigError(
-            f"a prompt of {prompt} tokens and a block of {block_size} are longer than the model's context of "
-            f"{positions} tokens: shorten the prompt or data.block_size"
-        )
 
 
 def _readers(model: nn.Module, prompt: np.ndarray, eot_token: int) -> tuple[PrefixReader, PrefixReader]:
