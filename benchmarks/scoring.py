@@ -21,9 +21,10 @@ import numpy as np
 import torch
 from transformers import GPT2LMHeadModel
 
+from sublora.coding.architecture import Architecture
 from sublora.corpus import units
 from sublora.corpus.corpus import GPT2_EOT, GPT2_VOCAB, open_corpus
-from sublora.nn.create_model import Architecture, create_base
+from sublora.nn.base import create_base
 from sublora.scoring.risk import score_units
 from sublora.seeds import stream
 
@@ -65,12 +66,13 @@ def plain(model: GPT2LMHeadModel, documents: list[np.ndarray]) -> None:
 def main() -> None:
     """Measure, write and print."""
     torch.set_num_threads(1)
-    model = create_base(Architecture("scratch", 12, 12, 768, BLOCK, GPT2_VOCAB), seed=0).eval()
+    model = create_base(Architecture("random", 12, 12, 768, BLOCK, GPT2_VOCAB), seed=0).eval()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         write_documents(Path(folder))
-        split = open_corpus(folder).train
-        everything = units.documents(split, GPT2_VOCAB, 1)
+        corpus = open_corpus(Path(folder))
+        split = corpus.train
+        everything = units.sample_units(corpus, split, "document_level", BLOCK)
         for length, count, stride in SETTINGS:
             chosen = np.flatnonzero(split.lengths == length)[:count]
             documents = [split.document(int(i)) for i in chosen]

@@ -73,20 +73,14 @@ def ours(intrinsic_dim: int, bfloat16: bool) -> Callable[[], None]:
     """Return the step of `sublora train`."""
     import torch
 
-    from sublora.nn.base import Architecture
+    from sublora.coding.architecture import Architecture
+    from sublora.coding.spec import ModelSpec
     from sublora.nn.create_model import build_model
     from sublora.nn.loss import SubspaceLoss
     from sublora.nn.precision import prepare_for_bfloat16
 
-    model = build_model(
-        Architecture("scratch", 12, 12, 768, BLOCK, VOCABULARY),
-        seed=SEED,
-        use_lora=True,
-        attention_r=RANK,
-        head_r=RANK,
-        lora_alpha=SCALE,
-        intrinsic_dim=intrinsic_dim,
-    )
+    spec = ModelSpec(seed=SEED, intrinsic_dim=intrinsic_dim, rank=RANK, head_rank=RANK, lora_alpha=SCALE)
+    model = build_model(Architecture("random", 12, 12, 768, BLOCK, VOCABULARY), spec)
     if bfloat16:
         prepare_for_bfloat16(model.net, torch.device("cpu"))
     loss = SubspaceLoss(model).train()
@@ -122,10 +116,11 @@ def floor() -> Callable[[], None]:
     """Return the forward pass and the gradient of the activations of the base model that `sublora train` uses."""
     import torch
 
-    from sublora.nn.base import Architecture, create_base
+    from sublora.coding.architecture import Architecture
+    from sublora.nn.base import create_base
     from sublora.nn.loss import NextTokenLoss
 
-    model = create_base(Architecture("scratch", 12, 12, 768, BLOCK, VOCABULARY), SEED).requires_grad_(False).train()
+    model = create_base(Architecture("random", 12, 12, 768, BLOCK, VOCABULARY), SEED).requires_grad_(False).train()
     # The only parameter that is left makes every activation need its gradient, at the cost of one vector's.
     first = model.get_parameter("transformer.h.0.ln_1.bias").requires_grad_()
     loss, (x, y) = NextTokenLoss(model), batch()
