@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sublora.coding.codebooks import TrellisGrid
 from sublora.coding.architecture import Architecture
+from sublora.coding.codebooks import TrellisGrid
 from sublora.coding.message import Encoded, Header, ModelSpec, decode_message, encode_message
 from sublora.coding.quantizers import QUANTIZERS, Quantized, quantize, quantize_uniform
 from sublora.coding.rate_distortion import rate_distortion_quantize

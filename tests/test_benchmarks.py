@@ -5,8 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import issue_run
 
+from sublora.certificate.claims import LOSS_MARGIN
+from sublora.certificate.model import read_certificate
 from sublora.coding.quantizers import quantize
+from sublora.scoring.scores import read_scores
 from sublora.seeds import stream
 
 BENCHMARKS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.py"))
@@ -52,3 +56,19 @@ def test_the_suites_are_read_from_their_tables(folder):
     assert script["differences"](script[folder]).count("\n") == 1 + len(groups) - len(
         [mode for mode, _ in groups if mode == "learned"]
     )
+
+
+def test_the_gaps_of_a_run_end_in_its_claim_and_grow_with_the_message(tmp_path):
+    """With the K of the message, the two-stage bound is what the certificate says, but for the margin."""
+    script, run = load("bounds"), issue_run(tmp_path / "run")
+    gaps = script["demo_gaps"]
+    gaps.__globals__["DEMO"] = run
+    certificate, scores = read_certificate(run.certificate), read_scores(run.losses)
+    terms = script["demo_terms"]()
+    assert terms.bits == certificate.message.bits and terms.n == certificate.corpus.n
+    here, longer = gaps(terms.bits), gaps(10 * terms.bits)
+    own = float((scores.bits / scores.lengths).mean())
+    assert here["betting_subsampled_excess"] + own == pytest.approx(certificate.claims[0].bound, abs=2 * LOSS_MARGIN)
+    assert here["hoeffding_subsampling"] + own == pytest.approx(certificate.comparison.bound)
+    assert set(here) <= set(script["LABELS"])
+    assert all(longer[name] > here[name] for name in here)

@@ -5,11 +5,11 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from runs import make_certificate, with_base
+from runs import issue_run, make_certificate, make_metrics, with_base, write_metrics
 
-from sublora.certificate.model import write_certificate
+from sublora.certificate.model import read_certificate, write_certificate
 from sublora.certificate.verify import Verified
-from sublora.cli import demo, main
+from sublora.cli import _show, demo, main
 from sublora.config import load_config
 from sublora.files import sha256
 from sublora.run_folder import RunFolder
@@ -84,8 +84,6 @@ def signed(tmp_path, capsys):
 
 def verified_by(monkeypatch, lower=0.0):
     """Let `verify` find bounds that lie lower than the claims; return the arguments that it gets."""
-    from sublora.certificate.model import read_certificate
-
     seen = {}
 
     def verify(path, data_dir, *, base):
@@ -127,7 +125,6 @@ def test_a_signature_of_something_else_than_the_certificate_is_refused(signed, m
 
 def test_what_is_signed_are_the_upper_bounds_of_the_certificate(signed):
     from sublora.certificate.attestation import read_attestation
-    from sublora.certificate.model import read_certificate
 
     certificate = read_certificate(signed.certificate)
     summary = read_attestation(signed.path, signed.path.parent / "issuer.pub")
@@ -155,6 +152,26 @@ def test_another_message_is_not_signed(signed, capsys):
     signed.message.write_bytes(b"another message")
     assert main(["attest", str(signed.path), "--key", str(signed.path.parent / "issuer.pem")]) == 2
     assert "is not the message of the certificate" in capsys.readouterr().err
+
+
+def test_a_run_is_verified_reported_and_shown(tmp_path, capsys):
+    """A certificate that was not invented goes through the commands that read one."""
+    run = issue_run(tmp_path / "run")
+    write_metrics(run.path, make_metrics())
+    run.config.write_text("sublora: {}\n")
+    assert main(["verify", str(run.path), "--arithmetic"]) == 0
+    assert main(["report", str(run.path)]) == 0
+    out = capsys.readouterr().out
+    certificate = read_certificate(run.certificate)
+    assert out.startswith("arithmetic only") and certificate.statement in out
+    assert out.splitlines()[-1] == str(run.report)
+    assert certificate.statement in run.report.read_text()
+    _show(run)
+    shown = capsys.readouterr().out
+    assert all(path.name in shown for path in (run.certificate, run.message, run.report))
+    run.losses.write_bytes(run.losses.read_bytes()[:-1] + b"\x01")
+    assert main(["verify", str(run.path), "--arithmetic"]) == 2
+    assert "hash of the losses differs" in capsys.readouterr().err
 
 
 def test_a_demo_takes_its_steps_in_order_and_keeps_their_times(tmp_path, monkeypatch):
