@@ -27,10 +27,12 @@ import matplotlib as mpl
 import numpy as np
 
 from sublora import inequalities as ineq
-from sublora.certificate.certificate import LOSSES, read_certificate
 from sublora.certificate.claims import losses_by_metric, projected_bound, reference_bound, risk_bound
-from sublora.certificate.derive import terms_of
+from sublora.certificate.model import read_certificate
+from sublora.certificate.terms import Terms, make_terms
+from sublora.coding.message import MAX_SYMBOLS, decode_message
 from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID, excess_upper, mixture_excess, token_smoothing_range
+from sublora.run_folder import RunFolder
 from sublora.scoring.scores import read_scores
 from sublora.seeds import stream
 
@@ -38,7 +40,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = ROOT / "results" / "demo"
+DEMO = RunFolder(ROOT / "results" / "demo")
 DELTA = 0.05
 SMOOTHING = 0.1
 MIN_TOKENS = 16
@@ -108,10 +110,16 @@ def all_gaps(bits: int) -> dict[str, float]:
     return {name: value - float(losses.mean()) for name, value in values.items()}
 
 
+def demo_terms() -> Terms:
+    """Return what the demo's bounds depend on besides its losses."""
+    certificate, data = read_certificate(DEMO.certificate), DEMO.message.read_bytes()
+    header = decode_message(data, max_symbols=MAX_SYMBOLS).header
+    return make_terms(header, 8 * len(data), certificate.corpus.n, certificate.prior.known)
+
+
 def demo_gaps(bits: int) -> dict[str, float]:
     """Return the gaps on the demo's losses, above the mean loss of its model before any smoothing."""
-    certificate, scores = read_certificate(DEMO), read_scores(DEMO / LOSSES)
-    terms = dataclasses.replace(terms_of(certificate), bits=bits)
+    scores, terms = read_scores(DEMO.losses), dataclasses.replace(demo_terms(), bits=bits)
     losses = losses_by_metric(scores, terms)["bpd"]
     # The same mixture with uniform coding as the fallback: what is bounded is the whole loss.
     uniform = math.log2(terms.n_symbols)
@@ -123,7 +131,7 @@ def demo_gaps(bits: int) -> dict[str, float]:
     nats = ineq.nats(bits, terms.delta)
     everything = np.resize(smoothed, terms.n)
     values = {
-        "hoeffding_subsampling": reference_bound(scores, terms)["bound"],
+        "hoeffding_subsampling": reference_bound(scores, terms).bound,
         "betting_subsampled": ineq.betting_subsampled(smoothed, upper=high, **drawn).value,
         "betting_subsampled_mixture": ineq.betting_subsampled(mixture, upper=upper, **drawn).value,
         "betting_subsampled_excess": risk_bound(losses, terms),
@@ -201,7 +209,7 @@ def main() -> None:
         setting: [{"bits": int(bits), **GAPS[setting](int(bits))} for bits in lengths]
         for setting, lengths in CURVE.items()
     }
-    demo_bits = read_certificate(DEMO)["message"]["bits"]
+    demo_bits = demo_terms().bits
     lengths = TABLE | {"demo": (demo_bits,)}
     tables = {setting: [{"bits": bits, **GAPS[setting](bits)} for bits in table] for setting, table in lengths.items()}
     timing = seconds()

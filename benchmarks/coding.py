@@ -15,10 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
+from sublora.coding.architecture import Architecture
 from sublora.coding.codebooks import TrellisGrid
-from sublora.coding.message import Encoded, ModelSpec, decode_message, encode_message
+from sublora.coding.message import Encoded, Header, ModelSpec, decode_message, encode_message
 from sublora.coding.quantizers import QUANTIZERS, Quantized, quantize, quantize_uniform
 from sublora.coding.rate_distortion import rate_distortion_quantize
+from sublora.coding.setting import BYTES_VOCABULARY, Setting
 from sublora.seeds import stream
 
 RESULTS = Path(__file__).parent / "results" / "coding.json"
@@ -27,8 +29,15 @@ SEEDS = 10
 
 def coded(quantized: Quantized) -> Encoded:
     """Return the message of a standard model with these coordinates, checked by decoding it."""
-    spec = ModelSpec(seed=0, intrinsic_dim=len(quantized.symbols))
-    encoded = encode_message(spec, 1, quantized, np.zeros(0))
+    header = Header(
+        setting=Setting(),
+        architecture=Architecture("random", 12, 4, 128, 256, BYTES_VOCABULARY),
+        spec=ModelSpec(seed=0, intrinsic_dim=len(quantized.symbols)),
+        mixture_exponent=1,
+        samples=0,
+        stride=256,
+    )
+    encoded = encode_message(header, quantized, np.zeros(0))
     decoded = decode_message(encoded.data, max_symbols=len(quantized.symbols)).alpha
     assert np.array_equal(decoded.view(np.uint32), quantized.reconstruction.view(np.uint32))
     return encoded

@@ -28,7 +28,6 @@ from rich.table import Table
 from sublora import seeds
 from sublora.certificate.issue import Certifier
 from sublora.coding.feedback import feedback_quantize, plan
-from sublora.coding.message import encode_message
 from sublora.coding.quantizers import Quantized, quantize, quantize_uniform
 from sublora.coding.rate_distortion import rate_distortion_quantize
 from sublora.config import load_config
@@ -111,7 +110,8 @@ def bits_per_byte(scores: Scores) -> float:
 def measure(run: Path, corpus: Corpus, documents: np.ndarray, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return one row per quantizer."""
     certifier = Certifier(load_config([]), load_checkpoint(run), corpus)
-    scores = certifier.score_unquantized(documents, "unquantized")
+    certifier.calibration = documents
+    scores = certifier.score_unquantized("unquantized")
     unquantized = bits_per_byte(scores)
     rows = []
 
@@ -120,7 +120,7 @@ def measure(run: Path, corpus: Corpus, documents: np.ndarray, options: argparse.
         rows.append(
             {
                 "run": run.name,
-                "mode": certifier.spec.allocation_mode,
+                "mode": certifier.trained.spec.allocation_mode,
                 "quantizer": name,
                 "bits": bits,
                 "relative_error": float(np.sum((quantized.reconstruction - certifier.trained.alpha) ** 2))
@@ -134,8 +134,8 @@ def measure(run: Path, corpus: Corpus, documents: np.ndarray, options: argparse.
     chosen = candidates(certifier, options.samples, options.iterations)
     for name in fnmatch.filter(chosen, options.only):
         quantized, gates = chosen[name]()
-        data = encode_message(certifier.spec, MIXTURE_EXPONENT, quantized, gates).data
-        scores = certifier.score(data, documents, name)
+        data = certifier.encode(MIXTURE_EXPONENT, quantized, gates).data
+        scores = certifier.score(data, name)
         if name.startswith("kmeans"):
             add("reference (kmeans, 11 levels, its own length)", reference_bits(quantized), quantized, scores)
         add(name, 8 * len(data), quantized, scores)

@@ -70,8 +70,9 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         write_documents(Path(folder))
-        split = open_corpus(folder).train
-        everything = units.documents(split, GPT2_VOCAB, 1)
+        corpus = open_corpus(Path(folder))
+        split = corpus.train
+        everything = units.sample_units(corpus, split, "document_level", BLOCK)
         for length, count, stride in SETTINGS:
             chosen = np.flatnonzero(split.lengths == length)[:count]
             documents = [split.document(int(i)) for i in chosen]

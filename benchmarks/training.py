@@ -79,10 +79,8 @@ def ours(intrinsic_dim: int, bfloat16: bool) -> Callable[[], None]:
     from sublora.nn.loss import SubspaceLoss
     from sublora.nn.precision import prepare_for_bfloat16
 
-    model = build_model(
-        Architecture("random", 12, 12, 768, BLOCK, VOCABULARY),
-        ModelSpec(SEED, intrinsic_dim, rank=RANK, head_rank=RANK, lora_alpha=SCALE),
-    )
+    spec = ModelSpec(seed=SEED, intrinsic_dim=intrinsic_dim, rank=RANK, head_rank=RANK, lora_alpha=SCALE)
+    model = build_model(Architecture("random", 12, 12, 768, BLOCK, VOCABULARY), spec)
     if bfloat16:
         prepare_for_bfloat16(model.net, torch.device("cpu"))
     loss = SubspaceLoss(model).train()

@@ -2,4 +2,4 @@
 rem Every run of the proposal's Table 1, then the report. Options are those of `sublora sweep`, as in: --jobs 2
 cd /d "%~dp0.."
 python -m sublora sweep --config-file config/adaptive_experiments.yaml %* || exit /b 1
-python experiments\analyze_results.py results\adaptive --out results\adaptive\report
+python experiments\analyze_results.py out\adaptive\results --out out\adaptive\report

@@ -3,4 +3,4 @@
 set -e
 cd "$(dirname "$0")/.."
 python -m sublora sweep --config-file config/adaptive_experiments.yaml "$@"
-python experiments/analyze_results.py results/adaptive --out results/adaptive/report
+python experiments/analyze_results.py out/adaptive/results --out out/adaptive/report

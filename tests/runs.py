@@ -1,9 +1,11 @@
 """Runs that were never made: certificates and metrics with known effects."""
 
+import dataclasses
 import json
 
 import numpy as np
 
+from sublora.certificate.assemble import Measured, assemble
 from sublora.certificate.model import (
     FORMAT,
     Baseline,
@@ -23,11 +25,17 @@ from sublora.certificate.model import (
     write_certificate,
 )
 from sublora.certificate.wording import limits, metric_name, statement
+from sublora.coding.architecture import Architecture
+from sublora.coding.message import Header, ModelSpec, decode_message, encode_message
+from sublora.coding.quantizers import quantize
+from sublora.coding.setting import BYTES_VOCABULARY
+from sublora.coding.setting import Setting as CodedSetting
+from sublora.corpus.fallback import fallback_code
+from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID
 from sublora.report.runs import Run
 from sublora.run_folder import RunFolder
+from sublora.scoring.scores import TOP_K, Scores
 from sublora.seeds import stream
-
-TOP_K = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 50, 100)
 
 
 def make_certificate(seed=0, bits=2512, empirical=3.1, n=25_000, **changes):
@@ -188,3 +196,45 @@ def write_runs(folder, runs):
                  (("certificate", run.certificate), ("selection", run.selection))}  # fmt: skip
         (folder / f"{run.name}.json").write_text(json.dumps(run.__dict__ | parts))
     return folder
+
+
+def issue_run(folder, samples=400, bits=4.0):
+    """Write a run whose certificate follows from invented losses: only the model and the corpus are missing.
+
+    Args:
+        folder: to write.
+        samples: documents whose losses are invented.
+        bits: mean loss per token.
+    """
+    rng = stream(0, "losses")
+    header = Header(
+        setting=CodedSetting(min_tokens=16, min_characters=16),
+        architecture=Architecture("random", 12, 4, 128, 256, BYTES_VOCABULARY),
+        spec=ModelSpec(seed=42, intrinsic_dim=100),
+        mixture_exponent=4,
+        samples=samples,
+        stride=256,
+    )
+    data = encode_message(header, quantize(rng.standard_normal(100), levels=11, method="kmeans"), np.zeros(0)).data
+    lengths = rng.integers(16, 400, samples)
+    each = rng.normal(bits, 0.3, samples)
+    scores = dataclasses.replace(
+        Scores.zeros(samples, 0),
+        bits=each * lengths,
+        lengths=lengths,
+        byte_lengths=lengths,
+        known=rng.normal(4.5, 0.1, samples) * lengths,
+        smoothed=np.repeat(each[:, None], len(TOKEN_SMOOTHING_GRID), 1).astype(np.float32),
+        misses=np.repeat((0.7 * lengths).astype(np.int64)[:, None], len(TOP_K), 1),
+    )
+    made = make_certificate()
+    code = fallback_code("bytes", BYTES_VOCABULARY)
+    known = Known(code=code.name, limit=code.limit, per_token=4.55, per_byte=4.55)
+    prior = made.prior.model_copy(update={"known": known})
+    measured = Measured(scores, made.corpus, prior, made.baselines, made.held_out, made.how)
+    run = RunFolder(folder)
+    run.path.mkdir(parents=True)
+    run.message.write_bytes(data)
+    run.losses.write_bytes(scores.to_bytes())
+    write_certificate(run, assemble(data, decode_message(data, max_symbols=100), measured))
+    return run

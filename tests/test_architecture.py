@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from sublora.run_folder import RunFolder
+
 PACKAGE = Path(__file__).parent.parent / "sublora"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from its own part and from the parts before it.
@@ -18,6 +20,7 @@ ORDER = [
     "progress",
     "peers",
     "draws",
+    "run_folder",
     "config",
     "corpus",
     "coding",
@@ -41,8 +44,10 @@ TORCH_FREE = [
     "sublora.coding.quantizers",
     "sublora.inequalities",
     "sublora.certificate.claims",
-    "sublora.certificate.certificate",
-    "sublora.certificate.derive",
+    "sublora.certificate.attestation",
+    "sublora.certificate.model",
+    "sublora.certificate.schema",
+    "sublora.certificate.signing",
     "sublora.certificate.draw",
     "sublora.certificate.verify",
     "sublora.certificate.selection",
@@ -101,6 +106,34 @@ def test_no_global_randomness(path):
     text = path.read_text()
     assert not re.search(r"np\.random\.(seed|rand|randn|normal|choice|permutation)\b", text)
     assert not re.search(r"torch\.(randn|rand|randint|randperm|bernoulli|normal)\(", text)
+
+
+def names_of_files():
+    """The names of the files of a run, without those of its folders, which are words."""
+    run = RunFolder(Path("run"))
+    paths = [getattr(run, name) for name, kind in vars(RunFolder).items() if isinstance(kind, property)]
+    return {path.name for path in paths if path.suffix}
+
+
+def spelled(path):
+    """Every file name in the strings of a module that are no documentation."""
+    tree = ast.parse(path.read_text())
+    documents = {n.value for n in ast.walk(tree) if isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant)}
+    strings = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and n not in documents]
+    words = [word for s in strings if isinstance(s, str) for word in re.split(r"[\s/,;:]", s)]
+    return sorted(names_of_files() & set(words))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_one_module_spells_the_names_of_files(path):
+    assert path.name == "run_folder.py" or not spelled(path)
+
+
+def test_a_spelled_name_is_found(tmp_path):
+    module = tmp_path / "module.py"
+    module.write_text('"""certificate.json is documentation."""\nx = f"{x}/message.bin"\ny = "best.safetensors"\n')
+    assert spelled(module) == ["best.safetensors", "message.bin"]
+    assert len(names_of_files()) >= 14
 
 
 def test_help_is_quick_because_torch_is_imported_late():

@@ -1,8 +1,18 @@
 """The command line: bad input is one line on standard error and exit status 2, and nothing is left behind."""
 
-import pytest
+import json
+import sys
+from types import SimpleNamespace
 
-from sublora.cli import main
+import pytest
+from runs import issue_run, make_certificate, make_metrics, with_base, write_metrics
+
+from sublora.certificate.model import read_certificate, write_certificate
+from sublora.certificate.verify import Verified
+from sublora.cli import _show, demo, main
+from sublora.config import load_config
+from sublora.files import sha256
+from sublora.run_folder import RunFolder
 
 
 @pytest.mark.parametrize(
@@ -18,6 +28,9 @@ from sublora.cli import main
         (["verify", "nowhere"], "give either --data DIR (full replay) or --arithmetic"),
         (["verify", "nowhere", "--arithmetic"], "cannot read the certificate nowhere"),
         (["verify", "nowhere", "--arithmetik"], "unexpected argument '--arithmetik'"),
+        (["verify", "nowhere", "--arithmetic", "--base", "some"], "--base and --reproduced-key need --data DIR"),
+        (["verify", "nowhere", "--arithmetic", "--reproduced-key", "key.pem"], "need --data DIR"),
+        (["attest", "nowhere", "--key", "key.pem"], "cannot read the certificate nowhere"),
         (["report", "nowhere"], "nowhere"),
         (["report", "one", "two"], "give --out FOLDER to compare several runs"),
         (["prepare", "--source", "sotus", "--out", "somewhere"], "sotus"),
@@ -44,4 +57,145 @@ def test_help_of_the_program(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("prepare", "train", "bounds", "verify", "report", "demo"))
+    assert all(command in out for command in ("prepare", "train", "bounds", "verify", "attest", "report", "demo"))
+
+
+@pytest.fixture
+def signed(tmp_path, capsys):
+    """A certified run on a pretrained base, the keys of its issuer, and those of somebody else."""
+    primitives = pytest.importorskip("cryptography.hazmat.primitives.serialization")
+    ed25519 = pytest.importorskip("cryptography.hazmat.primitives.asymmetric.ed25519")
+    pem, none = primitives.Encoding.PEM, primitives.NoEncryption()
+    for name in ("issuer", "other"):
+        key = ed25519.Ed25519PrivateKey.generate()
+        private = key.private_bytes(pem, primitives.PrivateFormat.PKCS8, none)
+        public = key.public_key().public_bytes(pem, primitives.PublicFormat.SubjectPublicKeyInfo)
+        (tmp_path / f"{name}.pem").write_bytes(private)
+        (tmp_path / f"{name}.pub").write_bytes(public)
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.message.write_bytes(b"a message")
+    message = make_certificate().message.model_copy(update={"sha256": sha256(b"a message")})
+    write_certificate(run, with_base(make_certificate(message=message)))
+    assert main(["attest", str(run.path), "--key", str(tmp_path / "issuer.pem")]) == 0
+    assert capsys.readouterr().out == f"{run.attestation}\n"
+    return run
+
+
+def verified_by(monkeypatch, lower=0.0):
+    """Let `verify` find bounds that lie lower than the claims; return the arguments that it gets."""
+    seen = {}
+
+    def verify(path, data_dir, *, base):
+        seen.update(data=data_dir, base=base)
+        certificate = read_certificate(path)
+        measured = tuple(c.model_copy(update={"bound": c.bound - lower}) for c in certificate.claims)
+        return Verified(certificate, None if data_dir is None else measured)
+
+    monkeypatch.setattr("sublora.certificate.verify.verify", verify)
+    return seen
+
+
+def test_a_signature_is_checked_with_the_public_key(signed, monkeypatch, capsys):
+    verified_by(monkeypatch)
+    command = ["verify", str(signed.path), "--arithmetic", "--public-key"]
+    assert main([*command, str(signed.path.parent / "issuer.pub")]) == 0
+    out = capsys.readouterr().out
+    assert f"signed: {signed.attestation}" in out and "arithmetic only" in out
+    assert main([*command, str(signed.path.parent / "other.pub")]) == 2
+    assert "is not signed by the key" in capsys.readouterr().err
+    # Issued again with another message, the old signature is about other files.
+    write_certificate(signed, with_base(make_certificate(bits=4096)))
+    assert main([*command, str(signed.path.parent / "issuer.pub")]) == 2
+    assert "is not the file that was attested" in capsys.readouterr().err
+
+
+def test_a_signature_of_something_else_than_the_certificate_is_refused(signed, monkeypatch, capsys):
+    from sublora.certificate import signing
+
+    honest = signing.summary
+    monkeypatch.setattr(signing, "summary", lambda c: honest(make_certificate(bits=8)))
+    key = signed.path.parent / "issuer"
+    assert main(["attest", str(signed.path), "--key", f"{key}.pem"]) == 0
+    monkeypatch.setattr(signing, "summary", honest)
+    verified_by(monkeypatch)
+    assert main(["verify", str(signed.path), "--arithmetic", "--public-key", f"{key}.pub"]) == 2
+    assert "says something else than the certificate" in capsys.readouterr().err
+
+
+def test_what_is_signed_are_the_upper_bounds_of_the_certificate(signed):
+    from sublora.certificate.attestation import read_attestation
+
+    certificate = read_certificate(signed.certificate)
+    summary = read_attestation(signed.path, signed.path.parent / "issuer.pub")
+    assert [(c.metric, c.bound) for c in summary.claims] == [
+        (c.metric, c.bound) for c in certificate.claims if not c.metric.endswith("_gain")
+    ]
+    assert summary.bits == certificate.message.bits and summary.measured == 5000
+    assert summary.prior[0] == f"Base weights: a/base, SHA-256 {'bb' * 32}."
+
+
+def test_who_reproduced_a_certificate_signs_it_too(signed, monkeypatch, capsys):
+    from sublora.certificate.attestation import read_reproduction
+
+    seen = verified_by(monkeypatch, lower=0.001)
+    other = signed.path.parent / "other"
+    words = ["verify", str(signed.path), "--data", "corpus", "--base", "weights", "--reproduced-key", f"{other}.pem"]
+    assert main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == str(signed.reproduced)
+    assert str(seen["data"]) == "corpus" and seen["base"] == "weights"
+    found = read_reproduction(signed.path, other.with_suffix(".pub")).found
+    assert all(f.claimed - f.bound == pytest.approx(0.001) for f in found)
+
+
+def test_another_message_is_not_signed(signed, capsys):
+    signed.message.write_bytes(b"another message")
+    assert main(["attest", str(signed.path), "--key", str(signed.path.parent / "issuer.pem")]) == 2
+    assert "is not the message of the certificate" in capsys.readouterr().err
+
+
+def test_a_run_is_verified_reported_and_shown(tmp_path, capsys):
+    """A certificate that was not invented goes through the commands that read one."""
+    run = issue_run(tmp_path / "run")
+    write_metrics(run.path, make_metrics())
+    run.config.write_text("sublora: {}\n")
+    assert main(["verify", str(run.path), "--arithmetic"]) == 0
+    assert main(["report", str(run.path)]) == 0
+    out = capsys.readouterr().out
+    certificate = read_certificate(run.certificate)
+    assert out.startswith("arithmetic only") and certificate.statement in out
+    assert out.splitlines()[-1] == str(run.report)
+    assert certificate.statement in run.report.read_text()
+    _show(run)
+    shown = capsys.readouterr().out
+    assert all(path.name in shown for path in (run.certificate, run.message, run.report))
+    run.losses.write_bytes(run.losses.read_bytes()[:-1] + b"\x01")
+    assert main(["verify", str(run.path), "--arithmetic"]) == 2
+    assert "hash of the losses differs" in capsys.readouterr().err
+
+
+def test_a_demo_takes_its_steps_in_order_and_keeps_their_times(tmp_path, monkeypatch):
+    taken = []
+
+    def step(name, result=None):
+        def take(*arguments):
+            taken.append((name, arguments))
+            return result
+
+        return take
+
+    for module, name, result in (
+        ("corpus.prepare", "prepare", None),
+        ("training.loop", "train", tmp_path / "run"),
+        ("certificate.issue", "certify", None),
+        ("sweep.run", "verify_elsewhere", None),
+        ("report.html", "write_report", None),
+    ):
+        monkeypatch.setitem(sys.modules, f"sublora.{module}", SimpleNamespace(**{name: step(name, result)}))
+    words = [f"--login.out_dir={tmp_path / 'run'}", "--bounds.delta=0.01", f"--data.dataset_dir={tmp_path}"]
+    run = demo(load_config(words), words)
+    assert [name for name, _ in taken] == ["prepare", "train", "certify", "verify_elsewhere", "write_report"]
+    assert set(json.loads(run.times.read_text())) == {"prepare", "train", "bounds", "verify", "report"}
+    prepared, (certified,) = taken[0][1], taken[2][1]
+    assert prepared == ("sotu", tmp_path)
+    assert certified.bounds.delta == 0.01 and certified.model.best_checkpoint_path == str(run.path)

@@ -188,7 +188,10 @@ def test_what_does_not_fit_is_said(folder, tmp_path, monkeypatch):
     sha256 = hash_weights(llama())
     other = f"{(tag(sha256) + 1) % 2**24:06x}"
     cases = [
-        (lambda: create_base(architecture_of(folder, base_tag=int(other, 16)), 0, folder), f"{sha256[:6]}..., .*{other}"),
+        (
+            lambda: create_base(architecture_of(folder, base_tag=int(other, 16)), 0, folder),
+            f"{sha256[:6]}..., .*{other}",
+        ),
         (lambda: create_base(architecture_of(folder), 0), "name its folder, file or hub id"),
         (lambda: create_base(architecture_of(folder, vocab_size=23), 0, folder), "24 tokens, but the corpus has 23"),
         (lambda: create_base(architecture_of(folder, block_size=17), 0, folder), "16 positions: .*at most that .*17"),

@@ -9,21 +9,22 @@ import numpy as np
 import pytest
 import yaml
 
-from sublora.certificate.certificate import read_certificate
-from sublora.certificate.selection import SELECTION, read_selection, write_selection
+from sublora.certificate.model import read_certificate
+from sublora.certificate.selection import read_selection, write_selection
 from sublora.certificate.verify import verify
 from sublora.cli import main
 from sublora.corpus.prepare import prepare
 from sublora.errors import CertificateError, ConfigError, SubloraError
 from sublora.report.runs import load_runs
 from sublora.report.suite import write_suite_report
+from sublora.run_folder import RunFolder
 from sublora.sweep import queue
 from sublora.sweep.grid import read_grid
 from sublora.sweep.launchers import Launcher, slurm_options
 from sublora.sweep.learning_rates import Measured, choose, perform_trial, trials
 from sublora.sweep.queue import Status, Task, work_off
-from sublora.sweep.results import VERIFICATION, finished
-from sublora.sweep.run import STEPS, alone_in, perform_run
+from sublora.sweep.results import finished
+from sublora.sweep.run import alone_in, perform_run
 from sublora.sweep.table import seconds_left, status_table, steps_taken
 
 TINY = {
@@ -87,11 +88,12 @@ def test_every_run_ends_with_a_verified_certificate(swept):
     assert sorted(p.name for p in (folder / "results").iterdir()) == sorted([*NAMES, "tuning"])
     for name in NAMES:
         assert name in printed
-        assert {p.name for p in (folder / "results" / name).iterdir()} == {
-            "config.yaml", "metrics.jsonl", "message.bin", "certificate.json", SELECTION, VERIFICATION,
+        kept = RunFolder(folder / "results" / name)
+        assert set(kept.path.iterdir()) == {
+            kept.config, kept.metrics, kept.message, kept.certificate, kept.selection, kept.verification,
         }  # fmt: skip
-        record = json.loads((folder / "results" / name / VERIFICATION).read_text())
-        assert record["certificate"] == verify(folder / "work" / "runs" / name, None)["digest"]
+        record = json.loads(kept.verification.read_text())
+        assert record["certificate"] == verify(folder / "work" / "runs" / name, None).certificate.digest
         assert set(record["seconds"]) == {"train", "bounds", "verify"}
     assert "4 finished" in printed
 
@@ -103,19 +105,20 @@ def test_learning_rates_are_chosen_and_kept(swept):
     for variant, rate in record["chosen"].items():
         rows = {m["learning_rate"]: m["held_out_bpd"] for m in record["measured"] if m["variant"] == variant}
         assert rows[rate] == min(rows.values())
-        config = yaml.safe_load((folder / "results" / f"{variant}-seed1" / "config.yaml").read_text())
+        config = yaml.safe_load(RunFolder(folder / "results" / f"{variant}-seed1").config.read_text())
         assert config["optimizer"]["learning_rate"] == rate
 
 
 def test_the_best_of_all_pays_for_the_choice(swept):
     folder, _ = swept
     for name in NAMES:
-        certificate = read_certificate(folder / "results" / name)
-        selection = read_selection(folder / "results" / name, certificate)
-        assert selection["candidates"] == 4
-        assert [c["metric"] for c in selection["claims"]] == [c["metric"] for c in certificate["claims"]]
-        assert all(s["bound"] >= c["bound"] for s, c in zip(selection["claims"], certificate["claims"], strict=True))
-        assert selection["claims"][0]["bound"] > certificate["claims"][0]["bound"]
+        run = RunFolder(folder / "results" / name)
+        certificate = read_certificate(run.certificate)
+        selection = read_selection(run, certificate)
+        assert selection.candidates == 4
+        assert [c.metric for c in selection.claims] == [c.metric for c in certificate.claims]
+        assert all(s.bound >= c.bound for s, c in zip(selection.claims, certificate.claims, strict=True))
+        assert selection.claims[0].bound > certificate.claims[0].bound
 
 
 def test_a_sweep_is_analysed_from_its_folder(swept, tmp_path):
@@ -143,12 +146,13 @@ def test_finished_means_these_settings_and_an_unbroken_record(swept, tmp_path):
     run = grid.runs()[0]
     rate = json.loads((grid.results / "tuning" / "learning_rates.json").read_text())["chosen"][run.variant.name]
     config = grid.config(run.variant, run.seed, tmp_path, optimizer__learning_rate=rate)
-    assert finished(grid.results / run.name, config, 4)
-    assert not finished(grid.results / run.name, config, 5)
-    assert not finished(tmp_path, config, 4)
+    kept = RunFolder(grid.results / run.name)
+    assert finished(kept, config, 4)
+    assert not finished(kept, config, 5)
+    assert not finished(RunFolder(tmp_path), config, 4)
     other = grid.config(run.variant, run.seed, tmp_path, optimizer__learning_rate=0.123)
     with pytest.raises(ConfigError, match=r"learning_rate=0\.\d+, not 0\.123"):
-        finished(grid.results / run.name, other, 4)
+        finished(kept, other, 4)
 
 
 def test_an_interrupted_run_goes_on_where_it_was(swept, data_dir, tmp_path):
@@ -156,48 +160,47 @@ def test_an_interrupted_run_goes_on_where_it_was(swept, data_dir, tmp_path):
     folder, _ = swept
     grid = read_grid(folder / "grid.yaml")
     run = grid.runs()[0]
-    work = grid.work / "runs" / run.name
-    config = grid.config(run.variant, run.seed, work, optimizer__learning_rate=_rate(work))
-    steps = json.loads((work / STEPS).read_text())
-    (work / STEPS).write_text(json.dumps({"train": steps["train"]}))
-    checkpoint = (work / "last.safetensors").stat().st_mtime_ns
-    digest = read_certificate(work)["digest"]
+    work = RunFolder(grid.work / "runs" / run.name)
+    rate = yaml.safe_load(work.config.read_text())["optimizer"]["learning_rate"]
+    config = grid.config(run.variant, run.seed, work.path, optimizer__learning_rate=rate)
+    steps = json.loads(work.steps.read_text())
+    work.steps.write_text(json.dumps({"train": steps["train"]}))
+    checkpoint = work.last.stat().st_mtime_ns
+    digest = read_certificate(work.certificate).digest
     perform_run(json.dumps(config.to_dict()), str(tmp_path / "again"), "4")
-    assert (work / "last.safetensors").stat().st_mtime_ns == checkpoint
-    assert read_certificate(tmp_path / "again")["digest"] == digest
-    other = grid.config(run.variant, run.seed, work, optimizer__learning_rate=0.123)
+    assert work.last.stat().st_mtime_ns == checkpoint
+    assert read_certificate(tmp_path / "again").digest == digest
+    other = grid.config(run.variant, run.seed, work.path, optimizer__learning_rate=0.123)
     with pytest.raises(ConfigError, match=r"not 0\.123: remove it"):
         perform_run(json.dumps(other.to_dict()), str(tmp_path / "other"), "4")
 
 
-def _rate(work):
-    return yaml.safe_load((work / "config.yaml").read_text())["optimizer"]["learning_rate"]
-
-
 def test_a_selection_belongs_to_its_certificate(swept, tmp_path):
     folder, _ = swept
-    one, two = (folder / "work" / "runs" / name for name in NAMES[:2])
-    for name in ("certificate.json", "losses.safetensors"):
-        (tmp_path / name).write_bytes((one / name).read_bytes())
-    certificate = read_certificate(tmp_path)
-    assert read_selection(tmp_path, certificate) is None
-    write_selection(tmp_path, 1)
-    assert read_selection(tmp_path, certificate)["claims"][0]["bound"] == certificate["claims"][0]["bound"]
+    one, two = (RunFolder(folder / "work" / "runs" / name) for name in NAMES[:2])
+    run = RunFolder(tmp_path)
+    for path in (one.certificate, one.losses, one.message):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    certificate = read_certificate(run.certificate)
+    assert read_selection(run, certificate) is None
+    write_selection(run, 1)
+    assert read_selection(run, certificate).claims[0].bound == certificate.claims[0].bound
     with pytest.raises(CertificateError, match="another certificate"):
-        read_selection(tmp_path, read_certificate(two))
-    path = tmp_path / SELECTION
+        read_selection(run, read_certificate(two.certificate))
+    path = run.selection
     path.write_text(path.read_text().replace('"candidates": 1', '"candidates": 2'))
     with pytest.raises(CertificateError, match="was changed"):
-        read_selection(tmp_path, certificate)
-    (tmp_path / "losses.safetensors").write_bytes((two / "losses.safetensors").read_bytes())
+        read_selection(run, certificate)
+    run.losses.write_bytes(two.losses.read_bytes())
     with pytest.raises(CertificateError, match="do not belong"):
-        write_selection(tmp_path, 4)
+        write_selection(run, 4)
 
 
 def test_two_processes_do_not_work_in_one_folder(tmp_path):
-    with alone_in(tmp_path), pytest.raises(SubloraError, match="another process"), alone_in(tmp_path):
+    run = RunFolder(tmp_path)
+    with alone_in(run), pytest.raises(SubloraError, match="another process"), alone_in(run):
         pass
-    with alone_in(tmp_path):
+    with alone_in(run):
         pass
 
 
@@ -254,7 +257,7 @@ def test_a_failure_is_reported_with_its_reason(data_dir, tmp_path, capsys):
     folder = grid.work / "runs" / run.name
     folder.mkdir(parents=True)
     other = grid.config(run.variant, run.seed, folder, optimizer__learning_rate=0.123)
-    (folder / "config.yaml").write_text(other.to_yaml())
+    RunFolder(folder).config.write_text(other.to_yaml())
     assert main(["sweep", "--config-file", str(path), "--jobs", "2"]) == 2
     captured = capsys.readouterr()
     assert f"1 of 1 failed twice, the first is {run.name}: " in captured.err
@@ -365,7 +368,7 @@ def test_progress_is_read_from_a_file_that_is_being_written(tmp_path):
     assert steps_taken(task) == 0
     task.folder.mkdir()
     lines = [json.dumps({"kind": "train", "iter": i, "grad_norm_a": [0.1] * 50}) for i in range(0, 90, 10)]
-    (task.folder / "metrics.jsonl").write_text("\n".join(lines) + '\n{"kind": "tra')
+    RunFolder(task.folder).metrics.write_text("\n".join(lines) + '\n{"kind": "tra')
     assert steps_taken(task) == 80
 
 

@@ -5,15 +5,8 @@ import platform
 from pathlib import Path
 
 from sublora import __version__
-from sublora.certificate.attestation import (
-    Claim,
-    Found,
-    Reproduction,
-    Summary,
-    attest,
-    read_attestation,
-    reproduce,
-)
+from sublora.certificate.attestation import Claim, Reproduction, Summary, attest, read_attestation, reproduce
+from sublora.certificate.attestation.statement import Found
 from sublora.certificate.model import Certificate
 from sublora.certificate.verify import Verified
 from sublora.errors import CertificateError

@@ -1,0 +1,74 @@
+"""Every benchmark at least loads: what it imports exists. The fast ones take a step."""
+
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+from runs import issue_run
+
+from sublora.certificate.claims import LOSS_MARGIN
+from sublora.certificate.model import read_certificate
+from sublora.coding.quantizers import quantize
+from sublora.scoring.scores import read_scores
+from sublora.seeds import stream
+
+BENCHMARKS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.py"))
+
+
+def load(name):
+    return runpy.run_path(str(BENCHMARKS[0].with_name(f"{name}.py")))
+
+
+@pytest.mark.parametrize("path", BENCHMARKS, ids=lambda path: path.stem)
+def test_a_benchmark_loads_and_says_how_it_is_run(path):
+    names = runpy.run_path(str(path))
+    assert callable(names["main" if path.stem != "pages" else "render"])
+    assert f"python benchmarks/{path.name}" in names["__doc__"]
+
+
+def test_a_message_of_the_coding_benchmark_decodes_and_its_ledger_adds_up():
+    encoded = load("coding")["coded"](quantize(stream(0, "test").standard_normal(100), levels=11, method="kmeans"))
+    assert sum(encoded.ledger.values()) == pytest.approx(8 * len(encoded.data))
+
+
+def test_the_references_length_is_what_it_books():
+    quantized = quantize(np.repeat([0.0, 1.0, 2.0, 3.0], 25), levels=4, method="kmeans")
+    # 4 centroids of 16 bits, 4 counts of 7 bits, 100 symbols of 2 bits each, and one bit.
+    assert load("quantization")["reference_bits"](quantized) == 4 * (16 + 7) + 200 + 1
+
+
+def test_the_documents_of_the_scoring_benchmark_are_those_that_it_scores(tmp_path):
+    script = load("scoring")
+    script["write_documents"](tmp_path)
+    corpus = script["open_corpus"](tmp_path)
+    everything = script["units"].sample_units(corpus, corpus.train, "document_level", script["BLOCK"])
+    for length, count, _ in script["SETTINGS"]:
+        assert (everything.split.lengths == length).sum() >= count
+
+
+@pytest.mark.parametrize("folder", ["SUITE", "SMALL_BUDGET"])
+def test_the_suites_are_read_from_their_tables(folder):
+    script = load("pages")
+    groups = script["read_suite"](script[folder])
+    assert all(sorted(run.seed for run in runs) == [42, 123, 999] for runs in groups.values())
+    # `learned` is not compared with itself.
+    assert script["differences"](script[folder]).count("\n") == 1 + len(groups) - len(
+        [mode for mode, _ in groups if mode == "learned"]
+    )
+
+
+def test_the_gaps_of_a_run_end_in_its_claim_and_grow_with_the_message(tmp_path):
+    """With the K of the message, the two-stage bound is what the certificate says, but for the margin."""
+    script, run = load("bounds"), issue_run(tmp_path / "run")
+    gaps = script["demo_gaps"]
+    gaps.__globals__["DEMO"] = run
+    certificate, scores = read_certificate(run.certificate), read_scores(run.losses)
+    terms = script["demo_terms"]()
+    assert terms.bits == certificate.message.bits and terms.n == certificate.corpus.n
+    here, longer = gaps(terms.bits), gaps(10 * terms.bits)
+    own = float((scores.bits / scores.lengths).mean())
+    assert here["betting_subsampled_excess"] + own == pytest.approx(certificate.claims[0].bound, abs=2 * LOSS_MARGIN)
+    assert here["hoeffding_subsampling"] + own == pytest.approx(certificate.comparison.bound)
+    assert set(here) <= set(script["LABELS"])
+    assert all(longer[name] > here[name] for name in here)
