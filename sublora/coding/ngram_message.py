@@ -10,8 +10,8 @@ The first token of a document follows the end-of-text token.
 
 The message: gamma(step / 32), step in 1/256 bits; then adaptive decisions (`sublora.coding.decisions`), context by
 context, breadth first. Of every context: its moves, by increasing rank of the token among the parent's weights, each as
-"one more", the number of ranks that are passed over, sign and size; then its children, in the same manner, by increasing
-rank among the root's weights, with the token that cannot occur last. Zeros fill the last byte.
+"one more", the number of ranks that are passed over, sign and size; then its children, in the same manner, by
+increasing rank among the root's weights, with the token that cannot occur last. Zeros fill the last byte.
 
 Context trees are those of Rissanen 1983, "A universal data compression system"; weights that add up along a path are
 those of a maximum-entropy model (Rosenfeld 1996, "A maximum entropy approach to adaptive statistical language
@@ -226,7 +226,8 @@ def _code_contexts(
     children: dict[int, list[int]] = {}
     for context in given[1:] if given else ():
         children.setdefault(context.parent, []).append(context.token)
-    heads, moves, depths = [(-1, -1)], [], [0]
+    heads, depths = [(-1, -1)], [0]
+    moves: list[dict[int, int]] = []
     most = LARGEST_MOVE // step
     i = 0
     while i < len(heads):
