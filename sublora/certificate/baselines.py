@@ -1,10 +1,9 @@
 """Models that need no network, certified by the same bound: what a certificate has to beat. Torch-free.
 
 Three kinds. Codes that were known before the corpus: uniform coding and the fallback code. N-grams that are coded:
-their message is written as well as we know how, and its bits are paid for like a network's. And an n-gram fitted to
-documents that the bound does not count: to the prior share of the corpus where there is one, which is then known
-beforehand and costs no bits, as base weights do; else to a random half of the documents, and certified from the other
-half.
+their message is as short as we know how to make it, and its bits are paid for like a network's. And an n-gram fitted to
+documents that the bound does not count: to the prior share of the corpus where there is one, which is known beforehand
+and costs no bits, as base weights do; else to a random half of the documents, and certified from the other half.
 
 The loss of an n-gram is that of its document mixture with the fallback code, as for a network.
 """

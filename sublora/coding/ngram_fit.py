@@ -144,6 +144,8 @@ def _fit(grams: Grams, alphabet: Alphabet, price: float, step: int, costs: Costs
     for depth in range(order):
         if depth:
             alive = alive[grams.tokens[order - 1 - depth, alive] >= 0]
+        if not len(alive):
+            break
         added = grams.tokens[order - 1 - depth, alive] if depth else np.zeros(len(alive), np.int64)
         cells, inverse = np.unique(((node[alive] + 1) * size + added) * size + target[alive], return_inverse=True)
         mass = np.bincount(inverse, grams.weights[alive])
@@ -155,19 +157,22 @@ def _fit(grams: Grams, alphabet: Alphabet, price: float, step: int, costs: Costs
         totals = np.add.reduceat(mass, starts)
         # No context wins more than the difference to its own entropy.
         most = np.add.reduceat(mass * (before + np.log2(mass)), starts) - totals * np.log2(totals)
-        worth = np.flatnonzero(most > price * (costs.context[min(depth, _DEPTHS - 1)] + 3)) if depth else [0]
+        worth = (
+            np.flatnonzero(most > price * (costs.context[min(depth, _DEPTHS - 1)] + 3))
+            if depth
+            else np.zeros(1, np.int64)
+        )
         owners = groups // size - 1
         # Contexts stand in the order of the message: by parent, then by rank of their first token at the root.
         if depth:
             place = np.zeros(size, np.int64)
             place[earlier] = np.arange(len(earlier))
             worth = worth[np.lexsort((place[groups[worth] % size], owners[worth]))]
-        parent, prediction = -2, None
+        parent, prediction = -1, _Prediction(alphabet, -alphabet.base.prices)
         for g in worth:
             if owners[g] != parent:
                 parent = int(owners[g])
-                scores = _path_scores(alphabet, step, contexts, parent)
-                prediction = _Prediction(alphabet, scores)
+                prediction = _Prediction(alphabet, _path_scores(alphabet, step, contexts, parent))
             part = slice(starts[g], stops[g])
             moves, gain = prediction.improve(
                 cells[part] % size, mass[part], price, step, costs.moves[min(depth, _DEPTHS - 1)]

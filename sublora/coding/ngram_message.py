@@ -226,7 +226,8 @@ def _code_contexts(
     children: dict[int, list[int]] = {}
     for context in given[1:] if given else ():
         children.setdefault(context.parent, []).append(context.token)
-    heads, moves, depths = [(-1, -1)], [], [0]
+    heads, depths = [(-1, -1)], [0]
+    moves: list[dict[int, int]] = []
     most = LARGEST_MOVE // step
     i = 0
     while i < len(heads):
