@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sublora.certificate.fallback import measure_fallback
 
 from sublora.certificate.baselines import baselines, certify_fitted_half
 from sublora.certificate.claims import Terms
-from sublora.certificate.fallback import measure_fallback
 from sublora.corpus.baselines import adaptive_bits, uniform_bits, zlib_bits
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.units import sample_units

@@ -28,7 +28,6 @@ from sublora.run_folder import RunFolder
 from sublora.scoring.measure import (
     Rebuilt,
     base_scores,
-    prompt_tokens,
     protocol_of,
     rebuild,
     score,
@@ -108,8 +107,8 @@ class Certifier:
     def score_unquantized(self, description: str) -> Scores:
         """Return the losses of the calibration units under the trained model, before quantization."""
         model = self.trained.model(self.trained.gates)
-        tokens = prompt_tokens(self.header.prompt, self.corpus.prior, self.corpus.eot_token)
-        return self._score(Rebuilt(merge(model), str(model.base_sha256), model.D, tokens), description)
+        whole = Rebuilt(merge(model), str(model.base_sha256), model.D, self.trained.prompt_tokens)
+        return self._score(whole, description)
 
     @cached_property
     def _base_bits(self) -> np.ndarray:

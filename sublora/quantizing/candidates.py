@@ -45,10 +45,8 @@ def candidates(trained: Trained, price_of_a_bit: Callable[[], float]) -> list[Ca
 
 
 def _batches(trained: Trained) -> Batches:
-    """What the model was trained on, in the words' own order."""
-    batching = getattr(trained.config.data, "batching", "crops")
-    prompt = getattr(trained, "prompt", np.zeros(0, np.int64))
-    return Batches(trained.train, trained.architecture.block_size, batching, prompt)
+    """What the model was trained on, with the words in their own order."""
+    return Batches(trained.train, trained.architecture.block_size, trained.config.data.batching, trained.prompt_tokens)
 
 
 def _quantization_aware(trained: Trained) -> Candidate:
@@ -71,7 +69,7 @@ def _feedback(trained: Trained, price_of_a_bit: Callable[[], float]) -> list[Qua
     model = trained.model(trained.gates)
     factor = fisher_factor(model, batches, seed=trained.spec.seed, samples=b.curvature_samples)
     if not b.max_quant_iters:
-        return [feedback_quantize(alpha, factor, factor * trained.rms) for factor in STEPS["feedback"]]
+        return [feedback_quantize(alpha, factor, step * trained.rms) for step in STEPS["feedback"]]
     step, rate = plan(alpha, factor, price_of_a_bit())
     log.info(
         "planned step %.3g and scale %.3g times the root mean square", step / trained.rms, rate.scale / trained.rms

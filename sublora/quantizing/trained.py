@@ -9,6 +9,7 @@ from sublora.config import Config
 from sublora.corpus.corpus import Corpus
 from sublora.nn.create_model import architecture_from_config, get_model, spec_from_config
 from sublora.nn.subspace import SubspaceModule
+from sublora.scoring.prompt import prompt_tokens
 from sublora.training.checkpoint import Checkpoint
 
 
@@ -26,6 +27,7 @@ class Trained:
         self.config = config
         self.corpus, self.train = corpus, corpus.train
         self.prompt = Prompt(checkpoint.prompt)
+        self.prompt_tokens = prompt_tokens(self.prompt, corpus.prior, corpus.eot_token)
         self.device = device
         self.vocab_size = checkpoint.vocab_size
         self.architecture = architecture_from_config(config, checkpoint.vocab_size)

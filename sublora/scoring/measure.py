@@ -14,7 +14,6 @@ from jaxtyping import Float64, Int
 from transformers import PreTrainedModel
 
 from sublora.coding.message import Header, Message
-from sublora.coding.prompt import Prompt
 from sublora.corpus.corpus import Split
 from sublora.corpus.units import Units, window_tokens
 from sublora.errors import CertificateError, ConfigError, MessageError
@@ -22,6 +21,7 @@ from sublora.files import canonical_json, sha256
 from sublora.nn.create_model import build_base, build_model, merge
 from sublora.scoring.chunks import score_in_chunks
 from sublora.scoring.processes import Processes
+from sublora.scoring.prompt import prompt_tokens
 from sublora.scoring.risk import score_units
 from sublora.scoring.scores import Scores
 
@@ -68,20 +68,6 @@ class Rebuilt:
     base_sha256: str
     D: int
     prompt: Int[np.ndarray, " p"]
-
-
-def prompt_tokens(prompt: Prompt, known: Split | None, eot_token: int) -> Int[np.ndarray, " p"]:
-    """Return the tokens of a prompt: each document after an end-of-text token.
-
-    Raises:
-        MessageError: a document that the known documents do not have.
-    """
-    if not prompt.documents:
-        return np.zeros(0, np.int64)
-    if known is None or max(prompt.documents) >= len(known):
-        raise MessageError("the prompt names documents that the corpus does not have: give the corpus it was made with")
-    parts = [np.append(eot_token, known.document(i)) for i in prompt.documents]
-    return np.concatenate(parts).astype(np.int64)
 
 
 def rebuild(message: Message, source: str, known: Split | None) -> Rebuilt:

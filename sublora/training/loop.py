@@ -19,6 +19,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from sublora import seeds
+from sublora.coding.prompt import Prompt
 from sublora.config import Config
 from sublora.corpus.batches import Batch, Batches
 from sublora.corpus.corpus import Corpus, Split, open_corpus
@@ -33,9 +34,11 @@ from sublora.nn.projectors import StructuredIDModule
 from sublora.nn.subspace import SubspaceModule
 from sublora.peers import part_at_exit
 from sublora.progress import progress
+from sublora.scoring.prompt import prompt_tokens
 from sublora.training.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from sublora.training.gates import GateWatch, steepness_factor
 from sublora.training.guard import DivergenceGuard
+from sublora.training.prompt_search import search_prompt
 from sublora.training.resume import adopt_checkpoint, previous_run, starting_point
 from sublora.training.schedule import learning_rate_factor
 from sublora.training.trackers import Trackers
@@ -59,16 +62,12 @@ def create_optimizer(model: SubspaceModule, config: Config) -> torch.optim.AdamW
     return torch.optim.AdamW(groups, betas=(o.beta1, o.beta2), eps=o.adam_epsilon)
 
 
-def train(config: Config, prompt: Int64[np.ndarray, " prompt"] | None = None) -> Path:
+def train(config: Config) -> Path:
     """Train as configured and return the folder of the run.
 
     The folder gets config.yaml, metrics.jsonl, TensorBoard files, and best and last checkpoints. A run that was
     interrupted goes on from its last checkpoint, with the numbers it would have had. Started by `torchrun` or
     `accelerate launch`, every process calls this, and the first one writes.
-
-    Args:
-        config: the settings.
-        prompt: tokens that stand before the end-of-text token that every document begins behind; None for none.
 
     Raises:
         CorpusError, ConfigError: the data or the settings cannot be used.
@@ -91,9 +90,10 @@ def train(config: Config, prompt: Int64[np.ndarray, " prompt"] | None = None) ->
     if start is not None:
         config = adopt_checkpoint(config, start)
     previous = previous_run(out_dir, config)
-    prompt = np.zeros(0, np.int64) if prompt is None else prompt.astype(np.int64)
-    _check_batch(batches_of(config, corpus.train, prompt), config, accelerator.num_processes)
-    run = Run(config, corpus, get_model(config, corpus.vocab_size), out_dir, accelerator, prompt)
+    prompt = _prompt(config, corpus, previous or start)
+    tokens = prompt_tokens(prompt, corpus.prior, corpus.eot_token)
+    _check_batch(batches_of(config, corpus.train, tokens), config, accelerator.num_processes)
+    run = Run(config, corpus, get_model(config, corpus.vocab_size), out_dir, accelerator, prompt, tokens)
     if previous is not None:
         run.restore(previous)
     elif start is not None:
@@ -121,6 +121,13 @@ def _out_dir(config: Config) -> Path:
     return out_dir / str(broadcast_object_list(name)[0])
 
 
+def _prompt(config: Config, corpus: Corpus, checkpoint: Checkpoint | None) -> Prompt:
+    """The prompt of a checkpoint, or the one that a search finds; every process finds the same."""
+    if checkpoint is not None:
+        return Prompt(checkpoint.prompt)
+    return search_prompt(config, corpus) if config.prompt.documents else Prompt()
+
+
 def batches_of(config: Config, split: Split, prompt: Int64[np.ndarray, " prompt"]) -> Batches:
     """Return what a run trains on or evaluates with.
 
@@ -128,8 +135,7 @@ def batches_of(config: Config, split: Split, prompt: Int64[np.ndarray, " prompt"
         ConfigError: a prompt before crops.
     """
     d = config.data
-    batching = getattr(d, "batching", "crops")
-    return Batches(split, d.block_size, batching, prompt, d.perturb_word_order_window_size)
+    return Batches(split, d.block_size, d.batching, prompt, d.perturb_word_order_window_size)
 
 
 def _check_batch(train: Batches, config: Config, processes: int) -> None:
@@ -220,7 +226,8 @@ class Run:
                 value = state[key].detach().cpu() if state else torch.zeros(() if key == "step" else parameter.shape)
                 tensors[f"optimizer.{name}.{key}"] = value.contiguous()
         return Checkpoint(
-            tensors, self.iteration, self.best_val, self.corpus.vocab_size, self.corpus.train.sha256, self.config
+            tensors, self.iteration, self.best_val, self.corpus.vocab_size, self.corpus.train.sha256, self.config,
+            self.prompt.documents,
         )
 
     def loop(self, resumed: bool) -> None:
