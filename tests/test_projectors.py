@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from sublora.errors import ConfigError, SubloraError
 from sublora.coding.architecture import Architecture
 from sublora.coding.spec import ModelSpec
+from sublora.errors import ConfigError, SubloraError
 from sublora.nn.allocation import split_budget
 from sublora.nn.base import create_base
 from sublora.nn.create_model import build_model, merge
