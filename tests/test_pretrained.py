@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +180,20 @@ def test_facts_name_the_base_and_no_path(folder):
         assert describe_base(folder, model).name == name
 
 
+def test_sources_are_found_without_torch_and_packages_not_imported(tmp_path):
+    package = tmp_path / "some_base"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('imported')")
+    (package / "base.gguf").write_bytes(b"GGUF")
+    code = (
+        "import sys; sys.modules['torch'] = None; from sublora.nn.sources import find_source; "
+        "print(find_source('pypi:some-base').path)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == str(package / "base.gguf")
+
+
 def test_random_weights_never_load_anything(monkeypatch):
     monkeypatch.setattr(pretrained, "find_source", None)
     random = Architecture("random", 1, 2, 16, 12, VOCAB)
@@ -186,12 +203,9 @@ def test_random_weights_never_load_anything(monkeypatch):
 
 def test_what_does_not_fit_is_said(folder, tmp_path, monkeypatch):
     sha256 = hash_weights(llama())
-    other = f"{(tag(sha256) + 1) % 2**24:06x}"
+    wrong = (tag(sha256) + 1) % 2**24
     cases = [
-        (
-            lambda: create_base(architecture_of(folder, base_tag=int(other, 16)), 0, folder),
-            f"{sha256[:6]}..., .*{other}",
-        ),
+        (lambda: create_base(architecture_of(folder, base_tag=wrong), 0, folder), f"{sha256[:6]}..., .*{wrong:06x}"),
         (lambda: create_base(architecture_of(folder), 0), "name its folder, file or hub id"),
         (lambda: create_base(architecture_of(folder, vocab_size=23), 0, folder), "24 tokens, but the corpus has 23"),
         (lambda: create_base(architecture_of(folder, block_size=17), 0, folder), "16 positions: .*at most that .*17"),

@@ -10,8 +10,10 @@ from sublora.coding.spec import ModelSpec
 from sublora.errors import ConfigError
 from sublora.nn import spectral
 from sublora.nn.base import create_base
+from sublora.nn.checkpointing import enable_gradient_checkpointing
 from sublora.nn.create_model import build_model, merge
 from sublora.nn.loss import SubspaceLoss
+from sublora.nn.precision import prepare_for_bfloat16
 from sublora.nn.spectral import Frame, SpectralLinear, frame_sha256, frames_of, leading_singular_triples
 from sublora.nn.targets import find_targets
 from sublora.seeds import stream
@@ -147,6 +149,20 @@ def test_gradients_reach_alpha_and_nothing_that_is_frozen():
         model.subspace_params -= 2 * step * gradient
         down = loss(x, y)
     assert float(up - down) / (2 * step) == pytest.approx(float(gradient.square().sum()), rel=0.05)
+
+
+def test_checkpointed_layers_and_bfloat16_give_the_same_gradient():
+    def gradient(prepare, bfloat16=False):
+        model = moved().train()
+        prepare(model.net)
+        with torch.autocast("cpu", torch.bfloat16, bfloat16):
+            value = SubspaceLoss(model)(TOKENS, TOKENS.roll(1))
+        return torch.autograd.grad(value, model.subspace_params)[0]
+
+    plain = gradient(lambda net: None)
+    torch.testing.assert_close(gradient(enable_gradient_checkpointing), plain, atol=1e-7, rtol=1e-5)
+    half = gradient(lambda net: prepare_for_bfloat16(net, torch.device("cpu")), bfloat16=True)
+    assert float((half - plain).norm()) < 0.05 * float(plain.norm())
 
 
 def test_sides_are_reading_and_writing():

@@ -12,12 +12,14 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float64
 
 from sublora.certificate.claims import Losses, mixture_losses, plain, projected_bound, risk_bound
+from sublora.certificate.known import KnownCode
+from sublora.certificate.model import Baseline
 from sublora.certificate.terms import Terms
 from sublora.coding.ngram_fit import Grams, count_grams, fit_coded_ngram
 from sublora.coding.ngram_message import Alphabet, CodedNGram, decode, encode
@@ -45,41 +47,54 @@ KNOWN_ORDERS, KNOWN_ORDERS_OF_MANY, FEW_TOKENS = range(1, 8), range(1, 5), 1024
 _FIRST_PRICE, _PRICE_FACTOR, _MOST_PRICES, _CHOICE_DOCUMENTS = 2.0, 1.5, 5, 2_000
 
 
-def baselines(corpus: Corpus, terms: Terms) -> list[dict[str, Any]]:
+def baselines(corpus: Corpus, code: KnownCode, terms: Terms) -> tuple[Baseline, ...]:
     """Return what codes without a network reach, each with its certified bound.
 
-    Each has name, bits (K), held_out (None where nothing is held out) and bound, both in bits per token; where the
-    bytes of documents are known also bpb and bound_bpb, the same in bits per byte. Documents weigh equally. Every bound
-    holds on its own with probability 1 - delta.
+    Losses are in bits per token and, where the bytes of documents are known, per byte. Documents weigh equally. Every
+    bound holds on its own with probability 1 - delta.
 
     Args:
-        corpus: where they are fitted and certified. Its attribute `prior`, a Split or None, holds documents that n does
-            not count.
+        corpus: where they are fitted and certified.
+        code: known beforehand, what every code falls back on.
         terms: what the bound is about, n, delta and vocabulary; K and the mixture weight are the codes' own.
     """
     train = sample_units(corpus, corpus.train, terms.bound_type, terms.min_tokens)
-    val = held_out_units(corpus, terms.bound_type, terms.min_tokens)
-    out = [_uniform(train, val, terms)]
+    test = held_out_units(corpus, terms.bound_type, terms.min_tokens)
+    lengths = _Known(code)
+    out = [_uniform(train, test, terms)]
     if not terms.about_tokens:
-        out.append(_fallback(val, terms))
+        out.append(_of_known(code, test, terms))
     if len(corpus.train.tokens) > MAX_TOKENS:
-        return out
-    out += [_certify(coded, train, val, terms) for coded in _coded(train, terms)]
-    prior = getattr(corpus, "prior", None)
-    if prior is not None and len(prior):
-        known = _known(sample_units(corpus, prior, terms.bound_type, terms.min_tokens), "the prior share")
-        return [*out, _certify(known, train, val, terms)]
+        return tuple(out)
+    out += [_certify(coded, train, test, lengths, terms) for coded in _coded(train, lengths, terms)]
+    if corpus.prior is not None and code.ngram is None:
+        known = _known(sample_units(corpus, corpus.prior, terms.bound_type, terms.min_tokens), "the known documents")
+        return (*out, _certify(known, train, test, lengths, terms))
     # A claim about tokens is about the contexts of the whole training text: no half of it will do.
     if not terms.about_tokens and len(train) >= 4:
-        out.append(certify_fitted_half(corpus, terms))
-    return out
+        out.append(certify_fitted_half(corpus, code, terms))
+    return tuple(out)
 
 
-def certify_fitted_half(corpus: Corpus, terms: Terms, orders: Sequence[int] | None = None) -> dict[str, Any]:
+class _Known:
+    """Lengths of units in the known code, each split measured once."""
+
+    def __init__(self, code: KnownCode) -> None:
+        self.code = code
+        self._lengths: dict[tuple[Path, int], Float64[np.ndarray, " n"]] = {}
+
+    def __call__(self, split: Split) -> Float64[np.ndarray, " n"]:
+        key = (split.path, len(split))
+        if key not in self._lengths:
+            self._lengths[key] = self.code.bits(split, np.arange(len(split)))
+        return self._lengths[key]
+
+
+def certify_fitted_half(corpus: Corpus, code: KnownCode, terms: Terms, orders: Sequence[int] | None = None) -> Baseline:
     """Return what an n-gram reaches that is fitted to a random half of the units and certified from the other half.
 
     Args:
-        corpus, terms: as in `baselines`.
+        corpus, code, terms: as in `baselines`.
         orders: to choose from; by default as many as the vocabulary makes sensible.
     """
     train = sample_units(corpus, corpus.train, terms.bound_type, terms.min_tokens)
@@ -87,7 +102,8 @@ def certify_fitted_half(corpus: Corpus, terms: Terms, orders: Sequence[int] | No
     fitted, measured = np.sort(order[: len(train) // 2]), np.sort(order[len(train) // 2 :])
     known = _known(_part(train, fitted), "a random half", orders)
     val = held_out_units(corpus, terms.bound_type, terms.min_tokens)
-    return _certify(known, _part(train, measured), val, dataclasses.replace(terms, n=len(measured)))
+    half = dataclasses.replace(terms, n=len(measured))
+    return _certify(known, _part(train, measured), val, _Known(code), half)
 
 
 @dataclass(frozen=True)
@@ -123,7 +139,7 @@ def _known(units: Units, where: str, orders: Sequence[int] | None = None) -> _Co
     return _Code(f"{_NAMES.get(order, f'{order}-gram')} fitted to {where}", 0, model)
 
 
-def _coded(train: Units, terms: Terms) -> list[_Code]:
+def _coded(train: Units, known: _Known, terms: Terms) -> list[_Code]:
     """Coded n-grams of increasing order, for as long as a higher one pays."""
     sample = _part(train, np.sort(shuffled("choice", b"", len(train))[:_CHOICE_DOCUMENTS]))
     alphabet = Alphabet(train.fallback, train.split.eot_token, train.impossible is None)
@@ -131,7 +147,7 @@ def _coded(train: Units, terms: Terms) -> list[_Code]:
     out: list[_Code] = []
     least, price = math.inf, _FIRST_PRICE * math.log(2) / terms.n
     for order in range(1, CODED_ORDERS + 1):
-        bound, model, price = _best_price(grams.shortened(order), alphabet, sample, terms, price)
+        bound, model, price = _best_price(grams.shortened(order), alphabet, sample, known, terms, price)
         if order > SHOWN_ORDERS and bound >= least:
             break
         least = min(bound, least)
@@ -142,14 +158,14 @@ def _coded(train: Units, terms: Terms) -> list[_Code]:
 
 
 def _best_price(
-    grams: Grams, alphabet: Alphabet, sample: Units, terms: Terms, first: float
+    grams: Grams, alphabet: Alphabet, sample: Units, known: _Known, terms: Terms, first: float
 ) -> tuple[float, CodedNGram, float]:
     """The projected bound, the model and the price of a bit that is best, found from a first price."""
 
     def at(price: float) -> tuple[float, CodedNGram, float]:
         model = fit_coded_ngram(grams, alphabet, price)
         own = _own(terms, 8 * len(encode(model)))
-        return projected_bound(_losses(model, sample, own), own), model, price
+        return projected_bound(_losses(model, sample, known, own), own), model, price
 
     best, fits = at(first), 1
     for factor in (_PRICE_FACTOR, 1 / _PRICE_FACTOR):
@@ -167,56 +183,60 @@ def _own(terms: Terms, bits: int) -> Terms:
     return dataclasses.replace(terms, bits=bits, joint=False, mixture_weight=MIXTURE_WEIGHT, subsampled=False)
 
 
-def _uniform(train: Units, val: Units | None, terms: Terms) -> dict[str, Any]:
+def _uniform(train: Units, test: Units | None, terms: Terms) -> Baseline:
     price = math.log2(terms.n_symbols)
-    out = {"name": "uniform coding", "bits": 0, "held_out": price, "bound": price}
-    if not _bytes_known(train, terms):
-        return out
-    per_byte = price * train.split.lengths / _sizes(train)
-    held_out = None if val is None else float((price * val.split.lengths / _sizes(val)).mean())
-    # A token is at least one byte.
-    return out | {"bpb": held_out, "bound_bpb": betting(per_byte, upper=price, nats=nats(0, terms.delta))}
+    per_byte = bound = None
+    if _bytes_known(train, terms):
+        ratio = price * train.split.lengths / _sizes(train)
+        per_byte = None if test is None else float((price * test.split.lengths / _sizes(test)).mean())
+        # A token is at least one byte.
+        bound = betting(ratio, upper=price, nats=nats(0, terms.delta))
+    return _baseline("uniform coding", 0, price, price, per_byte, bound)
 
 
-def _fallback(val: Units | None, terms: Terms) -> dict[str, Any]:
-    fallback, bits = terms.fallback, None if val is None else val.fallback_bits()
-    held_out = None if val is None or bits is None else float((bits / val.split.lengths).mean())
-    out = {"name": fallback.code, "bits": 0, "held_out": held_out, "bound": fallback.per_token}
-    if fallback.per_byte is None:
-        return out
-    per_byte = None if val is None or bits is None else float((bits / _sizes(val)).mean())
-    return out | {"bpb": per_byte, "bound_bpb": fallback.per_byte}
+def _of_known(code: KnownCode, test: Units | None, terms: Terms) -> Baseline:
+    per_token = per_byte = None
+    if test is not None:
+        bits = code.bits(test.split, np.arange(len(test)))
+        per_token = float((bits / test.split.lengths).mean())
+        per_byte = float((bits / _sizes(test)).mean()) if terms.known.per_byte is not None else None
+    return _baseline(code.name, 0, per_token, terms.known.per_token, per_byte, terms.known.per_byte)
 
 
-def _certify(code: _Code, measured: Units, val: Units | None, terms: Terms) -> dict[str, Any]:
+def _certify(code: _Code, measured: Units, test: Units | None, known: _Known, terms: Terms) -> Baseline:
     """What a code reaches on the units that it is certified from and on those that are held out."""
     own, uniform = _own(terms, code.bits), math.log2(terms.n_symbols)
-    losses = _losses(code.model, measured, own)
-    held_out = None if val is None else _losses(code.model, val, own)
-    out: dict[str, Any] = {
-        "name": code.name,
-        "bits": code.bits,
-        "held_out": None if held_out is None else float(held_out.values.mean()),
-        "bound": min(risk_bound(losses, own), uniform),
-    }
-    if not _bytes_known(measured, own):
-        return out
-    per_byte = None if held_out is None or val is None else float(_per_byte(held_out, val, own).values.mean())
-    return out | {"bpb": per_byte, "bound_bpb": min(risk_bound(_per_byte(losses, measured, own), own), uniform)}
+    losses = _losses(code.model, measured, known, own)
+    held_out = None if test is None else _losses(code.model, test, known, own)
+    per_byte = bound = None
+    if _bytes_known(measured, own):
+        bound = min(risk_bound(_per_byte(losses, measured, own), own), uniform)
+        if held_out is not None and test is not None:
+            per_byte = float(_per_byte(held_out, test, own).values.mean())
+    per_token = None if held_out is None else float(held_out.values.mean())
+    return _baseline(code.name, code.bits, per_token, min(risk_bound(losses, own), uniform), per_byte, bound)
 
 
-def _losses(model: Scorer, units: Units, terms: Terms) -> Losses:
+def _baseline(
+    name: str, bits: int, held_out: float | None, bound: float, held_out_bpb: float | None, bound_bpb: float | None
+) -> Baseline:
+    return Baseline(
+        name=name, bits=bits, held_out=held_out, bound=bound, held_out_bpb=held_out_bpb, bound_bpb=bound_bpb
+    )
+
+
+def _losses(model: Scorer, units: Units, known: _Known, terms: Terms) -> Losses:
     """The losses of a model on all units, or on all tokens of them."""
     split = units.split
     if terms.about_tokens:
         bits = token_smoothing_bits(model.token_bits(split), terms.mixture_weight, terms.n_symbols)
         return plain(bits, token_smoothing_range(terms.mixture_weight, terms.n_symbols)[1])
-    return mixture_losses(model.bits(split, np.arange(len(split))), units.fallback_bits(), split.lengths, terms)
+    return mixture_losses(model.bits(split, np.arange(len(split))), known(split), split.lengths, terms)
 
 
 def _bytes_known(units: Units, terms: Terms) -> bool:
     sizes = units.split.byte_lengths
-    return terms.fallback.per_byte is not None and not terms.about_tokens and sizes is not None and bool(sizes.all())
+    return terms.known.per_byte is not None and not terms.about_tokens and sizes is not None and bool(sizes.all())
 
 
 def _sizes(units: Units) -> Float64[np.ndarray, " n"]:
@@ -226,7 +246,7 @@ def _sizes(units: Units) -> Float64[np.ndarray, " n"]:
 
 def _per_byte(losses: Losses, units: Units, terms: Terms) -> Losses:
     """The same losses per byte. The excess has the same limit, because a token is at least one byte."""
-    assert terms.fallback.per_byte is not None
+    assert terms.known.per_byte is not None
     ratio = units.split.lengths / _sizes(units)
     known = losses.known * ratio
-    return dataclasses.replace(losses, excess=losses.excess * ratio, known=known, expected=terms.fallback.per_byte)
+    return dataclasses.replace(losses, excess=losses.excess * ratio, known=known, expected=terms.known.per_byte)

@@ -79,7 +79,7 @@ class Evidence:
             scores=scores,
             corpus=corpus,
             prior=self._prior(message, rebuilt),
-            baselines=baselines(self.corpus, terms),
+            baselines=baselines(self.corpus, self.code, terms),
             held_out=held_out(rebuilt, self.references, self.corpus, terms, protocol, self.processes),
             how=How(
                 batch_size=protocol.batch_size,

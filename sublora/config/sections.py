@@ -283,8 +283,8 @@ class Sublora:
     """The adapter, the subspace, and how its coordinates are divided between A and B."""
 
     adapter: str = "lora"
-    """what is moved: lora; spectral (small cores between the singular vectors of the base's linear layers); weights
-    (all of them; with intrinsic_dim > 0 a linear subspace); none (the base as it is)"""
+    """what is moved: lora; spectral (cores between the singular vectors of the base's linear layers); weights (all of
+    them; with intrinsic_dim > 0 a linear subspace); none (the base as it is)"""
     use_lora: bool = True
     """false is another way to say adapter: weights"""
     targets: str = "attention"

@@ -1,8 +1,8 @@
 """A GGUF file as a folder in transformers' form: dequantized once, then kept in the user's cache.
 
 transformers reads a GGUF file five times, its vocabulary of strings in Python, and makes the table of tensor names once
-for every module. Here both happen once, and the float32 weights are kept as safetensors: what takes 20 s for 135
-million parameters takes 7 s the first time and 1 s later.
+for every module. Here both happen once, and the float32 weights are kept as safetensors. For 135 million parameters
+transformers takes 23 s of one slow processor; this takes 10 s the first time, the hash included, and 0.7 s later.
 """
 
 import functools

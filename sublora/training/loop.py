@@ -159,16 +159,18 @@ class Run:
         model: SubspaceModule,
         out_dir: Path,
         accelerator: Accelerator,
-        prompt: Int64[np.ndarray, " prompt"],
+        prompt: Prompt,
+        tokens: Int64[np.ndarray, " prompt"],
     ) -> None:
         self.config = config
+        self.prompt = prompt
         self.corpus = corpus
         self.out_dir = out_dir
         self.accelerator = accelerator
-        self.train_batches = batches_of(config, corpus.train, prompt)
-        self.val_batches = None if corpus.val is None else batches_of(config, corpus.val, prompt)
-        if len(prompt):
-            check_context(transformer(model.net), len(prompt), config.data.block_size)
+        self.train_batches = batches_of(config, corpus.train, tokens)
+        self.val_batches = None if corpus.val is None else batches_of(config, corpus.val, tokens)
+        if len(tokens):
+            check_context(transformer(model.net), len(tokens), config.data.block_size)
         wanted = torch.device(accelerator.device if config.system.device == "auto" else config.system.device)
         # Of several devices of the kind that was asked for, every process has one.
         self.device = accelerator.device if wanted.type == accelerator.device.type else wanted
@@ -226,7 +228,12 @@ class Run:
                 value = state[key].detach().cpu() if state else torch.zeros(() if key == "step" else parameter.shape)
                 tensors[f"optimizer.{name}.{key}"] = value.contiguous()
         return Checkpoint(
-            tensors, self.iteration, self.best_val, self.corpus.vocab_size, self.corpus.train.sha256, self.config,
+            tensors,
+            self.iteration,
+            self.best_val,
+            self.corpus.vocab_size,
+            self.corpus.train.sha256,
+            self.config,
             self.prompt.documents,
         )
 

@@ -1,7 +1,7 @@
 """Which known documents stand before every document: the best of several sets, by a part of the training documents.
 
-The choice costs the bits that name the documents, and nothing else: the search may look at the training documents in any
-way. Sets are drawn at random and grow by the half that helps most, because a good example is good in any company.
+The choice costs the bits that name the documents, and nothing else: the search may look at the training documents in
+any way. Sets are drawn at random and grow by the half that helps most, because a good example is good in any company.
 """
 
 import logging

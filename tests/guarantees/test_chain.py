@@ -112,7 +112,8 @@ LUCK, ODDS = (-10.0, 30.0), (0.25, 0.75)
 
 
 def lucky_gain() -> float:
-    """The gain of a model that is 10 bits better than the base with one chance in four, and else is fallen back from."""
+    """The gain of a model that is 10 bits better than the base with one chance in four, and else is fallen back
+    from."""
     known, base, _ = (part[0] for part in documents(1, 100_000))
     model = base + stream(10, "chain luck").choice(LUCK, len(base), p=ODDS)
     chain = chain_of(scores_of(known, base, model), terms(1, 0))
