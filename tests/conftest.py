@@ -37,3 +37,26 @@ def sotu(tmp_path_factory):
     corpus = open_corpus(prepare("sotu", tmp_path_factory.mktemp("sotu")))
     assert time.process_time() - start < 10
     return corpus
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory):
+    """Return a corpus of 400 sentences, prepared once."""
+    from certified_run import write_corpus
+
+    return write_corpus(tmp_path_factory.mktemp("corpus") / "a")
+
+
+@pytest.fixture(scope="session")
+def certified(data_dir, tmp_path_factory):
+    """Return the folder of a run on that corpus, trained and certified once; tests copy it before they change it."""
+    from certified_run import flags
+
+    from sublora.certificate.issue import certify
+    from sublora.config import load_config
+    from sublora.training.loop import train
+
+    out_dir = tmp_path_factory.mktemp("run")
+    train(load_config(flags(data_dir, out_dir)))
+    certify(load_config(flags(data_dir, out_dir)))
+    return out_dir

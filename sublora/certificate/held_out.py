@@ -38,6 +38,8 @@ def held_out(
     units = held_out_units(corpus, terms.bound_type, protocol.block_size)
     if units is None:
         return None
+    part = corpus.val if corpus.test is None else corpus.test
+    assert part is not None
     chosen = np.unique(np.linspace(0, len(units) - 1, UNITS).astype(int))
     scores = score(rebuilt, references, units, chosen, protocol, processes, "measuring held-out text")
     metrics = losses_by_metric(scores, terms)
@@ -47,7 +49,7 @@ def held_out(
     return HeldOut(
         documents=len(chosen),
         part="validation" if corpus.test is None else "test",
-        sha256=units.split.content_sha256(),
+        sha256=part.content_sha256(),
         bpd=float(metrics["bpd"].values.mean()),
         bpb=float(metrics["bpb"].values.mean()) if bytes_known else None,
         base_bpb=float((scores.base_bits[:, 0] / scores.byte_lengths).mean())

@@ -12,7 +12,7 @@ from typing import Any
 
 from sublora.certificate.assemble import Measured, assemble, coded_setting
 from sublora.certificate.claims import LOSS_MARGIN
-from sublora.certificate.model import Certificate, Claim, Part, read_certificate
+from sublora.certificate.model import Baseline, Certificate, Claim, Part, read_certificate
 from sublora.coding.message import MAX_SYMBOLS, Message, decode_message
 from sublora.corpus.corpus import Corpus, open_corpus
 from sublora.corpus.fallback import fallback_code
@@ -30,6 +30,8 @@ _ARITHMETIC_TOLERANCE = 1e-9
 _REPLAY_TOLERANCE = 10 * LOSS_MARGIN
 # Top-k errors beside a claim: a document's near ties count at issue and not in a replay.
 _ERROR_TOLERANCE = 0.01
+# Simple codes are no part of a claim.
+_BASELINE_TOLERANCE = 0.01
 
 _UNCHECKED = (
     "that the losses are those of this model, that the corpus has n documents and these lengths in the known code, and "
@@ -184,10 +186,11 @@ def _replay(certificate: Certificate, data: bytes, message: Message, corpus: Cor
 def _compare_replayed(
     certificate: Certificate, data: bytes, message: Message, measured: Measured, again: Certificate
 ) -> None:
-    for name in ("setting", "message", "corpus", "prior", "baselines"):
+    for name in ("setting", "message", "corpus", "prior"):
         _expect(name, _plain(getattr(certificate, name)), _plain(getattr(again, name)), _ARITHMETIC_TOLERANCE)
     for name in ("comparison", "decomposition"):
         _expect(name, _plain(getattr(certificate, name)), _plain(getattr(again, name)), _REPLAY_TOLERANCE)
+    _compare_baselines(certificate.baselines, again.baselines)
     _expect("the base alone", _plain(certificate.base_alone), _plain(again.base_alone), _REPLAY_TOLERANCE)
     _expect("the held-out loss", _plain(certificate.held_out), _plain(again.held_out), _ERROR_TOLERANCE)
     for claimed, now in zip(certificate.claims, again.claims, strict=True):
@@ -201,6 +204,16 @@ def _compare_replayed(
     said = statement(certificate.claims, *parts, certificate.message.bits, certificate.beside)
     _expect("the statement", certificate.statement, said)
     _expect("the limits", list(certificate.limits), list(limits(*parts)))
+
+
+def _compare_baselines(claimed: tuple[Baseline, ...], found: tuple[Baseline, ...]) -> None:
+    """Fitting a code decides by floating-point numbers, so another machine may find one of nearly the same length."""
+    _expect("the simple codes", [b.name for b in claimed], [b.name for b in found])
+    for c, f in zip(claimed, found, strict=True):
+        if abs(c.bits - f.bits) > _BASELINE_TOLERANCE * f.bits:
+            raise CertificateError(f"the bits of {c.name} differ: the certificate says {c.bits}, but it is {f.bits}")
+        without = {"bits"}
+        _expect(c.name, c.model_dump(exclude=without), f.model_dump(exclude=without), _BASELINE_TOLERANCE)
 
 
 def _base_name(certificate: Certificate) -> str:

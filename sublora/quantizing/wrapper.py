@@ -1,6 +1,7 @@
 """Quantization-aware training: the model computes with quantized coordinates and gates while it is trained."""
 
 import math
+from typing import cast
 
 import numpy as np
 import torch
@@ -66,7 +67,9 @@ class QuantizingWrapper(nn.Module):
     def _loss_of(self, batch: Batch) -> Tensor:
         """The loss of a batch in nats with the parameters rounded."""
         rounded = {f"subspace.{name}": value for name, value in self.parameters_by_name().items()}
-        return call_on_batch(lambda *arguments: functional_call(self.loss, rounded, arguments), self.model, batch)
+        return call_on_batch(
+            lambda *arguments: functional_call(cast(nn.Module, self.loss), rounded, arguments), self.model, batch
+        )
 
     def forward(self, *args: object, **kwargs: object) -> object:
         """Call the model with its parameters rounded."""
