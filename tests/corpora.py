@@ -21,6 +21,16 @@ def write_tokens(folder, documents, eot=9, name="train", closed=True):
     return folder
 
 
+def texts_of(split):
+    """The texts of a split of bytes."""
+    return [bytes(split.document(i).astype(np.uint8)).decode() for i in range(len(split))]
+
+
+def everything(corpus):
+    """The texts of the population, in any order."""
+    return [text for part in (corpus.train, corpus.val, corpus.test) if part is not None for text in texts_of(part)]
+
+
 def make_split(lengths, eot=9):
     """A split in memory whose tokens are all different, so that a wrong position shows."""
     starts = np.cumsum([0, *(n + 1 for n in lengths[:-1])]).astype(np.int64)

@@ -1,24 +1,48 @@
 """The simple codes that a certificate compares the model with."""
 
-from collections import Counter
+import dataclasses
 
 import numpy as np
 import pytest
-from corpora import make_split, write_tokens
-from hypothesis import given
-from hypothesis import strategies as st
+from corpora import write_tokens
+from sublora.certificate.fallback import measure_fallback
 
 from sublora import seeds
-from sublora.corpus.baselines import adaptive_bits, count_tokens, uniform_bits, zlib_bits
-from sublora.corpus.corpus import open_corpus
+from sublora.certificate.baselines import MIXTURE_WEIGHT, baselines
+from sublora.certificate.claims import Terms, mixture_losses, risk_bound
+from sublora.corpus.baselines import adaptive_bits, uniform_bits, zlib_bits
+from sublora.corpus.corpus import Corpus, Split, open_corpus
+from sublora.corpus.ngram import fit_ngram, subset
+from sublora.corpus.units import sample_units
+from sublora.draws import shuffled
+
+DELTA = 0.05
 
 
-def test_sotu_baselines(sotu):
+def terms_for(corpus, bound_type="document_level", block_size=8):
+    units = sample_units(corpus, corpus.train, bound_type, block_size)
+    fallback = measure_fallback(units, DELTA)
+    n, least = units.sample_size(bound_type), units.min_tokens
+    return Terms(bound_type, 999, n, DELTA, True, 0.25, units.n_symbols, least, fallback, True)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Documents whose next token follows from the one before, nine times of ten."""
+    folder, rng = tmp_path_factory.mktemp("small"), seeds.stream(8, "documents")
+    documents = []
+    for length in rng.integers(5, 30, size=500):
+        d = [int(rng.integers(9))]
+        while len(d) < length:
+            d.append((2 * d[-1] + 1) % 9 if rng.random() < 0.9 else int(rng.integers(9)))
+        documents.append(d)
+    write_tokens(folder, documents[:400])
+    write_tokens(folder, documents[400:], name="val")
+    return open_corpus(folder, eot_token=9, vocab_size=10)
+
+
+def test_codes_that_know_nothing(sotu):
     held_out = np.arange(len(sotu.val))
-    unigram = count_tokens(sotu.train, 257, pairs=False).bits(sotu.val, held_out) / sotu.val.lengths
-    bigram = count_tokens(sotu.train, 257, pairs=True).bits(sotu.val, held_out) / sotu.val.lengths
-    assert unigram.mean() == pytest.approx(4.405, abs=0.01)
-    assert bigram.mean() == pytest.approx(3.452, abs=0.01)
     assert (uniform_bits(sotu.val, held_out, 257) == 8 * sotu.val.lengths).all()
     assert 4 < (zlib_bits(sotu.val, held_out, 257) / sotu.val.lengths).mean() < 6
     adaptive = adaptive_bits(sotu.val, held_out[:3], 257)
@@ -30,66 +54,80 @@ def test_sotu_baselines(sotu):
         assert bits == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-def test_counts_against_a_plain_loop(tmp_path, monkeypatch, pairs):
-    monkeypatch.setattr("sublora.corpus.baselines.TOKENS_AT_ONCE", 16)  # so that counts of several parts are merged
-    rng = seeds.stream(5, "documents")
-    documents = [rng.integers(0, 9, size=n).tolist() for n in rng.integers(1, 12, size=40)]
-    split = open_corpus(write_tokens(tmp_path, documents), eot_token=9, vocab_size=10).train
-    model = count_tokens(split, 10, pairs=pairs)
-    counts, totals = Counter(), Counter()
-    for document in documents:
-        for before, token in zip([9, *document], document, strict=False):
-            counts[before if pairs else 0, token] += 1
-            totals[before if pairs else 0] += 1
-    wanted = np.array([3, 0, 3, 39])
-    expected = [
-        -sum(
-            np.log2((counts[b if pairs else 0, t] + 0.5) / (totals[b if pairs else 0] + 4.5))
-            for b, t in zip([9, *documents[i]], documents[i], strict=False)
-        )
-        for i in wanted
-    ]
-    np.testing.assert_allclose(model.bits(split, wanted), expected, rtol=1e-12)
+def test_what_is_compared(small):
+    found = {b["name"]: b for b in baselines(small, terms_for(small))}
+    assert list(found)[:4] == ["uniform coding", "Zipf's law over token ids", "coded unigram", "coded bigram"]
+    (known,) = [b for name, b in found.items() if name.endswith("fitted to a random half")]
+    assert known["bits"] == 0
+    assert found["coded bigram"]["bits"] > 0
+    assert found["coded bigram"]["held_out"] < 2.2 < found["coded unigram"]["held_out"]
+    # The held-out documents are few, and so their mean is uncertain.
+    assert all(b["held_out"] - 0.2 < b["bound"] for b in found.values())
+    assert all(b["bound"] <= np.log2(9) for name, b in found.items() if "Zipf" not in name)
+    assert found["coded bigram"]["bound"] < found["coded unigram"]["bound"]
+    # Bytes are unknown here.
+    assert not any("bpb" in b or "bound_bpb" in b for b in found.values())
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-def test_probabilities_of_documents_of_one_length_add_up_to_one(tmp_path, pairs):
-    everything = [[a, b] for a in range(5) for b in range(5)]
-    split = open_corpus(write_tokens(tmp_path, everything, eot=5), eot_token=5, vocab_size=6).train
-    (tmp_path / "fit").mkdir()
-    fit = open_corpus(write_tokens(tmp_path / "fit", [[1, 1, 2], [4, 1]], eot=5), eot_token=5, vocab_size=6).train
-    bits = count_tokens(fit, 6, pairs=pairs).bits(split, np.arange(25))
-    assert (2.0**-bits).sum() == pytest.approx(1, abs=1e-12)
+def test_an_ngram_is_certified_from_the_half_that_it_does_not_know(small):
+    terms = terms_for(small)
+    (known,) = [b for b in baselines(small, terms) if "half" in b["name"]]
+    order = shuffled("half", b"", 400)
+    units = sample_units(small, small.train, "document_level", 8)
+    size = {"uni": 1, "bi": 2, "tri": 3}.get(known["name"].split("gram")[0]) or int(known["name"].split("-")[0])
+    model = fit_ngram(subset(small.train, np.sort(order[:200])), size, units.fallback, 10)
+    rows = np.sort(order[200:])
+    own = dataclasses.replace(terms, bits=0, n=200, joint=False, mixture_weight=MIXTURE_WEIGHT, subsampled=False)
+    bits, known_bits = model.bits(small.train, rows), units.fallback_bits()[rows]
+    assert known["bound"] == pytest.approx(
+        risk_bound(mixture_losses(bits, known_bits, small.train.lengths[rows], own), own), abs=1e-9
+    )
+    # The half that it knows would give another bound.
+    bits, known_bits = model.bits(small.train, order[:200]), units.fallback_bits()[order[:200]]
+    other = risk_bound(mixture_losses(bits, known_bits, small.train.lengths[order[:200]], own), own)
+    assert abs(other - known["bound"]) > 1e-3
 
 
-@given(st.lists(st.lists(st.integers(0, 8), min_size=1, max_size=30), min_size=1, max_size=5), st.booleans())
-def test_coded_counts_are_a_code(documents, pairs):
-    lengths = [len(d) for d in documents]
-    split = make_split(lengths)
-    for start, document in zip(split.starts, documents, strict=True):
-        split.tokens[start : start + len(document)] = document
-    model = count_tokens(split, 10, pairs=pairs)
+@dataclasses.dataclass(frozen=True)
+class _WithPrior(Corpus):
+    """A corpus with a prior share."""
 
-    bits, previous = f"{len(model.cells) + 1:b}", -1
-    bits = "0" * (len(bits) - 1) + bits
-    steps = []
-    for cell in model.cells:
-        steps.append(int(cell) - previous)
-        previous = int(cell)
-    for number in [*steps, *model.counts.tolist()]:
-        bits += "0" * (number.bit_length() - 1) + f"{number:b}"
-    assert model.coded_bits() == len(bits)
+    prior: Split | None = None
 
-    position = 0
 
-    def read():
-        nonlocal position
-        zeros = bits.index("1", position) - position
-        position += 2 * zeros + 1
-        return int(bits[position - zeros - 1 : position], 2)
+def with_prior(corpus, prior):
+    return _WithPrior(**{f.name: getattr(corpus, f.name) for f in dataclasses.fields(Corpus)}, prior=prior)
 
-    n_cells = read() - 1
-    cells = np.cumsum([read() for _ in range(n_cells)]) - 1
-    counts = [read() for _ in range(n_cells)]
-    assert (cells.tolist(), counts, position) == (model.cells.tolist(), model.counts.tolist(), len(bits))
+
+def test_the_prior_share_is_known_beforehand(small):
+    prior = subset(small.train, np.arange(300))
+    corpus = with_prior(dataclasses.replace(small, train=subset(small.train, np.arange(300, 400))), prior)
+    found = baselines(corpus, terms_for(corpus))
+    (known,) = [b for b in found if "fitted to" in b["name"]]
+    assert known["name"].endswith("fitted to the prior share")
+    assert known["bits"] == 0
+    assert known["bound"] < min(b["bound"] for b in found if b is not known)
+    assert any("half" in b["name"] for b in baselines(with_prior(small, None), terms_for(small)))
+
+
+@pytest.mark.parametrize("bound_type", ["sequence_level", "token_level"])
+def test_other_units(small, bound_type):
+    found = baselines(small, terms_for(small, bound_type))
+    names = " ".join(b["name"] for b in found)
+    assert "coded bigram" in names
+    assert ("half" in names) == (bound_type == "sequence_level")
+    assert all(b["bound"] <= np.log2(10) for b in found if "Zipf" not in b["name"])
+    assert min(b["bound"] for b in found) < 3
+
+
+def test_bits_per_byte(small):
+    """With two bytes a token everywhere, losses per byte are half of those per token."""
+    splits = {}
+    for name in ("train", "val"):
+        split = getattr(small, name)
+        splits[name] = dataclasses.replace(split, byte_lengths=2 * split.lengths)
+    corpus = dataclasses.replace(small, **splits)
+    for b in baselines(corpus, terms_for(corpus)):
+        assert b["bpb"] == pytest.approx(b["held_out"] / 2)
+        # The excess may be as large as before, so a bound need not be half.
+        assert b["bpb"] < b["bound_bpb"] < b["bound"]

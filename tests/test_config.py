@@ -69,6 +69,11 @@ def test_flags_win_over_the_file_and_both_spellings_work(tmp_path):
         ("--model.n_head=5", "model.n_embd 768 is not a multiple of model.n_head 5"),
         ("--model.size=smal", "model.size 'smal' not recognized: small, medium, large, xlarge or vlarge"),
         ("--optimizer.correct_bias=false", "optimizer.correct_bias=false is not supported"),
+        ("--model.init_from=gpt2", "model.init_from 'gpt2' not recognized: scratch or best_ckpt; a pretrained base is"),
+        ("--sublora.adapter=lorra", "sublora.adapter 'lorra' not recognized: lora, spectral, weights or none"),
+        ("--sublora.targets=mlp", "sublora.targets 'mlp' not recognized: attention or linear"),
+        ("--sublora.spectral_r=0", "sublora.spectral_r is 0, but must be at least 1"),
+        ("--prior.published=2024-11-01", "prior.published is the date of prior.base"),
         ("stray", "unexpected argument 'stray'"),
         ("--config-file=missing.yaml", "cannot read the config file missing.yaml"),
     ],
@@ -88,12 +93,41 @@ def test_sizes_have_names(size, expected):
 
 
 @pytest.mark.parametrize("flag", ["--model.apply_rope=true", "--model.use_mistral_sliding_window=true"])
-def test_an_architecture_is_chosen_from_scratch_only(flag):
+def test_rotations_need_heads_of_even_width(flag):
     assert load_config([flag]).model.family in ("llama", "mistral")
-    with pytest.raises(ConfigError, match="has an architecture of its own"):
-        load_config([flag, "--model.init_from=gpt2"])
     with pytest.raises(ConfigError, match="heads of even width"):
         load_config([flag, "--model.n_head=256"])
+
+
+@pytest.mark.parametrize(
+    "flag", ["--model.size=medium", "--model.n_layer=30", "--model.bias=true", "--model.apply_rope=true"]
+)
+def test_a_pretrained_base_has_sizes_of_its_own(flag):
+    assert load_config(["--prior.base=gpt2"]).model.init_from == "scratch"
+    name = flag[2:].partition("=")[0]
+    with pytest.raises(ConfigError, match=f"prior.base=gpt2 has sizes of its own, which {name} contradicts"):
+        load_config([flag, "--prior.base=gpt2"])
+
+
+def test_a_date_is_a_date(tmp_path):
+    path = tmp_path / "c.yaml"
+    # YAML reads this as a date, not as text.
+    path.write_text("prior: {base: gpt2, published: 2024-11-01}\n")
+    config = load_config([f"--config-file={path}"])
+    assert config.prior.published == "2024-11-01"
+    assert yaml.safe_load(config.to_yaml()) == config.to_dict()
+    assert config_from_json(json.dumps(config.to_dict())).to_dict() == config.to_dict()
+
+
+def test_without_lora_all_weights_are_the_adapter():
+    assert load_config([]).sublora.adapter == "lora"
+    assert load_config(["--sublora.use_lora=false"]).sublora.adapter == "weights"
+    spectral = load_config(["--sublora.adapter=spectral", "--sublora.spectral_r=3"]).sublora
+    assert (spectral.rank, spectral.head_rank, spectral.use_lora) == (3, 0, False)
+    assert load_config(["--sublora.targets=linear"]).sublora.rank == 4
+    for adapter in ("spectral", "weights", "none"):
+        config = load_config([f"--sublora.adapter={adapter}"])
+        assert config_from_json(json.dumps(config.to_dict())).sublora == config.sublora
 
 
 @pytest.mark.parametrize("name", ["sublora_train", "sublora_bounds", "demo", "gpt2_small_sotu"])

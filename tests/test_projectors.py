@@ -6,15 +6,20 @@ import pytest
 import torch
 from torch import nn
 
-from sublora.errors import ConfigError
-from sublora.nn.create_model import Architecture, add_lora, build_model, create_base, merge
+from sublora.coding.architecture import Architecture
+from sublora.coding.spec import ModelSpec
+from sublora.errors import ConfigError, SubloraError
+from sublora.nn.allocation import split_budget
+from sublora.nn.base import create_base
+from sublora.nn.create_model import build_model, merge
+from sublora.nn.lora import add_lora
 from sublora.nn.projectors import SharedIDModule, StructuredIDModule, create_intrinsic_model
 
-TINY = Architecture("scratch", n_layer=3, n_head=2, n_embd=16, block_size=12, vocab_size=11)
-SPEC = {"seed": 3, "use_lora": True, "attention_r": 2, "head_r": 2, "lora_alpha": 8, "intrinsic_mode": "dense"}
+TINY = Architecture("random", n_layer=3, n_head=2, n_embd=16, block_size=12, vocab_size=11)
+SPEC = {"seed": 3, "rank": 2, "head_rank": 2, "lora_alpha": 8, "intrinsic_mode": "dense"}
 MODES = [
     {"allocation_mode": "uniform"},
-    {"allocation_mode": "fixed", "allocation_ratio": 0.8},
+    {"allocation_mode": "fixed", "budget_b": 30},
     {"allocation_mode": "learned", "allocation_scope": "shared"},
     {"allocation_mode": "learned", "allocation_scope": "layer"},
 ]
@@ -22,7 +27,8 @@ IDS = ["uniform", "fixed", "learned-shared", "learned-layer"]
 
 
 def tiny(d=37, **mode):
-    return build_model(TINY, **SPEC, intrinsic_dim=d, **mode)
+    start = {"gating_init": mode.pop("gating_init")} if "gating_init" in mode else {}
+    return build_model(TINY, ModelSpec(**{**SPEC, "intrinsic_dim": d, "gating_steepness": 10, **mode}), **start)
 
 
 def flat(model):
@@ -41,7 +47,7 @@ def test_alpha_is_the_one_trainable_tensor_and_zero_is_theta0(mode):
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {"subspace_params"} | ({"gating_params"} if mode["allocation_mode"] == "learned" else set())
     assert torch.equal(flat(model), model.theta0)
-    lora = add_lora(create_base(TINY, 3), seed=3, attention_r=2, head_r=2, lora_alpha=8).eval()
+    lora = add_lora(create_base(TINY, 3), seed=3, rank=2, head_rank=2, lora_alpha=8).eval()
     tokens = torch.arange(10)[None]
     assert torch.equal(model.eval()(input_ids=tokens).logits, lora(input_ids=tokens).logits)
 
@@ -61,9 +67,9 @@ def test_every_coordinate_moves_parameters_and_every_parameter_is_moved(mode):
 
 
 def test_fixed_coordinates_move_their_own_side_only():
-    model = tiny(allocation_mode="fixed", allocation_ratio=0.8)
+    model = tiny(allocation_mode="fixed", budget_b=30)
     side = torch.cat([torch.full((n,), ".lora_B." in name) for name, n in zip(model.names, model.sizes, strict=True)])
-    d_b = round(0.8 * model.d)
+    d_b = 30
     for i, is_b in ((0, False), (model.d - d_b - 1, False), (model.d - d_b, True), (model.d - 1, True)):
         with torch.no_grad():
             model.subspace_params.zero_()
@@ -74,7 +80,7 @@ def test_fixed_coordinates_move_their_own_side_only():
 
 @pytest.mark.parametrize("ratio", [0.0, 1.0])
 def test_a_side_without_coordinates_stays_at_theta0(ratio):
-    model = tiny(d=20, allocation_mode="fixed", allocation_ratio=ratio)
+    model = tiny(d=20, allocation_mode="fixed", budget_b=split_budget(20, ratio)[1])
     fill(model)
     for name, value in model.parameters_by_name().items():
         assert torch.equal(value, model.net.get_parameter(name)) == ((".lora_B." in name) != (ratio == 1.0))
@@ -249,22 +255,23 @@ def test_base_weights_follow_the_seed_alone():
     one = tiny().base_sha256
     torch.manual_seed(2)
     assert tiny().base_sha256 == one
-    assert build_model(TINY, **{**SPEC, "seed": 4}, intrinsic_dim=5).base_sha256 != one
+    assert tiny(d=5, seed=4).base_sha256 != one
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"intrinsic_dim": 10**6}, "intrinsic_dim is 1000000, but must lie between 1 and the"),
-        ({"intrinsic_dim": 5, "use_lora": False, "allocation_mode": "fixed"}, "set sublora.use_lora=true"),
-        ({"intrinsic_dim": 5, "attention_r": 0, "head_r": 0}, "LoRA is on nothing"),
-        ({"intrinsic_dim": 5, "allocation_mode": "learnt"}, "allocation_mode 'learnt' not recognized"),
-        ({"intrinsic_dim": 400, "allocation_mode": "fixed", "allocation_ratio": 0.0}, "side A has"),
+        ({"intrinsic_dim": 5, "adapter": "weights", "allocation_mode": "fixed"}, "set sublora.adapter=lora"),
+        ({"intrinsic_dim": 5, "adapter": "none"}, "nothing can be trained: set sublora.adapter"),
+        ({"intrinsic_dim": 5, "rank": 0, "head_rank": 0}, "LoRA is on nothing"),
+        ({"intrinsic_dim": 5, "allocation_mode": "learnt"}, "allocation_mode 'learnt' is none of"),
+        ({"intrinsic_dim": 400, "allocation_mode": "fixed", "budget_b": 0}, "side A has"),
     ],
 )
 def test_what_does_not_fit_is_said(change, message):
-    with pytest.raises(ConfigError, match=message):
-        build_model(TINY, **{**SPEC, **change})
+    with pytest.raises(SubloraError, match=message):
+        build_model(TINY, ModelSpec(**{**SPEC, **change}))
 
 
 def test_a_frozen_module_is_refused():

@@ -4,17 +4,20 @@ import numpy as np
 import pytest
 import torch
 
+from sublora.coding.architecture import Architecture
 from sublora.coding.codebooks import TrellisGrid
 from sublora.coding.feedback import Rate
+from sublora.coding.spec import ModelSpec
+from sublora.corpus.batches import Batches
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.prepare import prepare
-from sublora.nn.create_model import Architecture, build_model
-from sublora.quantizing.curvature import fisher
+from sublora.nn.create_model import build_model
+from sublora.quantizing.curvature import fisher_factor
 from sublora.quantizing.gradual import gradual_quantize
 from sublora.quantizing.wrapper import QuantizingWrapper
 
-ARCHITECTURE = Architecture("scratch", n_layer=2, n_head=2, n_embd=16, block_size=12, vocab_size=257)
-BATCHES = {"batch_size": 8, "block_size": 12, "seed": 0}
+ARCHITECTURE = Architecture("random", n_layer=2, n_head=2, n_embd=16, block_size=12, vocab_size=257)
+BATCHES = {"batch_size": 8, "seed": 0}
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +30,8 @@ def corpus(tmp_path_factory):
 
 
 def a_model(**spec):
-    defaults = {"use_lora": True, "attention_r": 2, "head_r": 2, "lora_alpha": 32, "intrinsic_dim": 30}
-    model = build_model(ARCHITECTURE, **{"seed": 0, "intrinsic_mode": "dense"} | defaults | spec)
+    defaults = {"seed": 0, "intrinsic_mode": "dense", "rank": 2, "head_rank": 2, "intrinsic_dim": 30}
+    model = build_model(ARCHITECTURE, ModelSpec(**defaults | spec))
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         model.subspace_params.copy_(torch.randn(30, generator=generator))
@@ -47,7 +50,7 @@ def mean_bits(model, corpus):
 def test_what_is_coded_is_what_was_trained(corpus, method, levels):
     wrapper = QuantizingWrapper(a_model(), levels=levels, method=method)
     before = mean_bits(wrapper, corpus)
-    wrapper.fit(corpus.train, steps=30, learning_rate=0.05, **BATCHES)
+    wrapper.fit(Batches(corpus.train, 12), steps=30, learning_rate=0.05, **BATCHES)
     quantized = wrapper.quantized()
     assert len(np.unique(quantized.reconstruction)) <= levels
     alpha = wrapper.parameters_by_name()["subspace_params"].detach().numpy()
@@ -79,8 +82,9 @@ def test_the_model_computes_with_coded_gates():
 def test_gradual_quantization_ends_where_the_model_stands_and_keeps_learning(corpus):
     model = a_model()
     before = mean_bits(model, corpus)
-    curvature = fisher(model, corpus.train, seed=0, samples=64, block_size=12)
-    quantized = gradual_quantize(model, corpus.train, curvature, step=1.0, rate=Rate(1.0, 1e-3), steps=40, **BATCHES)
+    batches = Batches(corpus.train, 12)
+    factor = fisher_factor(model, batches, seed=0, samples=64)
+    quantized = gradual_quantize(model, batches, factor, step=1.0, rate=Rate(1.0, 1e-3), steps=40, **BATCHES)
     assert isinstance(quantized.codebook, TrellisGrid)
     assert np.array_equal(quantized.reconstruction, model.subspace_params.detach().numpy())
     assert mean_bits(model, corpus) < before
@@ -89,8 +93,9 @@ def test_gradual_quantization_ends_where_the_model_stands_and_keeps_learning(cor
 def test_gradual_quantization_is_repeatable(corpus):
     def once():
         model = a_model()
-        curvature = fisher(model, corpus.train, seed=0, samples=16, block_size=12)
+        batches = Batches(corpus.train, 9, "documents", np.array([97, 98, 256]))
+        factor = fisher_factor(model, batches, seed=0, samples=16)
         rate = Rate(1.0, 1e-3)
-        return gradual_quantize(model, corpus.train, curvature, step=1.0, rate=rate, steps=3, **BATCHES)
+        return gradual_quantize(model, batches, factor, step=1.0, rate=rate, steps=3, **BATCHES)
 
     assert np.array_equal(once().symbols, once().symbols)

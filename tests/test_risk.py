@@ -6,16 +6,21 @@ import numpy as np
 import pytest
 import torch
 
+from sublora import seeds
+from sublora.coding.architecture import Architecture
+from sublora.coding.spec import ModelSpec
+from sublora.corpus.batches import Batches, sample_batch
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.prepare import prepare
 from sublora.corpus.units import sample_units
 from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID
-from sublora.nn.create_model import Architecture, build_model, create_base
+from sublora.nn.base import create_base
+from sublora.nn.create_model import build_model
 from sublora.quantizing.curvature import fisher
 from sublora.scoring.risk import score_units, token_losses
 from sublora.scoring.scores import TOP_K
 
-ARCHITECTURE = Architecture("scratch", n_layer=2, n_head=2, n_embd=16, block_size=12, vocab_size=257)
+ARCHITECTURE = Architecture("random", n_layer=2, n_head=2, n_embd=16, block_size=12, vocab_size=257)
 
 
 @pytest.fixture(scope="module")
@@ -93,23 +98,13 @@ def test_probabilities_of_one_token_documents_add_up_to_one():
 def test_the_fisher_information_is_the_curvature(corpus):
     """For tokens drawn from the model itself, the Hessian of the expected loss is the Fisher information."""
     model = build_model(
-        ARCHITECTURE,
-        seed=0,
-        use_lora=True,
-        attention_r=2,
-        head_r=2,
-        lora_alpha=32,
-        intrinsic_dim=3,
-        intrinsic_mode="dense",
+        ARCHITECTURE, ModelSpec(seed=0, rank=2, head_rank=2, lora_alpha=32, intrinsic_dim=3, intrinsic_mode="dense")
     )
     with torch.no_grad():
         model.subspace_params.fill_(2.0)
-    estimate = fisher(model, corpus.train, seed=0, samples=600, block_size=12)
+    estimate = fisher(model, Batches(corpus.train, 12), seed=0, samples=600)
     assert np.allclose(estimate, estimate.T) and np.linalg.eigvalsh(estimate).min() > 0
     # The same quantity by second differences of the KL divergence between the model and its perturbation.
-    from sublora import seeds
-    from sublora.corpus.batches import sample_batch
-
     x = np.concatenate([sample_batch(corpus.train, seeds.stream(0, "curvature", i), 1, 12)[0] for i in range(200)])
 
     @torch.no_grad()

@@ -179,7 +179,7 @@ def test_word_order_can_be_perturbed(data_dir, tmp_path, monkeypatch):
         seen.append((window, batches))
         return batches
 
-    monkeypatch.setattr("sublora.training.loop.sample_batch", sample)
+    monkeypatch.setattr("sublora.corpus.batches.sample_batch", sample)
     for name, window in (("plain", 0), ("shuffled", 4)):
         extra = [f"--data.perturb_word_order_window_size={window}", "--training.max_iters=1"]
         train(configure(data_dir, tmp_path / name, *extra))

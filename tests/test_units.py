@@ -4,15 +4,16 @@ import numpy as np
 import pytest
 import torch
 
+from sublora.coding.architecture import Architecture
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.prepare import prepare
 from sublora.corpus.units import blocks, held_out_units, sample_units, window_tokens
 from sublora.errors import CorpusError
-from sublora.nn.create_model import Architecture, create_base
+from sublora.nn.base import create_base
 from sublora.scoring.risk import score_units
 
 BLOCK = 12
-ARCHITECTURE = Architecture("scratch", n_layer=2, n_head=2, n_embd=16, block_size=BLOCK, vocab_size=257)
+ARCHITECTURE = Architecture("random", n_layer=2, n_head=2, n_embd=16, block_size=BLOCK, vocab_size=257)
 
 
 @pytest.fixture(scope="module")

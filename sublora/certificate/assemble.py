@@ -1,4 +1,5 @@
-"""The parts of a certificate, each from what it follows from. Issuing and verifying both build them here. Torch-free."""
+"""The parts of a certificate, each from what it follows from. Issuing and verifying both build them here.
+Torch-free."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from sublora.certificate.wording import limits, statement
 from sublora.coding.architecture import tag
 from sublora.coding.message import Header, Message
 from sublora.coding.setting import Setting as CodedSetting
+from sublora.config import BoundType
 from sublora.corpus.corpus import BYTES_TOKENIZER, Corpus
 from sublora.corpus.units import Units
 from sublora.errors import CertificateError
@@ -29,7 +31,14 @@ from sublora.scoring.scores import Scores
 
 
 def coded_setting(
-    corpus: Corpus, *, bound_type: str, delta: Fraction, joint: bool, population: bool, prior: bool, ngram_order: int
+    corpus: Corpus,
+    *,
+    bound_type: BoundType,
+    delta: Fraction,
+    joint: bool,
+    population: bool,
+    prior: bool,
+    ngram_order: int,
 ) -> CodedSetting:
     """Return what a message says of its claim and its corpus.
 

@@ -134,10 +134,11 @@ def mixture_losses(
 def losses_by_metric(scores: Scores, terms: Terms) -> dict[str, Losses]:
     """Return the losses that are bounded, per metric.
 
-    `bpd` is bits per token under the mixture of the model and what it falls back on; `bpb` divides by bytes instead, and
-    its excess has the same limit because a token is at least one byte; it is left out where bytes are unknown. With a
-    pretrained base, `bpd_gain` and `bpb_gain` are by how much more the model needs than its base (a negative loss is a
-    gain). For claims about tokens, `bpd` is the bits of every token under token smoothing, and a miss is a loss of 1.
+    `bpd` is bits per token under the mixture of the model and what it falls back on; `bpb` divides by bytes instead,
+    and its excess has the same limit because a token is at least one byte; it is left out where bytes are unknown.
+    With a pretrained base, `bpd_gain` and `bpb_gain` are by how much more the model needs than its base (a negative
+    loss is a gain). For claims about tokens, `bpd` is the bits of every token under token smoothing, and a miss is a
+    loss of 1.
     """
     if terms.about_tokens:
         return _token_losses(scores, terms)

@@ -17,6 +17,7 @@ from sublora.certificate.terms import make_terms
 from sublora.coding.message import Header, Message
 from sublora.corpus.corpus import Corpus
 from sublora.corpus.units import sample_units
+from sublora.nn.base import describe_base
 from sublora.nn.create_model import build_base
 from sublora.run_folder import RunFolder
 from sublora.scoring.measure import Protocol, Rebuilt, References, rebuild, score, scoring_key
@@ -44,7 +45,7 @@ class Evidence:
         self.pretrained = None
         if header.architecture.kind == "pretrained":
             self.pretrained = build_base(header.architecture, header.spec.seed, source)
-        self.references = References(self.code.bits, self.pretrained.model if self.pretrained else None)
+        self.references = References(self.code.bits, self.pretrained)
 
     @cached_property
     def known(self) -> Known:
@@ -111,7 +112,7 @@ class Evidence:
                 seed=message.spec.seed,
                 sha256=rebuilt.base_sha256,
             )
-        facts = self.pretrained.facts
+        facts = describe_base(self.source, self.pretrained)
         return PretrainedBase(
             kind="pretrained",
             name=facts.name,

@@ -159,8 +159,8 @@ class Certifier:
     def run(self, run: RunFolder) -> Certificate:
         """Write message, losses and certificate; return the certificate.
 
-        The message is written before anything is drawn. Scores of finished chunks are kept in the run's folder until all
-        are there, so that an interrupted run goes on where it was.
+        The message is written before anything is drawn. Scores of finished chunks are kept in the run's folder until
+        all are there, so that an interrupted run goes on where it was.
         """
         encoded = self.choose()
         if self.processes.main:

@@ -1,7 +1,7 @@
 """The code known beforehand that a model falls back on, and how long a new unit is in it. Torch-free.
 
-Letters of English or Zipf's law over ids (`sublora.corpus.fallback`) or, where documents are known beforehand, an n-gram
-fitted to them and mixed with that code. It costs no bits of a message.
+Letters of English or Zipf's law over ids (`sublora.corpus.fallback`) or, where documents are known beforehand, an
+n-gram fitted to them and mixed with that code. It costs no bits of a message.
 """
 
 import math

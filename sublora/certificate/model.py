@@ -14,7 +14,7 @@ from sublora.errors import CertificateError
 from sublora.files import canonical_json, sha256, write_text
 from sublora.run_folder import RunFolder
 
-FORMAT = 3
+FORMAT: Literal[3] = 3
 
 Sha256 = Field(pattern="^[0-9a-f]{64}$")
 
@@ -65,7 +65,8 @@ class Baseline(Part):
 
 
 class Decomposition(Part):
-    """The first claim's bound, split into what the model loses and what each step of the proof adds, in bits per token."""
+    """The first claim's bound, split into what the model loses and what each step of the proof adds, in bits per
+    token."""
 
     empirical: float
     smoothing: float
@@ -133,7 +134,8 @@ class RandomBase(Part):
 
 
 class PretrainedBase(Part):
-    """Weights that were known beforehand. Whoever verifies brings them; the hash is compared, the name is only a name."""
+    """Weights that were known beforehand. Whoever verifies brings them; the hash is compared, the name is only a
+    name."""
 
     kind: Literal["pretrained"]
     name: str

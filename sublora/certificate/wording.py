@@ -56,8 +56,8 @@ def statement(
     model = f"the model in this message of {bits // 8:,} bytes needs on average"
     if setting.bound_type == "token_level":
         return (
-            f"{sure} the choice of each of the {corpus.n:,} training tokens given those before it, {model} {at_most} for "
-            f"what could have followed those very contexts ({corpus.source}); nothing is claimed about new text."
+            f"{sure} the choice of each of the {corpus.n:,} training tokens given those before it, {model} {at_most} "
+            f"for what could have followed those very contexts ({corpus.source}); nothing is claimed about new text."
         )
     blocks = setting.bound_type == "sequence_level"
     things = "blocks" if blocks else "documents"
@@ -100,14 +100,15 @@ def limits(setting: "Setting", corpus: "CorpusPart", prior: "Prior") -> tuple[st
     if setting.bound_type != "token_level":
         out.append(
             f"Bits are those of the decoded model mixed, over whole {_UNIT[setting.bound_type]}, with weight "
-            f"{setting.mixture_weight:g} of what it falls back on; what the decoded model needs alone stands beside every "
-            f"claim. The code known beforehand is: {prior.known.code}. If its prices had been fitted to the certified "
-            "text, the claims would be void."
+            f"{setting.mixture_weight:g} of what it falls back on; what the decoded model needs alone stands beside "
+            f"every claim. The code known beforehand is: {prior.known.code}. If its prices had been fitted to the "
+            "certified text, the claims would be void."
         )
     if setting.samples:
         out.append(
-            f"{setting.samples:,} {_UNIT[setting.bound_type]} were drawn and measured. The draw follows from the message "
-            "and the documents; an issuer who tries up to 2^40 draws gains nothing, because so many are paid for."
+            f"{setting.samples:,} {_UNIT[setting.bound_type]} were drawn and measured. The draw follows from the "
+            "message and the documents; an issuer who tries up to 2^40 draws gains nothing, because so many are paid "
+            "for."
         )
     if prior.base.kind == "pretrained":
         out.append(_base_sentence(prior))
@@ -122,8 +123,8 @@ def limits(setting: "Setting", corpus: "CorpusPart", prior: "Prior") -> tuple[st
     )
     if corpus.distinct < corpus.n and setting.bound_type != "token_level":
         out.append(
-            f"Only {corpus.distinct:,} of the {corpus.n:,} {_UNIT[setting.bound_type]} are distinct: repetitions make n "
-            "larger than what is known."
+            f"Only {corpus.distinct:,} of the {corpus.n:,} {_UNIT[setting.bound_type]} are distinct: repetitions make "
+            "n larger than what is known."
         )
     return tuple(out)
 
@@ -134,8 +135,8 @@ def _base_sentence(prior: "Prior") -> str:
     when = f", published {base.published}" if base.published else ""
     if base.evidence == "assumed":
         return (
-            f"Base weights ({base.name}{when}) count as known beforehand: that they were not fitted to the certified text "
-            "is assumed, and if they were, the claims are void."
+            f"Base weights ({base.name}{when}) count as known beforehand: that they were not fitted to the certified "
+            "text is assumed, and if they were, the claims are void."
         )
     return (
         f"Base weights ({base.name}{when}) count as known beforehand. The certified documents are absent from an older "
@@ -146,8 +147,8 @@ def _base_sentence(prior: "Prior") -> str:
 _UNIT = {"document_level": "documents", "sequence_level": "blocks", "token_level": "tokens"}
 _POPULATION = (
     "The claims are about the average over the documents of the population, of which the certified ones are a random "
-    "choice by a seed that is paid for. Nothing is assumed about where the documents come from, and nothing is said about "
-    "documents outside the population."
+    "choice by a seed that is paid for. Nothing is assumed about where the documents come from, and nothing is said "
+    "about documents outside the population."
 )
 _SOURCE = (
     "The claims are about documents drawn independently from the source of the training documents; paragraphs of one "

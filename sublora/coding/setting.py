@@ -20,9 +20,9 @@ from sublora.coding.bits import (
     write_gamma,
     write_uniform,
 )
+from sublora.config import BOUND_TYPES, BoundType
 from sublora.errors import MessageError
 
-BOUND_TYPES = ("document_level", "sequence_level", "token_level")
 BYTES_VOCABULARY, BYTES_EOT = 257, 256
 USUAL_DELTA = Fraction(1, 20)
 MAX_DELTA_DIGITS = 18
@@ -38,7 +38,7 @@ class Setting:
         MessageError: a value outside its range.
     """
 
-    bound_type: str = "document_level"
+    bound_type: BoundType = "document_level"
     delta: Fraction = USUAL_DELTA
     """probability that the claim may fail: a decimal fraction of at most 18 digits in (0, 1)"""
     joint: bool = False

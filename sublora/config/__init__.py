@@ -9,11 +9,12 @@ from sublora.config.loading import (
     unknown_name,
     values_from_yaml,
 )
-from sublora.config.sections import BOUND_TYPES, SECTIONS, Config, LearningRate, Sublora
+from sublora.config.sections import BOUND_TYPES, SECTIONS, BoundType, Config, LearningRate, Sublora
 
 __all__ = [
     "BOUND_TYPES",
     "SECTIONS",
+    "BoundType",
     "Config",
     "LearningRate",
     "Sublora",

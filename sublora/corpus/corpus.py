@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt16
+from jaxtyping import Int64, UInt16, UInt64
 
 from sublora import seeds
+from sublora.corpus.digest import count_distinct, document_digests, hash_documents
 from sublora.corpus.index import HOW_TO_GET_DATA, TOKEN, UNKNOWN, index_path, load_index, scan
 from sublora.errors import CorpusError
 
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 
 META = "meta.json"
 BYTES_TOKENIZER = "bytes: fixed, fitted on nothing"
+BYTES_EOT_VOCAB = (256, 257)
 
 # What a token file without meta.json is taken for: the output of nanoGPT's data/openwebtext/prepare.py.
 GPT2_EOT, GPT2_VOCAB = 50256, 50257
@@ -35,6 +37,7 @@ class Split:
         eot_token: the token that follows every document.
         min_tokens: shorter documents are left out.
         sha256: of the token file when its index was made; `compute_sha256` reads it again.
+        tokens_are_bytes: every token is one byte of the text, so that byte lengths cannot be anything else.
     """
 
     path: Path
@@ -45,6 +48,7 @@ class Split:
     eot_token: int
     min_tokens: int
     sha256: str
+    tokens_are_bytes: bool = False
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -62,6 +66,8 @@ class Split:
     def compute_sha256(self) -> str:
         """Read the whole token file again, check that its documents are those of the index, and return its SHA-256.
 
+        It changes with everything in the file, also with what is no document; `content_sha256` does not.
+
         Raises:
             CorpusError: the file has other documents than the index says.
         """
@@ -69,6 +75,32 @@ class Split:
         if not np.array_equal(index.documents[:, :2], np.stack([self.starts, self.lengths], axis=1)):
             raise CorpusError(f"{self.path} and its index disagree: delete {index_path(self.path)} and open it again")
         return index.sha256
+
+    def content_sha256(self) -> str:
+        """Read the token file again, and return the SHA-256 of its documents in the layout of `sublora.corpus.digest`.
+
+        It covers each document's tokens and bytes, in order. Documents that the rule leaves out, end-of-text tokens
+        and the index on disk have no part in it. Two passes, at a few seconds for a GB.
+
+        Raises:
+            CorpusError: the file has other documents than the index says, or tokens are bytes and byte lengths differ.
+        """
+        self.compute_sha256()
+        if self.tokens_are_bytes and not np.array_equal(self.known_bytes(), self.lengths):
+            raise CorpusError(f"the tokens of {self.path} are bytes, but its documents are said to have other lengths")
+        return hash_documents(self.tokens, np.stack([self.starts, self.lengths, self.known_bytes()], axis=1))
+
+    def known_bytes(self) -> Int64[np.ndarray, " n"]:
+        """Return the bytes of each document's text, -1 where they are not known."""
+        return np.full(len(self), UNKNOWN, np.int64) if self.byte_lengths is None else self.byte_lengths
+
+    def digests(self) -> UInt64[np.ndarray, "n 2"]:
+        """Return a hash of each document's tokens in 16 bytes: equal rows mean equal documents."""
+        return document_digests(self.tokens, self.starts, self.lengths)
+
+    def n_distinct(self) -> int:
+        """Return the number of documents that differ in their tokens; 24 bytes of memory a document."""
+        return count_distinct(self.digests())
 
 
 @dataclass(frozen=True)
@@ -81,8 +113,13 @@ class Corpus:
         eot_token: the end-of-text token.
         vocab_size: number of tokens that can occur, end-of-text included.
         min_tokens: no document is shorter, by a rule that was fixed in advance.
-        train: the training documents.
-        val: the held-out documents, or None when there are none.
+        train: the training documents, n of them.
+        val: held-out documents that choose checkpoints; None when there are none. Of other tools' files, val.bin.
+        test: held-out documents that choose nothing; None when there are none, and of other tools' files.
+        prior: documents that are known beforehand, so that n does not count them; None when there are none.
+        population: documents of train, val and test together, from which the seed drew; None when nothing is known
+            about the split, as of other tools' files.
+        split_seed: the seed that drew, see `sublora.corpus.split`; None where `population` is.
     """
 
     path: Path
@@ -91,7 +128,11 @@ class Corpus:
     vocab_size: int
     min_tokens: int
     train: Split
-    val: Split | None
+    val: Split | None = None
+    test: Split | None = None
+    prior: Split | None = None
+    population: int | None = None
+    split_seed: int | None = None
 
 
 def open_corpus(
@@ -124,10 +165,29 @@ def open_corpus(
             f"the end-of-text token {meta['eot_token']} of {folder} is outside its vocabulary of {meta['vocab_size']} "
             "tokens: set data.eot_token and data.vocab_size to those of its tokenizer"
         )
-    train = _open_split(folder, "train", meta)
-    has_val = bool(meta["splits"].get("val")) if "splits" in meta else (folder / "val.bin").exists()
-    val = _open_split(folder, "val", meta) if has_val else None
-    return Corpus(folder, meta, meta["eot_token"], meta["vocab_size"], meta["min_tokens"], train, val)
+    if meta["tokenizer"] == BYTES_TOKENIZER and (meta["eot_token"], meta["vocab_size"]) != BYTES_EOT_VOCAB:
+        raise CorpusError(f"{folder / META} is damaged, since bytes have 257 tokens: prepare the corpus again")
+    # Nothing but val.bin is known of the names that other tools give their files.
+    names = [name for name in ("val", "test", "prior") if meta["splits"].get(name)] if "splits" in meta else ["val"]
+    splits = {
+        name: _open_split(folder, name, meta)
+        for name in ("train", *names)
+        if name == "train" or "splits" in meta or (folder / f"{name}.bin").exists()
+    }
+    seed = meta.get("split_seed")
+    return Corpus(
+        path=folder,
+        meta=meta,
+        eot_token=meta["eot_token"],
+        vocab_size=meta["vocab_size"],
+        min_tokens=meta["min_tokens"],
+        train=splits["train"],
+        val=splits.get("val"),
+        test=splits.get("test"),
+        prior=splits.get("prior"),
+        population=None if seed is None else meta["population"],
+        split_seed=seed,
+    )
 
 
 def uniform_draw(n: int, m: int, digest: bytes) -> Int64[np.ndarray, " m"]:
@@ -175,7 +235,10 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise CorpusError(damaged) from error
     if not isinstance(meta, dict) or not isinstance(meta.get("splits", {}), dict):
         raise CorpusError(damaged)
-    if not all(isinstance(meta.get(name, 0), int) for name in ("eot_token", "vocab_size", "min_tokens")):
+    numbers = ("eot_token", "vocab_size", "min_tokens", "split_seed", "population")
+    if not all(isinstance(meta.get(name, 0), int) for name in numbers) or (
+        ("split_seed" in meta) != ("population" in meta)
+    ):
         raise CorpusError(damaged)
     return meta
 
@@ -209,4 +272,5 @@ def _open_split(folder: Path, name: str, meta: dict[str, Any]) -> Split:
         eot_token=meta["eot_token"],
         min_tokens=meta["min_tokens"],
         sha256=index.sha256,
+        tokens_are_bytes=meta["tokenizer"] == BYTES_TOKENIZER,
     )

@@ -15,13 +15,14 @@ import numpy as np
 from jaxtyping import Int64
 
 from sublora import files
+from sublora.corpus.digest import UNKNOWN_BYTES
 from sublora.errors import CorpusError
 from sublora.progress import progress
 
 log = logging.getLogger(__name__)
 
 TOKEN = np.dtype("<u2")
-UNKNOWN = -1
+UNKNOWN = UNKNOWN_BYTES
 HOW_TO_GET_DATA = "run: sublora prepare --source sotu --out DIR"
 
 FORMAT = 1
@@ -102,7 +103,7 @@ def load_index(token_file: Path, eot_token: int, min_tokens: int, sha256: str | 
         "bytes": stat.st_size,
         "mtime_ns": stat.st_mtime_ns,
     }
-    stored, cached = _read_stamp(_stamp_path(token_file)), _read_documents(index_path(token_file))
+    stored, cached = _read_stamp(_stamp_path(token_file)), read_documents(index_path(token_file))
     damaged = CorpusError(f"{token_file} is not the file that meta.json describes (SHA-256): prepare the corpus again")
     if cached is not None and stamp.items() <= stored.items() and len(cached) == stored["documents"]:
         if sha256 not in (None, stored["sha256"]):
@@ -145,7 +146,8 @@ def _read_stamp(path: Path) -> dict[str, Any]:
     return stamp if isinstance(stamp, dict) else {}
 
 
-def _read_documents(path: Path) -> np.ndarray | None:
+def read_documents(path: Path) -> Int64[np.ndarray, "n 3"] | None:
+    """Return the rows of an index; None when there is none, or it is damaged."""
     try:
         documents = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):

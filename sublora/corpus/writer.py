@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sublora.corpus.digest import hash_documents
 from sublora.corpus.index import TOKEN, index_path, write_documents
 from sublora.files import sync
 
@@ -69,4 +70,5 @@ class SplitWriter:
             "tokens": int(documents[:, 1].sum()),
             "bytes": int(documents[:, 2].sum()),
             "sha256": self.digest.hexdigest(),
+            "content_sha256": hash_documents(np.memmap(self.path, TOKEN, mode="r"), documents),
         }

@@ -21,7 +21,7 @@ def region_name(layer: int | None) -> str:
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share a role: side is "A", "B" or "other"; layer is None outside the layers."""
+    """Parameters that share a role: side is "A", "B" or "other" (see `side_of`); layer is None outside the layers."""
 
     side: str
     layer: int | None
@@ -33,8 +33,19 @@ class Group:
         return f"{region_name(self.layer)}.{self.side}"
 
 
+# The linear layers that write into the residual stream, by the names that architectures give them; the others read it.
+WRITING = ("c_proj", "o_proj", "out_proj", "down_proj", "dense", "dense_4h_to_h", "fc2")
+
+
 def side_of(name: str) -> str:
-    """Return "A", "B" or "other" for a parameter name as PEFT writes it (`...lora_A.default.weight`)."""
+    """Return "A", "B" or "other" for the name of a parameter.
+
+    LoRA's sides are A, where it reads, and B, where it writes; PEFT names them (`...lora_A.default.weight`). A core
+    between singular vectors (`<layer>.core`) has no sides of its own: it is on side B in the linear layers that write
+    into the residual stream, and on side A in those that read it.
+    """
+    if name.endswith(".core"):
+        return "B" if name.split(".")[-2] in WRITING else "A"
     if ".lora_A." in name or ".lora_embedding_A." in name:
         return "A"
     if ".lora_B." in name or ".lora_embedding_B." in name:

@@ -1,14 +1,10 @@
-"""The base model: random weights of a known architecture from a seed, or a pretrained folder or hub id."""
+"""The base model: random weights of a known architecture from a seed, or weights that were known beforehand."""
 
-import hashlib
 import math
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -19,61 +15,38 @@ from transformers import (
 )
 
 from sublora import seeds
+from sublora.coding.architecture import Architecture, tag
 from sublora.errors import ConfigError
+from sublora.nn.pretrained import describe_pretrained, load_pretrained
+from sublora.nn.sources import BaseFacts
+from sublora.nn.weights import fill, hash_weights
 
 # transformers' GPT-2 computes this same function from six elementwise operations; this one is a single kernel.
 GPT2_ACTIVATION = "gelu_pytorch_tanh"
 # The last matrix of an attention or feed-forward block, by the names that architectures give it.
 RESIDUAL_PROJECTIONS = ("c_proj.weight", "o_proj.weight", "down_proj.weight")
-FAMILIES = ("gpt2", "llama", "mistral")
 
 
-@dataclass(frozen=True)
-class Architecture:
-    """The base model: prior knowledge, fixed before the data is seen.
-
-    `source` is "scratch" (random weights from the seed) or a Hugging Face id or folder. `vocab_size` counts the tokens
-    that can occur, end-of-text included; `block_size` is the context length in tokens. `family` is "gpt2", "llama" or
-    "mistral" and says, as the sizes do, what a model from scratch is; `attention_window` is Mistral's, in tokens, and 0
-    for the others.
-
-    Raises:
-        ConfigError: a size below 1, a width that is not a multiple of the number of heads, heads of odd width where
-            positions are rotations, an unknown family, or a window where there is none.
-    """
-
-    source: str
-    n_layer: int
-    n_head: int
-    n_embd: int
-    block_size: int
-    vocab_size: int
-    bias: bool = False
-    family: str = "gpt2"
-    attention_window: int = 0
-
-    def __post_init__(self) -> None:
-        sizes = (self.n_layer, self.n_head, self.n_embd, self.block_size, self.vocab_size)
-        possible = min(sizes) >= 1 and self.n_embd % self.n_head == 0 and self.family in FAMILIES
-        if possible and self.family != "gpt2":
-            possible = self.n_embd // self.n_head % 2 == 0
-        if not possible or (self.family == "mistral") != (self.attention_window >= 1) or self.attention_window < 0:
-            raise ConfigError(f"no model has these sizes: {self}")
-
-
-def create_base(architecture: Architecture, seed: int, dropout: float = 0.0) -> PreTrainedModel:
-    """Return the base model in float32: random weights from the named seed, or a pretrained folder or hub id.
+def create_base(architecture: Architecture, seed: int, source: str = "", dropout: float = 0.0) -> PreTrainedModel:
+    """Return the base model in float32; the hash of its weights is its attribute `base_sha256`.
 
     Random weights are GPT-2's (Radford et al. 2019) in every family: N(0, 0.02^2), residual projections scaled by
     1 / sqrt(2 n_layer), zero biases, unit norms. GPT-2's output head is its input embedding; Llama (Touvron et al.
     2023) and Mistral (Jiang et al. 2023) have one of their own, and no dropout but on the attention weights.
 
+    Args:
+        architecture: what a message says of the base.
+        seed: of random weights.
+        source: of pretrained weights, see `sublora.nn.sources.find_source`; random ones have none.
+        dropout: while training.
+
     Raises:
-        ConfigError: the pretrained model cannot be loaded, or is too small for the vocabulary or the block.
+        ConfigError: no source, or one that cannot be loaded, does not fit the vocabulary or the block, or has another
+            hash than the architecture names.
     """
     a = architecture
-    if a.source != "scratch":
-        return _load_pretrained(a)
+    if a.kind == "pretrained":
+        return _pretrained(a, source, dropout)
     model = _empty(a, dropout)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -84,7 +57,37 @@ def create_base(architecture: Architecture, seed: int, dropout: float = 0.0) -> 
         else:
             scale = 0.02 / math.sqrt(2 * a.n_layer) if name.endswith(RESIDUAL_PROJECTIONS) else 0.02
             fill(parameter, seeds.stream(seed, "base", name).standard_normal(parameter.shape, dtype="float32") * scale)
+    return _named(model, hash_weights(model))
+
+
+def _named(model: PreTrainedModel, sha256: str) -> PreTrainedModel:
+    model.base_sha256 = sha256  # type: ignore[assignment]
+    model.base_parameters = sum(p.numel() for p in model.parameters())  # type: ignore[assignment]
     return model
+
+
+def _pretrained(a: Architecture, source: str, dropout: float) -> PreTrainedModel:
+    if not source:
+        raise ConfigError(
+            f"the base is pretrained (tag {a.base_tag:06x}): name its folder, file or hub id (prior.base)"
+        )
+    model, sha256 = load_pretrained(source, a.vocab_size, a.block_size, dropout)
+    if tag(sha256) != a.base_tag:
+        raise ConfigError(f"the base in {source} has hash {sha256[:6]}..., the message names {a.base_tag:06x}...")
+    return _named(model, sha256)
+
+
+def describe_base(source: str, model: nn.Module) -> BaseFacts:
+    """Return what a certificate says of the base that a model was built on, merged or not.
+
+    Args:
+        source: as it was given to `create_base` or `build_model`; "" for random weights.
+        model: what they returned, or what `merge` made of it.
+    """
+    sha256, parameters = cast(str, model.base_sha256), cast(int, model.base_parameters)
+    if not source:
+        return BaseFacts("random weights", sha256, None, parameters)
+    return describe_pretrained(source, sha256, parameters)
 
 
 def _empty(a: Architecture, dropout: float) -> PreTrainedModel:
@@ -128,36 +131,3 @@ def feed_forward_width(n_embd: int) -> int:
     """Return Llama's feed-forward width: 8/3 of the model's, rounded up to a multiple of 256 (of the width if less)."""
     step = min(256, n_embd)
     return step * math.ceil(8 * n_embd / (3 * step))
-
-
-def _load_pretrained(a: Architecture) -> PreTrainedModel:
-    try:
-        model = AutoModelForCausalLM.from_pretrained(a.source, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot load the base model {a.source!r}: {str(error).splitlines()[0]}") from error
-    have = int(model.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
-    if have < a.vocab_size:
-        raise ConfigError(
-            f"{a.source!r} has {have} tokens, but the corpus has {a.vocab_size}: use the model's own tokenizer"
-        )
-    positions = getattr(model.config, "max_position_embeddings", a.block_size)
-    if positions < a.block_size:
-        raise ConfigError(
-            f"{a.source!r} has {positions} positions: set data.block_size to at most that (it is {a.block_size})"
-        )
-    return model
-
-
-def fill(parameter: nn.Parameter, values: object) -> None:
-    """Overwrite a parameter with an array of its shape."""
-    with torch.no_grad():
-        parameter.copy_(torch.as_tensor(values))
-
-
-def hash_weights(model: nn.Module) -> str:
-    """Return SHA-256 over the names, shapes and float32 bytes of all parameters."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name}{tuple(parameter.shape)}".encode())
-        digest.update(parameter.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()

@@ -1,16 +1,22 @@
-"""The model: a causal language model of transformers, LoRA of PEFT, and the subspace around it."""
+"""The model: a causal language model of transformers, an adapter, and the subspace around it."""
 
 import logging
 import warnings
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 from transformers import PreTrainedModel
 
+from sublora.coding.architecture import Architecture, tag
+from sublora.coding.spec import ModelSpec
 from sublora.config import Config
-from sublora.nn.base import Architecture, create_base, hash_weights
+from sublora.errors import ConfigError
+from sublora.nn.allocation import split_budget
+from sublora.nn.base import create_base
 from sublora.nn.lora import add_lora
+from sublora.nn.pretrained import source_sha256
 from sublora.nn.projectors import create_intrinsic_model
+from sublora.nn.spectral import add_spectral, merge_spectral
 from sublora.nn.subspace import SubspaceModule
 
 log = logging.getLogger(__name__)
@@ -18,42 +24,87 @@ log = logging.getLogger(__name__)
 
 def build_model(
     architecture: Architecture,
+    spec: ModelSpec,
+    source: str = "",
     *,
-    seed: int,
-    use_lora: bool,
-    attention_r: int,
-    head_r: int,
-    lora_alpha: int,
     dropout: float = 0.0,
     lora_dropout: float = 0.0,
-    **subspace: object,
+    gating_init: float = 0.5,
 ) -> SubspaceModule:
-    """Return the model in its subspace; `subspace` are the keywords of `create_intrinsic_model`.
+    """Return the model in its subspace, at theta0.
 
     The hash of the base weights is its attribute `base_sha256`.
+
+    Args:
+        architecture: the base.
+        spec: adapter, subspace and allocation, as a message has them; its number of gates is not looked at.
+        source: of pretrained weights, see `sublora.nn.sources.find_source`.
+        dropout, lora_dropout: while training.
+        gating_init: gamma at the start, where gates are learned.
+
+    Raises:
+        ConfigError: sizes that do not fit each other, a base that cannot be loaded, or no adapter (`build_base`).
     """
-    base = create_base(architecture, seed, dropout)
-    base_sha256 = hash_weights(base)
+    if spec.adapter == "none":
+        raise ConfigError("without an adapter nothing can be trained: set sublora.adapter to lora, spectral or weights")
+    base = create_base(architecture, spec.seed, source, dropout)
+    base_sha256, base_parameters = cast(str, base.base_sha256), base.base_parameters
     net: nn.Module = base
-    if use_lora:
+    if spec.adapter == "lora":
         net = add_lora(
-            base, seed=seed, attention_r=attention_r, head_r=head_r, lora_alpha=lora_alpha, lora_dropout=lora_dropout
+            base,
+            seed=spec.seed,
+            rank=spec.rank,
+            head_rank=spec.head_rank,
+            lora_alpha=spec.lora_alpha,
+            targets=spec.targets,
+            lora_dropout=lora_dropout,
         )
-    model = create_intrinsic_model(net, seed=seed, **subspace)  # type: ignore[arg-type]
-    model.base_sha256 = base_sha256  # type: ignore[assignment]
+    elif spec.adapter == "spectral":
+        net = add_spectral(base, rank=spec.rank, targets=spec.targets, base_sha256=base_sha256)
+    model = create_intrinsic_model(
+        net,
+        intrinsic_dim=spec.intrinsic_dim,
+        seed=spec.seed,
+        allocation_mode=spec.allocation_mode,
+        allocation_scope=spec.allocation_scope,
+        intrinsic_mode=spec.intrinsic_mode,
+        gating_init=gating_init,
+        gating_steepness=spec.gating_steepness,
+        budget_b=spec.budget_b,
+    )
+    model.base_sha256, model.base_parameters = base_sha256, base_parameters  # type: ignore[assignment]
     log.info("model: D = %d trainable parameters, d = %d coordinates", model.D, model.d)
     return model
 
 
+def build_base(architecture: Architecture, seed: int, source: str = "") -> PreTrainedModel:
+    """Return the base as it is, frozen: what a message without an adapter describes.
+
+    The hash of its weights is its attribute `base_sha256`.
+
+    Raises:
+        ConfigError: as `create_base`.
+    """
+    return create_base(architecture, seed, source).requires_grad_(False).eval()
+
+
 def architecture_from_config(config: Config, vocab_size: int) -> Architecture:
-    """Return the architecture that a configuration describes."""
-    m = config.model
+    """Return the architecture that a configuration describes; a pretrained base is loaded to learn its hash.
+
+    Raises:
+        ConfigError: the base cannot be loaded.
+    """
+    m, block_size = config.model, config.data.block_size
+    if config.prior.base:
+        base_tag = tag(source_sha256(config.prior.base))
+        return Architecture("pretrained", 0, 0, 0, block_size, vocab_size, base_tag=base_tag)
     return Architecture(
-        source=m.init_from,
+        kind="random",
         n_layer=m.n_layer,
         n_head=m.n_head,
         n_embd=m.n_embd,
-        block_size=config.data.block_size,
+        block_size=block_size,
         vocab_size=vocab_size,
         bias=m.bias,
         family=m.family,
@@ -61,40 +112,59 @@ def architecture_from_config(config: Config, vocab_size: int) -> Architecture:
     )
 
 
+def spec_from_config(config: Config, n_gates: int = 0) -> ModelSpec:
+    """Return what a message says of a configuration's adapter and subspace.
+
+    Args:
+        config: sections sublora and system are read.
+        n_gates: of the model, where gates are learned.
+    """
+    s = config.sublora
+    by_layer = s.allocation_mode == "learned" and s.allocation_scope == "layer"
+    return ModelSpec(
+        seed=config.system.seed,
+        intrinsic_dim=s.intrinsic_dim,
+        intrinsic_mode=s.intrinsic_mode,
+        adapter=s.adapter,
+        targets=s.targets,
+        rank=s.rank,
+        head_rank=s.head_rank,
+        lora_alpha=s.lora_alpha,
+        allocation_mode=s.allocation_mode,
+        allocation_scope=s.allocation_scope,
+        budget_b=split_budget(s.intrinsic_dim, s.allocation_ratio)[1] if s.allocation_mode == "fixed" else 0,
+        # Only masks have a steepness.
+        gating_steepness=s.gating_steepness if by_layer else 0,
+        n_gates=n_gates,
+    )
+
+
 def get_model(config: Config, vocab_size: int) -> SubspaceModule:
     """Return the model of a configuration, at theta0.
 
     Args:
-        config: sections model, sublora, data and system are read.
+        config: sections prior, model, sublora, data and system are read.
         vocab_size: number of tokens that can occur, end-of-text included.
     """
-    s = config.sublora
     return build_model(
         architecture_from_config(config, vocab_size),
-        seed=config.system.seed,
-        use_lora=s.use_lora,
-        attention_r=s.attention_r,
-        head_r=s.head_r,
-        lora_alpha=s.lora_alpha,
+        spec_from_config(config),
+        config.prior.base,
         dropout=config.model.dropout,
-        lora_dropout=s.lora_dropout,
-        intrinsic_dim=s.intrinsic_dim,
-        intrinsic_mode=s.intrinsic_mode,
-        allocation_mode=s.allocation_mode,
-        allocation_ratio=s.allocation_ratio,
-        allocation_scope=s.allocation_scope,
-        gating_init=s.gamma_init,
-        gating_steepness=s.gating_steepness,
+        lora_dropout=config.sublora.lora_dropout,
+        gating_init=config.sublora.gamma_init,
     )
 
 
-def merge(model: SubspaceModule) -> PreTrainedModel:
-    """Write the trained parameters into the base model, merge LoRA, and return that plain transformers model.
+def merge(model: SubspaceModule | PreTrainedModel) -> PreTrainedModel:
+    """Write the trained parameters and the adapter into the base model, and return that plain transformers model.
 
-    The subspace module is used up: its wrapped module is the returned one.
+    The subspace module is used up: its wrapped module is the returned one. A base without an adapter is returned as it
+    is.
     """
-    net: Any = model.materialize()
+    net: Any = model.materialize() if isinstance(model, SubspaceModule) else model
     if not hasattr(net, "merge_and_unload"):
+        merge_spectral(net)
         return net.eval()
     head = net.get_output_embeddings()
     base = getattr(head, "base_layer", head)

@@ -14,12 +14,11 @@ from transformers.pytorch_utils import Conv1D
 
 from sublora import seeds
 from sublora.errors import ConfigError
-from sublora.nn.base import fill
+from sublora.nn.targets import find_targets
+from sublora.nn.weights import fill
 
 log = logging.getLogger(__name__)
 
-# The attention projections that LoRA adapts, by the names that architectures give them; the first that exist are taken.
-ATTENTION_TARGETS = (["c_attn"], ["q_proj", "v_proj"], ["query_key_value"], ["query", "value"])
 ADAPTER = "default"
 
 
@@ -48,29 +47,32 @@ class LoraLinear(lora.Linear):
 
 
 def add_lora(
-    model: PreTrainedModel, *, seed: int, attention_r: int, head_r: int, lora_alpha: int, lora_dropout: float = 0.0
+    model: PreTrainedModel,
+    *,
+    seed: int,
+    rank: int,
+    head_rank: int,
+    lora_alpha: int,
+    targets: str = "attention",
+    lora_dropout: float = 0.0,
 ) -> nn.Module:
     """Add PEFT LoRA: A uniform in +-1/sqrt(d_in) from the named seed, B zero (Hu et al. 2021; PEFT's initialisation).
 
     Args:
-        attention_r, head_r: ranks on the attention projections and on the output head; 0 leaves them as they are.
+        rank, head_rank: ranks on the targets and on the output head; 0 leaves them as they are.
         lora_alpha: the scaling is lora_alpha / r.
+        targets: "attention" or "linear", see `find_targets`.
 
     Raises:
-        ConfigError: both ranks are 0, or the attention projections are not found.
+        ConfigError: both ranks are 0, or the targets are not found.
     """
-    names = {name for name, _ in model.named_modules()}
     ranks: dict[str, int] = {}
-    if attention_r:
-        found = next((t for t in ATTENTION_TARGETS if any(n.endswith(f".{t[0]}") for n in names)), None)
-        if found is None:
-            raise ConfigError(
-                f"no attention projections found in {type(model).__name__}: set sublora.attention_linear_use_lora=false"
-            )
-        ranks |= dict.fromkeys(found, attention_r)
-    if head_r:
+    if rank:
+        # A sorted list: PEFT's layers come in the model's order, and the configuration must be repeatable.
+        ranks |= dict.fromkeys(sorted({name.rpartition(".")[2] for name, _ in find_targets(model, targets)}), rank)
+    if head_rank:
         head = model.get_output_embeddings()
-        ranks[next(name for name, module in model.named_modules() if module is head)] = head_r
+        ranks[next(name for name, module in model.named_modules() if module is head)] = head_rank
     if not ranks:
         raise ConfigError(
             "LoRA is on nothing: enable sublora.attention_linear_use_lora or sublora.linear_head_enable_lora"

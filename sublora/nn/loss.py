@@ -3,6 +3,8 @@
 Shape suffixes: N tokens, V vocabulary, e width, r rank.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from sublora.corpus.batches import Batch
 from sublora.nn.lora import ADAPTER, LoraLinear
+from sublora.nn.packed import Layout, packed_attention, packs, read, read_plainly
 from sublora.nn.subspace import SubspaceModule
 
 # Logits that exist at the same time: 64 MB of float32.
@@ -26,7 +30,13 @@ class _HeadCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_Ne: Tensor, weight_Ve: Tensor, low_Nr: Tensor, up_Vr: Tensor, targets_N: Tensor
+        ctx: Any,
+        hidden_Ne: Tensor,
+        weight_Ve: Tensor,
+        low_Nr: Tensor,
+        up_Vr: Tensor,
+        targets_N: Tensor,
+        weights_N: Tensor | None,
     ) -> Tensor:
         needs = ctx.needs_input_grad
         weight_Ve, up_Vr = weight_Ve.to(hidden_Ne.dtype), up_Vr.to(hidden_Ne.dtype)
@@ -40,10 +50,11 @@ class _HeadCrossEntropy(torch.autograd.Function):
         for rows in _chunks(len(targets_N), len(weight_Ve)):
             hidden, low, targets = hidden_Ne[rows], low_Nr[rows], targets_N[rows]
             logits = _logits(hidden, weight_Ve, low, up_Vr).float()
-            total += F.cross_entropy(logits, targets, reduction="sum")
+            total += _sum_of_losses(logits, targets, weights_N, rows)
             logits = torch.softmax(logits, 1, out=logits)
             logits[torch.arange(len(targets), device=logits.device), targets] -= 1
-            error = (logits.div_(len(targets_N))).to(hidden.dtype)
+            error = logits.div_(len(targets_N)) if weights_N is None else logits.mul_(weights_N[rows, None])
+            error = error.to(hidden.dtype)
             if grad_hidden is not None:
                 torch.mm(error, weight_Ve, out=grad_hidden[rows])
             if grad_weight is not None:
@@ -53,12 +64,18 @@ class _HeadCrossEntropy(torch.autograd.Function):
             if grad_up is not None:
                 grad_up += error.t() @ low
         ctx.save_for_backward(*grads)
-        return total / len(targets_N)
+        return total / len(targets_N) if weights_N is None else total
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = grad_outputs
-        return (*(None if grad is None else grad * scale for grad in ctx.saved_tensors), None)
+        return (*(None if grad is None else grad * scale for grad in ctx.saved_tensors), None, None)
+
+
+def _sum_of_losses(logits: Tensor, targets: Tensor, weights_N: Tensor | None, rows: slice) -> Tensor:
+    if weights_N is None:
+        return F.cross_entropy(logits, targets, reduction="sum")
+    return F.cross_entropy(logits, targets, reduction="none") @ weights_N[rows]
 
 
 def _chunks(n_tokens: int, vocab_size: int) -> list[slice]:
@@ -78,8 +95,11 @@ def head_cross_entropy(
     low_Nr: Float[Tensor, "N r"],
     up_Vr: Float[Tensor, "V r"],
     targets_N: Int[Tensor, " N"],
+    weights_N: Float[Tensor, " N"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy in nats of the logits `hidden weight^T + low up^T`, differentiable in all four.
+    """Return the mean (or weighted sum) of the cross-entropies in nats, differentiable in the first four arguments.
+
+    The logits are `hidden weight^T + low up^T`.
 
     Without gradients only a chunk of logits exists at a time; with them the gradient of every chunk is formed beside
     its loss, so nothing is computed twice (Hsu et al. 2024, "Liger kernel", section 3.2).
@@ -89,17 +109,45 @@ def head_cross_entropy(
         weight_Ve: the output head.
         low_Nr, up_Vr: what LoRA adds to the head, factored; r may be 0.
         targets_N: next tokens.
+        weights_N: of the tokens' losses, which are added up; None for their mean.
     """
     if torch.is_grad_enabled():
-        return _HeadCrossEntropy.apply(hidden_Ne, weight_Ve, low_Nr, up_Vr, targets_N)
+        return _HeadCrossEntropy.apply(hidden_Ne, weight_Ve, low_Nr, up_Vr, targets_N, weights_N)
     weight_Ve, up_Vr, low_Nr = (t.to(hidden_Ne.dtype) for t in (weight_Ve, up_Vr, low_Nr))
     sums = [
-        F.cross_entropy(
-            _logits(hidden_Ne[rows], weight_Ve, low_Nr[rows], up_Vr).float(), targets_N[rows], reduction="sum"
+        _sum_of_losses(
+            _logits(hidden_Ne[rows], weight_Ve, low_Nr[rows], up_Vr).float(), targets_N[rows], weights_N, rows
         )
         for rows in _chunks(len(targets_N), len(weight_Ve))
     ]
-    return torch.stack(sums).sum() / len(targets_N)
+    total = torch.stack(sums).sum()
+    return total / len(targets_N) if weights_N is None else total
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows behind a prefix of at least one token: its tokens, those of each row, and where they stand."""
+
+    prefix: int
+    lengths: list[int]
+    layout: Layout
+
+
+def hidden_states(model: Any, input_ids: Int[Tensor, "*shape"], rows: Rows | None) -> Float[Tensor, "n e"]:
+    """Return the final hidden states that predict the targets of a batch, one for each.
+
+    Args:
+        model: a causal language model of transformers; inside `packed_attention` if there are rows.
+        input_ids: rows of one length without a prefix, or prefix and rows one behind the other.
+        rows: what stands where, in the second case.
+    """
+    if rows is None:
+        return model.base_model(input_ids=input_ids, use_cache=False)[0].flatten(0, 1)
+    if packs(model):
+        hidden = read(model, input_ids, rows.layout)
+    else:
+        hidden = read_plainly(model, input_ids, rows.prefix, rows.lengths)
+    return torch.cat([hidden[rows.prefix - 1].expand(len(rows.lengths), -1), hidden[rows.prefix :]])
 
 
 class NextTokenLoss(nn.Module):
@@ -109,16 +157,28 @@ class NextTokenLoss(nn.Module):
         super().__init__()
         self.net = net
 
-    def forward(self, input_ids: Int[Tensor, "batch block"], targets: Int[Tensor, "batch block"]) -> Float[Tensor, ""]:
-        """Return the mean cross-entropy of the targets in nats."""
-        net: Any = self.net
-        model = net.get_base_model() if hasattr(net, "get_base_model") else net
-        hidden = model.base_model(input_ids=input_ids, use_cache=False)[0].flatten(0, 1)
+    def forward(
+        self,
+        input_ids: Int[Tensor, "*shape"],
+        targets: Int[Tensor, "*targets"],
+        weights: Float[Tensor, "*targets"] | None = None,
+        rows: Rows | None = None,
+    ) -> Float[Tensor, ""]:
+        """Return the mean cross-entropy of the targets in nats, or its sum with weights.
+
+        Args:
+            input_ids, rows: see `hidden_states`.
+            targets, weights: next tokens; first those that a prefix predicts.
+        """
+        model = transformer(self.net)
+        hidden = hidden_states(model, input_ids, rows)
         head = model.get_output_embeddings()
         adapted = isinstance(head, LoraLinear)
         linear = head.base_layer if adapted else head
         if linear.bias is not None:
-            return F.cross_entropy(head(hidden).float(), targets.flatten())
+            if weights is None:
+                return F.cross_entropy(head(hidden).float(), targets.flatten())
+            return F.cross_entropy(head(hidden).float(), targets.flatten(), reduction="none") @ weights
         if adapted:
             low = head.lora_A[ADAPTER](head.lora_dropout[ADAPTER](hidden)) * head.scaling[ADAPTER]
             up = head.lora_B[ADAPTER].weight
@@ -126,7 +186,7 @@ class NextTokenLoss(nn.Module):
             low, up = hidden.new_zeros(len(hidden), 0), hidden.new_zeros(len(linear.weight), 0)
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-        return head_cross_entropy(hidden, linear.weight, low, up, targets.flatten())
+        return head_cross_entropy(hidden, linear.weight, low, up, targets.flatten(), weights)
 
 
 class SubspaceLoss(nn.Module):
@@ -145,9 +205,72 @@ class SubspaceLoss(nn.Module):
         self.loss = NextTokenLoss(subspace.net)
         self.call = torch.compile(functional_call) if compile else functional_call
 
-    def forward(self, input_ids: Int[Tensor, "batch block"], targets: Int[Tensor, "batch block"]) -> Float[Tensor, ""]:
+    def forward(
+        self,
+        input_ids: Int[Tensor, "*shape"],
+        targets: Int[Tensor, "*targets"],
+        weights: Float[Tensor, "*targets"] | None = None,
+        rows: Rows | None = None,
+    ) -> Float[Tensor, ""]:
         """Return the loss at theta0 + P alpha."""
         values = {f"net.{name}": value for name, value in self.subspace.parameters_by_name().items()}
         # Evaluations are rare: they do not earn back a compilation of their own.
         call = self.call if self.training else functional_call
-        return call(self.loss, values, (input_ids, targets))
+        return call(self.loss, values, (input_ids, targets, weights, rows))
+
+    def of(self, batch: Batch) -> Float[Tensor, ""]:
+        """Return the loss of a batch in nats: per token, or per byte, see `sublora.corpus.batches.Batches`."""
+        return call_on_batch(self, self.subspace, batch)
+
+
+def call_on_batch(function: Callable[..., Tensor], subspace: SubspaceModule, batch: Batch) -> Tensor:
+    """Return a function of inputs, targets, weights and rows, as SubspaceLoss is one, at a batch.
+
+    Args:
+        function: what is called; it may compute with the model of the subspace alone.
+        subspace: the model.
+        batch: crops or documents.
+    """
+    device = subspace.subspace_params.device
+    inputs, targets, weights = (torch.from_numpy(a).to(device) for a in (batch.inputs, batch.targets, batch.weights))
+    if not len(batch.prefix):
+        shape = len(batch.lengths), -1
+        return function(inputs.view(shape), targets.view(shape), None, None)
+    prefix, lengths = len(batch.prefix), batch.lengths.tolist()
+    layout = Layout(prefix, lengths, device)
+    inputs = torch.cat([torch.from_numpy(batch.prefix).to(device), inputs])
+    with packed_attention(transformer(subspace.net)) as in_float32:
+        layout.in_float32 = in_float32
+        return function(inputs, targets, weights, Rows(prefix, lengths, layout))
+
+
+def transformer(net: Any) -> Any:
+    """Return the model of transformers inside PEFT's adapter, if there is one."""
+    return net.get_base_model() if hasattr(net, "get_base_model") else net
+
+
+class _Logits(nn.Module):
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, input_ids: Tensor, rows: Rows | None) -> Tensor:
+        model = transformer(self.net)
+        return model.get_output_embeddings()(hidden_states(model, input_ids, rows))
+
+
+class SubspaceLogits:
+    """The logits of a batch's targets at theta0 + P alpha, differentiable in alpha and the gates."""
+
+    def __init__(self, subspace: SubspaceModule) -> None:
+        self.subspace = subspace
+        self._logits = _Logits(subspace.net)
+
+    def __call__(self, batch: Batch) -> Float[Tensor, "n V"]:
+        """Return a row for each target of the batch."""
+        values = {f"net.{name}": value for name, value in self.subspace.parameters_by_name().items()}
+        return call_on_batch(
+            lambda inputs, _targets, _weights, rows: functional_call(self._logits, values, (inputs, rows)),
+            self.subspace,
+            batch,
+        )

@@ -275,8 +275,8 @@ def _logit(gamma: float) -> float:
 def _require_sides(groups: list[Group], allocation_mode: str) -> None:
     if not {"A", "B"} <= {group.side for group in groups}:
         raise ConfigError(
-            f"allocation_mode {allocation_mode!r} divides alpha between LoRA's A and B, and the model has none: "
-            "set sublora.use_lora=true"
+            f"allocation_mode {allocation_mode!r} divides alpha between two sides, and the model has not both: "
+            "set sublora.adapter=lora, or with sublora.adapter=spectral set sublora.targets=linear"
         )
 
 

@@ -38,7 +38,7 @@ class SubspaceModule(nn.Module, ABC):
         trainable = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
         if not trainable:
             raise ConfigError(
-                "the model has no trainable parameters: enable LoRA (sublora.use_lora and a rank), or unfreeze some"
+                "the model has no trainable parameters: add an adapter (sublora.adapter and a rank), or unfreeze some"
             )
         self.net = net
         self.names = [name for name, _ in trainable]

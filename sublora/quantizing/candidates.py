@@ -10,8 +10,8 @@ from jaxtyping import Float
 from sublora.coding.feedback import feedback_quantize, plan
 from sublora.coding.quantizers import Quantized, quantize
 from sublora.coding.rate_distortion import rate_distortion_quantize
-from sublora.errors import ConfigError
-from sublora.quantizing.curvature import MAX_DIMENSION, fisher
+from sublora.corpus.batches import Batches
+from sublora.quantizing.curvature import fisher_factor
 from sublora.quantizing.gradual import gradual_quantize
 from sublora.quantizing.trained import Trained
 from sublora.quantizing.wrapper import QuantizingWrapper
@@ -30,9 +30,6 @@ def candidates(trained: Trained, price_of_a_bit: Callable[[], float]) -> list[Ca
     Args:
         trained: the model.
         price_of_a_bit: by how much one more bit raises the bound; asked where bits are weighed while quantizing.
-
-    Raises:
-        ConfigError: feedback quantization of more coordinates than a curvature matrix can have.
     """
     b, alpha = trained.config.bounds, trained.alpha
     if b.quantizer in ("uniform", "kmeans") and b.max_quant_iters:
@@ -47,16 +44,22 @@ def candidates(trained: Trained, price_of_a_bit: Callable[[], float]) -> list[Ca
     return [(rate_distortion_quantize(alpha, ones, lagrangian), trained.gates) for lagrangian in lagrangians]
 
 
+def _batches(trained: Trained) -> Batches:
+    """What the model was trained on, in the words' own order."""
+    batching = getattr(trained.config.data, "batching", "crops")
+    prompt = getattr(trained, "prompt", np.zeros(0, np.int64))
+    return Batches(trained.train, trained.architecture.block_size, batching, prompt)
+
+
 def _quantization_aware(trained: Trained) -> Candidate:
     """Alpha and gates after training with a learned codebook."""
     b = trained.config.bounds
     wrapper = QuantizingWrapper(trained.model(), levels=b.levels, method=b.quantizer)
     wrapper.fit(
-        trained.train,
+        _batches(trained),
         steps=b.max_quant_iters,
         learning_rate=b.quant_lr,
         batch_size=trained.config.data.batch_size,
-        block_size=trained.architecture.block_size,
         seed=trained.spec.seed,
     )
     return wrapper.quantized(), wrapper.quantized_gates()
@@ -64,30 +67,24 @@ def _quantization_aware(trained: Trained) -> Candidate:
 
 def _feedback(trained: Trained, price_of_a_bit: Callable[[], float]) -> list[Quantized]:
     """Alpha with errors that the curvature of the loss directs: in one go, or while it is trained on."""
-    b, alpha, block_size = trained.config.bounds, trained.alpha, trained.architecture.block_size
-    if len(alpha) > MAX_DIMENSION:
-        raise ConfigError(
-            f"bounds.quantizer=feedback works for up to {MAX_DIMENSION} coordinates, not {len(alpha)}: "
-            "use bounds.quantizer=trellis"
-        )
+    b, alpha, batches = trained.config.bounds, trained.alpha, _batches(trained)
     model = trained.model(trained.gates)
-    curvature = fisher(model, trained.train, seed=trained.spec.seed, samples=b.curvature_samples, block_size=block_size)
+    factor = fisher_factor(model, batches, seed=trained.spec.seed, samples=b.curvature_samples)
     if not b.max_quant_iters:
-        return [feedback_quantize(alpha, curvature, factor * trained.rms) for factor in STEPS["feedback"]]
-    step, rate = plan(alpha, curvature, price_of_a_bit())
+        return [feedback_quantize(alpha, factor, factor * trained.rms) for factor in STEPS["feedback"]]
+    step, rate = plan(alpha, factor, price_of_a_bit())
     log.info(
         "planned step %.3g and scale %.3g times the root mean square", step / trained.rms, rate.scale / trained.rms
     )
     return [
         gradual_quantize(
             model,
-            trained.train,
-            curvature,
+            batches,
+            factor,
             step=step,
             rate=rate,
             steps=b.max_quant_iters,
             batch_size=trained.config.data.batch_size,
-            block_size=block_size,
             seed=trained.spec.seed,
         )
     ]

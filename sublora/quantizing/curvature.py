@@ -4,49 +4,57 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
 
 from sublora import seeds
-from sublora.corpus.batches import sample_batch
-from sublora.corpus.corpus import Split
+from sublora.corpus.batches import Batches
+from sublora.nn.loss import SubspaceLogits
 from sublora.nn.subspace import SubspaceModule
 from sublora.progress import progress
 
-# The matrix has d^2 float64 entries, and inverting it takes d^3 operations.
-MAX_DIMENSION = 4096
 
+def fisher_factor(model: SubspaceModule, batches: Batches, *, seed: int, samples: int) -> Float64[np.ndarray, "N d"]:
+    """Return F such that F^T F is the Fisher information of alpha, an estimate of the Hessian of the loss in bits.
 
-def fisher(
-    model: SubspaceModule, split: Split, *, seed: int, samples: int, block_size: int
-) -> Float[np.ndarray, "d d"]:
-    """Return the Fisher information of alpha, an estimate of the Hessian of the mean bits per token.
-
-    The gradient of a sequence's bits is taken for labels drawn from the model itself given the sequence's contexts.
-    Cross terms of different tokens vanish in expectation, so one backward pass per sequence is enough (Martens 2020,
-    "New insights and perspectives on the natural gradient method", section 5).
+    The gradient of a row's bits is taken for labels drawn from the model itself given the row's contexts. Cross terms
+    of different tokens vanish in expectation, so one backward pass per row is enough (Martens 2020, "New insights and
+    perspectives on the natural gradient method", section 5).
 
     Args:
         model: at the alpha of interest.
-        split: training text.
-        seed: root of the streams of sequences and labels.
-        samples: N, number of sequences.
-        block_size: T, tokens per sequence.
+        batches: what it is trained on, crops or documents; the loss is theirs.
+        seed: root of the streams of rows and labels.
+        samples: N, number of rows.
 
     Returns:
-        The matrix, in bits per token and squared coordinate; its rank is at most N.
+        A row per sample; F^T F is in bits per token, or byte, and squared coordinate.
     """
     model.eval()
-    device = model.subspace_params.device
-    gradients = np.empty((samples, model.d))
+    logits_of = SubspaceLogits(model)
+    rows = np.empty((samples, model.d))
     with progress("measuring the curvature", samples) as advance:
         for i in range(samples):
             rng = seeds.stream(seed, "curvature", i)
-            x, _ = sample_batch(split, rng, 1, block_size)
-            log_p = model(input_ids=torch.from_numpy(x).to(device)).logits[0].double().log_softmax(-1)
-            uniform = torch.from_numpy(rng.random((block_size, 1))).to(device)
-            # Inverse of the distribution function; the clamp covers a sum that rounding leaves below the last uniform.
-            labels = (log_p.detach().exp().cumsum(-1) < uniform).sum(-1, keepdim=True).clamp(max=log_p.shape[-1] - 1)
+            batch = batches.sample(rng, 1)
+            log_p = logits_of(batch).double().log_softmax(-1)
+            labels = _draw(log_p.detach(), rng)
             bits = -log_p.gather(1, labels).sum() / math.log(2)
-            gradients[i] = torch.autograd.grad(bits, model.subspace_params)[0].double().cpu().numpy()
+            gradient = torch.autograd.grad(bits, model.subspace_params)[0].double().cpu().numpy()
+            # All tokens of a row have one weight.
+            rows[i] = math.sqrt(math.log(2) * float(batch.weights[0]) / samples) * gradient
             advance(1)
-    return math.log(2) / (samples * block_size) * (gradients.T @ gradients)
+    return rows
+
+
+def fisher(model: SubspaceModule, batches: Batches, *, seed: int, samples: int) -> Float64[np.ndarray, "d d"]:
+    """Return the Fisher information of alpha, see `fisher_factor`; its rank is at most the number of samples."""
+    factor = fisher_factor(model, batches, seed=seed, samples=samples)
+    return factor.T @ factor
+
+
+def _draw(log_p: Float[Tensor, "n V"], rng: np.random.Generator) -> Int[Tensor, "n 1"]:
+    """Tokens drawn from their distributions, by the inverse of the distribution function."""
+    uniform = torch.from_numpy(rng.random((len(log_p), 1))).to(log_p.device)
+    # The clamp covers a sum that rounding leaves below the last uniform.
+    return (log_p.exp().cumsum(-1) < uniform).sum(-1, keepdim=True).clamp(max=log_p.shape[-1] - 1)

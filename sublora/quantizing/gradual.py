@@ -11,14 +11,13 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float64, Int64
-from torch.nn import functional as F
+from jaxtyping import Float, Float64
 
 from sublora import seeds
-from sublora.coding.feedback import FeedbackRounder, Rate, damped
+from sublora.coding.feedback import FeedbackRounder, Rate, damping
 from sublora.coding.quantizers import Quantized, step_index
-from sublora.corpus.batches import sample_batch
-from sublora.corpus.corpus import Split
+from sublora.corpus.batches import Batch, Batches
+from sublora.nn.loss import SubspaceLoss
 from sublora.nn.subspace import SubspaceModule
 from sublora.progress import progress
 
@@ -34,39 +33,39 @@ _CLIP = 1.0
 
 def gradual_quantize(
     model: SubspaceModule,
-    split: Split,
-    curvature: Float[np.ndarray, "d d"],
+    batches: Batches,
+    factor: Float[np.ndarray, "N d"],
     *,
     step: float,
     rate: Rate,
     steps: int,
     batch_size: int,
-    block_size: int,
     seed: int,
 ) -> Quantized:
     """Quantize a model's alpha to a trellis grid while it is trained on.
 
     Args:
         model: at the alpha to start from; it is left at the alpha that is returned.
-        split: training text.
-        curvature: of the mean bits per token at that alpha, see `sublora.quantizing.curvature.fisher`.
+        batches: what it is trained on, crops or documents.
+        factor: of the curvature of the loss in bits at that alpha, see `sublora.quantizing.curvature.fisher_factor`.
         step, rate: as in `sublora.coding.feedback.feedback_quantize`.
         steps: gradient steps.
-        batch_size, block_size: sequences, and tokens per sequence, of a step.
+        batch_size: rows of a step.
         seed: root of the stream of batches.
 
     Raises:
-        ValueError: the curvature is not positive semidefinite.
+        ValueError: the curvature is not finite.
     """
-    rounder = FeedbackRounder(damped(curvature, _DAMPING, rate.shrinkage), step_index(step), rate)
+    rounder = FeedbackRounder(factor, damping(factor, _DAMPING, rate.shrinkage), step_index(step), rate)
     warmup = round(_WARMUP * steps)
     values = model.subspace_params.detach().double().cpu().numpy()
     model.eval()
+    loss = SubspaceLoss(model).eval()
     with progress("quantizing gradually", steps) as advance:
         for i in range(steps):
-            x, y = sample_batch(split, seeds.stream(seed, "gradual", i), batch_size, block_size)
+            batch = batches.sample(seeds.stream(seed, "gradual", i), batch_size)
             free = slice(rounder.rounded, None)
-            gradient = _gradient(model, x, y)[free]
+            gradient = _gradient(loss, batch)[free]
             newton = rounder.descend(gradient)
             newton *= min(1.0, _CLIP / max(math.sqrt(gradient @ newton), 1e-30))
             values[free] -= _LEARNING_RATE * (newton + rounder.descend(rate.shrinkage * values[free]))
@@ -79,11 +78,7 @@ def gradual_quantize(
     return rounder.quantized()
 
 
-def _gradient(
-    model: SubspaceModule, x: Int64[np.ndarray, "batch block"], y: Int64[np.ndarray, "batch block"]
-) -> Float64[np.ndarray, " d"]:
-    """Return the gradient of the mean bits per token with respect to alpha."""
-    device = model.subspace_params.device
-    logits = model(input_ids=torch.from_numpy(x).to(device)).logits
-    loss = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(y).to(device).flatten()) / math.log(2)
-    return torch.autograd.grad(loss, model.subspace_params)[0].double().cpu().numpy()
+def _gradient(loss: SubspaceLoss, batch: Batch) -> Float64[np.ndarray, " d"]:
+    """Return the gradient of a batch's loss in bits with respect to alpha."""
+    bits = loss.of(batch) / math.log(2)
+    return torch.autograd.grad(bits, loss.subspace.subspace_params)[0].double().cpu().numpy()

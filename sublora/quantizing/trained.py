@@ -4,11 +4,10 @@ import numpy as np
 import torch
 
 from sublora.coding.gates import quantize_gates
-from sublora.coding.message import ModelSpec
+from sublora.coding.prompt import Prompt
 from sublora.config import Config
-from sublora.corpus.corpus import Split
-from sublora.nn.allocation import split_budget
-from sublora.nn.create_model import architecture_from_config, get_model
+from sublora.corpus.corpus import Corpus
+from sublora.nn.create_model import architecture_from_config, get_model, spec_from_config
 from sublora.nn.subspace import SubspaceModule
 from sublora.training.checkpoint import Checkpoint
 
@@ -23,9 +22,10 @@ class Trained:
         rms: root mean square of alpha, 1 where alpha is zero.
     """
 
-    def __init__(self, config: Config, checkpoint: Checkpoint, train: Split, device: torch.device) -> None:
+    def __init__(self, config: Config, checkpoint: Checkpoint, corpus: Corpus, device: torch.device) -> None:
         self.config = config
-        self.train = train
+        self.corpus, self.train = corpus, corpus.train
+        self.prompt = Prompt(checkpoint.prompt)
         self.device = device
         self.vocab_size = checkpoint.vocab_size
         self.architecture = architecture_from_config(config, checkpoint.vocab_size)
@@ -34,7 +34,7 @@ class Trained:
         self.rms = float(np.sqrt(np.mean(self.alpha.astype(np.float64) ** 2))) or 1.0
         gates = checkpoint.tensors.get("gating_params")
         self.gates = quantize_gates(1 / (1 + np.exp(-gates.double().numpy()))) if gates is not None else np.zeros(0)
-        self.spec = _spec(config, len(self.gates))
+        self.spec = spec_from_config(config, len(self.gates))
 
     def model(self, gates: np.ndarray | None = None) -> SubspaceModule:
         """Return the model at the checkpoint's alpha, and at its gates or those that are given."""
@@ -46,22 +46,3 @@ class Trained:
             if gates is not None and len(gates):
                 model.get_parameter("gating_params").copy_(torch.from_numpy(gates).logit())
         return model.to(self.device)
-
-
-def _spec(config: Config, n_gates: int) -> ModelSpec:
-    s = config.sublora
-    learned = s.allocation_mode == "learned"
-    return ModelSpec(
-        seed=config.system.seed,
-        intrinsic_dim=s.intrinsic_dim,
-        intrinsic_mode=s.intrinsic_mode if s.intrinsic_dim else "identity",
-        use_lora=s.use_lora,
-        attention_r=s.attention_r,
-        head_r=s.head_r,
-        lora_alpha=s.lora_alpha if s.use_lora else 0,
-        allocation_mode=s.allocation_mode,
-        allocation_scope=s.allocation_scope if learned else "layer",
-        budget_b=split_budget(s.intrinsic_dim, s.allocation_ratio)[1] if s.allocation_mode == "fixed" else 0,
-        gating_steepness=s.gating_steepness if learned and s.allocation_scope == "layer" else 0,
-        n_gates=n_gates,
-    )

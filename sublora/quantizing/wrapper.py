@@ -7,13 +7,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
 from sublora import seeds
 from sublora.coding.gates import quantize_gates
 from sublora.coding.quantizers import Quantized, on_centroids, quantize
-from sublora.corpus.batches import sample_batch
-from sublora.corpus.corpus import Split
+from sublora.corpus.batches import Batch, Batches
+from sublora.nn.loss import SubspaceLoss, call_on_batch
 from sublora.nn.subspace import SubspaceModule
 from sublora.progress import progress
 
@@ -42,6 +41,8 @@ class QuantizingWrapper(nn.Module):
         self.model = model
         alpha = model.subspace_params.detach()
         start = np.unique(quantize(alpha.double().cpu().numpy(), levels=levels, method=method).reconstruction)
+        # Not a submodule of its own: its parameters are the model's.
+        self.__dict__["loss"] = SubspaceLoss(model)
         self.centroids = nn.Parameter(torch.from_numpy(start).to(alpha))
 
     @property
@@ -62,6 +63,11 @@ class QuantizingWrapper(nn.Module):
             rounded["gating_params"] = coded + gates - gates.detach()
         return rounded
 
+    def _loss_of(self, batch: Batch) -> Tensor:
+        """The loss of a batch in nats with the parameters rounded."""
+        rounded = {f"subspace.{name}": value for name, value in self.parameters_by_name().items()}
+        return call_on_batch(lambda *arguments: functional_call(self.loss, rounded, arguments), self.model, batch)
+
     def forward(self, *args: object, **kwargs: object) -> object:
         """Call the model with its parameters rounded."""
         return functional_call(self.model, self.parameters_by_name(), args, kwargs)
@@ -78,16 +84,14 @@ class QuantizingWrapper(nn.Module):
         gates = self._gates
         return np.zeros(0) if gates is None else quantize_gates(gates.double().sigmoid().cpu().numpy())
 
-    def fit(
-        self, split: Split, *, steps: int, learning_rate: float, batch_size: int, block_size: int, seed: int
-    ) -> None:
+    def fit(self, batches: Batches, *, steps: int, learning_rate: float, batch_size: int, seed: int) -> None:
         """Train alpha, the centroids and the gates (Kingma & Ba 2015), all with one learning rate.
 
         Args:
-            split: training text.
+            batches: what it is trained on, crops or documents.
             steps: gradient steps.
             learning_rate: of all three.
-            batch_size, block_size: sequences, and tokens per sequence, of a step.
+            batch_size: rows of a step.
             seed: root of the stream of batches.
         """
         trained = [p for p in self.parameters() if p.requires_grad]
@@ -95,10 +99,8 @@ class QuantizingWrapper(nn.Module):
         self.eval()
         with progress("training the quantized model", steps) as advance:
             for i in range(steps):
-                x, y = sample_batch(split, seeds.stream(seed, "quantizing", i), batch_size, block_size)
-                device = self.centroids.device
-                logits = self(input_ids=torch.from_numpy(x).to(device)).logits
-                loss = F.cross_entropy(logits.flatten(0, 1), torch.from_numpy(y).to(device).flatten()) / math.log(2)
+                batch = batches.sample(seeds.stream(seed, "quantizing", i), batch_size)
+                loss = self._loss_of(batch) / math.log(2)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()

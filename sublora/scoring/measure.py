@@ -100,7 +100,7 @@ def rebuild(message: Message, source: str, known: Split | None) -> Rebuilt:
     tokens = prompt_tokens(header.prompt, known, header.setting.eot_token)
     if message.spec.adapter == "none":
         base = build_base(header.architecture, message.spec.seed, source)
-        return Rebuilt(base.model, base.sha256, 0, tokens)
+        return Rebuilt(base, str(base.base_sha256), 0, tokens)
     model = build_model(header.architecture, message.spec, source)
     trained = {"subspace_params": message.alpha}
     if len(message.gates):

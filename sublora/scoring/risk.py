@@ -11,19 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
 
-from sublora.corpus.batches import pack_windows
+from sublora.corpus.batches import PackedWindows, pack_windows
 from sublora.corpus.units import Units
 from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID
+from sublora.nn.packed import PrefixReader, check_context, packed_attention
 from sublora.scoring.scores import TOP_K, Scores
 
-# Tokens whose logits exist at the same time in a thread: 1,024 x 50,257 float32 numbers are 206 MB. With fewer, the
+# Tokens whose logits exist at the same time in a thread: 512 x 50,257 float32 numbers are 103 MB. With fewer, the
 # weights of the head are read more often. Losses are taken from a few rows at a time, which stay in the cache.
-LOGIT_ROWS, LOSS_ROWS = 1024, 16
-# A window is at least so long, as a share of the longest of its batch.
-LEAST_FILLED = 0.875
+LOGIT_ROWS, LOSS_ROWS = 512, 8
+NO_PROMPT = np.zeros(0, np.int64)
 _BITS, _SMOOTHED = 0, slice(1, 1 + len(TOKEN_SMOOTHING_GRID))
 _MISSES = slice(1 + len(TOKEN_SMOOTHING_GRID), 1 + len(TOKEN_SMOOTHING_GRID) + len(TOP_K))
 
@@ -37,11 +37,16 @@ def score_units(
     stride: int,
     batch_size: int,
     keep_tokens: bool = False,
+    rank_margin: float = 0.0,
+    prompt: Integer[np.ndarray, " p"] = NO_PROMPT,
 ) -> Scores:
     """Measure the losses of units, each from the end-of-text token as its first context.
 
     The model's distribution is renormalised over the tokens that can occur inside a unit, so the probabilities of all
     units of one length add up to 1. Units longer than the context are scored in windows; every token is predicted once.
+
+    A prompt stands before every window: the model reads prompt, end-of-text and unit, or, in a later window, prompt and
+    window, as if the window stood right behind the prompt. Its keys and values are computed once.
 
     Batches are divided between threads, and each is computed by one thread alone: nothing waits for another thread
     inside a layer, and the result does not depend on how many there are.
@@ -53,51 +58,95 @@ def score_units(
         block_size, stride: context length, and new tokens per window.
         batch_size: windows per forward pass.
         keep_tokens: also return the bits of every token; the units must be of one length, at most block_size.
+        rank_margin: a token counts as missed if another logit is at least its own minus this.
+        prompt: tokens that stand before the end-of-text token that every unit begins behind; may be none.
+
+    Raises:
+        ConfigError: prompt and block are together longer than the model's context.
     """
+    check_context(model, len(prompt), block_size)
     split, lengths = units.split, units.split.lengths[rows]
     sums = np.zeros((len(rows), _MISSES.stop))
     token_bits = np.zeros((len(rows), int(lengths[0]) if keep_tokens else 0), np.float32)
-    batches = _batches(units, rows, block_size, stride, batch_size)
-    for batch, losses in _map_threads(lambda batch: _score_batch(model, batch, units), batches):
-        np.add.at(sums, batch.owners, losses)
-        if keep_tokens:
-            token_bits[batch.owners, batch.places] = losses[:, _BITS]
+    # Modes of torch are a thread's own: each batch sets its own in its thread.
+    with packed_attention(model), torch.inference_mode():  # type: ignore[arg-type]
+        readers = _readers(model, prompt, split.eot_token)
+        batches = _batches(units, rows, block_size, stride, batch_size)
+        for batch, losses in _map_threads(
+            lambda batch: _score_batch(model, readers, batch, units, rank_margin), batches
+        ):
+            np.add.at(sums, batch.owners, losses)
+            if keep_tokens:
+                token_bits[batch.owners, batch.places] = losses[:, _BITS]
     return Scores(
         bits=sums[:, _BITS],
         lengths=lengths,
         byte_lengths=np.zeros_like(lengths) if split.byte_lengths is None else split.byte_lengths[rows],
-        fallback=units.fallback.lengths(split, rows),
+        known=np.zeros(len(rows)),
+        base_bits=np.zeros((len(rows), 0)),
         smoothed=(sums[:, _SMOOTHED] / lengths[:, None]).astype(np.float32),
         misses=sums[:, _MISSES].astype(np.int64),
         token_bits=token_bits,
     )
 
 
+def _readers(model: nn.Module, prompt: np.ndarray, eot_token: int) -> tuple[PrefixReader, PrefixReader]:
+    """What reads the first windows of units, which begin behind end-of-text, and what reads the later ones."""
+    device = next(model.parameters()).device
+    before = torch.from_numpy(prompt.astype(np.int64)).to(device)
+    begin = torch.cat([before, torch.tensor([eot_token], device=device)])
+    return PrefixReader(model, begin), PrefixReader(model, before)  # type: ignore[arg-type]
+
+
 @dataclass(frozen=True)
 class _Batch:
-    """Windows of about the same length: inputs, targets and which count; unit and place of each scored token."""
+    """Windows, all the first of their unit or all later ones, one behind the other.
+
+    inputs: tokens to read after the prefix: of a first window without end-of-text.
+    lengths: inputs of each window.
+    scored: which inputs predict a token that counts.
+    targets: those tokens. Before them, those that the prefix predicts: the first of every first window.
+    owners, places: unit and place in its window of each target.
+    first: whether they are first windows.
+    """
 
     inputs: np.ndarray
+    lengths: list[int]
+    scored: np.ndarray
     targets: np.ndarray
-    mask: np.ndarray
     owners: np.ndarray
     places: np.ndarray
+    first: bool
 
 
 def _batches(units: Units, rows: np.ndarray, block_size: int, stride: int, batch_size: int) -> Iterator[_Batch]:
     packed = pack_windows(units.split, rows, block_size, stride)
-    order = np.argsort(-packed.lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        width = int(packed.lengths[order[start]])
-        # Windows come from long to short: those that would be mostly padding wait for the next batch.
-        alike = packed.lengths[order[start : start + batch_size]] >= LEAST_FILLED * width
-        chosen = order[start : start + int(alike.sum())]
-        start += len(chosen)
-        mask = packed.mask[chosen, :width]
-        window, places = np.nonzero(mask)
-        inputs, targets = packed.inputs[chosen, :width], packed.targets[chosen, :width]
-        yield _Batch(inputs, targets, mask, packed.document[chosen][window], places)
+    later = np.concatenate([[False], packed.document[1:] == packed.document[:-1]])
+    # Windows of one length are computed together.
+    order = np.lexsort((-packed.lengths, later))
+    n_first = int((~later).sum())
+    for first, some in ((True, order[:n_first]), (False, order[n_first:])):
+        for start in range(0, len(some), batch_size):
+            yield _batch(packed, some[start : start + batch_size], first)
+
+
+def _batch(packed: PackedWindows, chosen: np.ndarray, first: bool) -> _Batch:
+    skipped = int(first)
+    lengths, document, mask = packed.lengths[chosen], packed.document[chosen], packed.mask[chosen, skipped:]
+    real = np.arange(skipped, packed.mask.shape[1]) < lengths[:, None]
+    row, column = np.nonzero(mask)
+    targets = packed.targets[chosen]
+    by_prefix = targets[:, 0] if first else targets[:0, 0]
+    n = len(by_prefix)
+    return _Batch(
+        inputs=packed.inputs[chosen, skipped:][real].astype(np.int64),
+        lengths=(lengths - skipped).tolist(),
+        scored=mask[real],
+        targets=np.concatenate([by_prefix, targets[:, skipped:][mask]]).astype(np.int64),
+        owners=np.concatenate([document[:n], document[row]]),
+        places=np.concatenate([np.zeros(n, np.int64), column + skipped]),
+        first=first,
+    )
 
 
 def _map_threads(
@@ -122,13 +171,21 @@ def _map_threads(
 
 
 @torch.inference_mode()
-def _score_batch(model: nn.Module, batch: _Batch, units: Units) -> np.ndarray:
-    """Return the columns of `token_losses`, a row per scored token."""
+def _score_batch(
+    model: nn.Module,
+    readers: tuple[PrefixReader, PrefixReader],
+    batch: _Batch,
+    units: Units,
+    rank_margin: float,
+) -> np.ndarray:
+    """Return the columns of `token_losses`, a row per target."""
+    reader = readers[0] if batch.first else readers[1]
     device = next(model.parameters()).device
-    mask = torch.from_numpy(batch.mask).to(device)
-    inputs = torch.from_numpy(batch.inputs.astype(np.int64)).to(device)
-    targets = torch.from_numpy(batch.targets.astype(np.int64)).to(device)[mask]
-    hidden = model.base_model(input_ids=inputs, use_cache=False)[0][mask]  # type: ignore[operator]
+    hidden = reader.read(torch.from_numpy(batch.inputs).to(device), batch.lengths)
+    hidden = hidden[torch.from_numpy(batch.scored).to(device)]
+    targets = torch.from_numpy(batch.targets).to(device)
+    if reader.last is not None:
+        hidden = torch.cat([reader.last.expand(len(targets) - len(hidden), -1), hidden])
     head = model.get_output_embeddings()  # type: ignore[operator]
     losses = []
     for row_hidden, row_targets in zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
@@ -136,7 +193,7 @@ def _score_batch(model: nn.Module, batch: _Batch, units: Units) -> np.ndarray:
         if units.impossible is not None:
             logits[:, units.impossible] = -math.inf
         pairs = zip(logits.split(LOSS_ROWS), row_targets.split(LOSS_ROWS), strict=True)
-        losses += [token_losses(few_logits, few_targets, units.n_symbols) for few_logits, few_targets in pairs]
+        losses += [token_losses(few, wanted, units.n_symbols, rank_margin=rank_margin) for few, wanted in pairs]
     return torch.cat(losses).cpu().numpy()
 
 
@@ -145,21 +202,23 @@ def token_losses(
     targets_N: Int[Tensor, " N"],
     n_symbols: int,
     grid: Sequence[float] = TOKEN_SMOOTHING_GRID,
+    rank_margin: float = 0.0,
 ) -> Float[Tensor, "N columns"]:
     """Return, per token, its bits, its bits under token smoothing for each a, and whether it misses each top k.
 
-    The rank of a token is the number of other tokens that are at least as probable.
+    The rank of a token is the number of other tokens whose logit is at least its own minus the margin.
 
     Args:
         logits_NV: -inf for a token that cannot occur.
         targets_N: the tokens that did.
         n_symbols: number of tokens that can occur.
         grid: values of a.
+        rank_margin: 0 counts exact ties against the model, more counts near ties too.
     """
     chosen = logits_NV.gather(1, targets_N[:, None])
     log_p = logits_NV.log_softmax(1).gather(1, targets_N[:, None]).double()
     # Adding up bytes is several times as fast as adding up booleans.
-    rank = (logits_NV >= chosen).view(torch.uint8).sum(1, dtype=torch.int32) - 1
+    rank = (logits_NV >= chosen - rank_margin).view(torch.uint8).sum(1, dtype=torch.int32) - 1
     a = torch.tensor(grid, dtype=torch.float64, device=log_p.device)
     smoothed = -torch.log2((1 - a) * log_p.exp() + a / n_symbols)
     misses = rank[:, None] >= torch.tensor(TOP_K, device=rank.device)

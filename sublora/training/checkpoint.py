@@ -27,6 +27,8 @@ class Checkpoint:
     vocab_size: int
     corpus_sha256: str
     config: Config
+    prompt: tuple[int, ...] = ()
+    """known documents that stand before every document"""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -37,6 +39,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "vocab_size": str(checkpoint.vocab_size),
         "corpus_sha256": checkpoint.corpus_sha256,
         "config": json.dumps(checkpoint.config.to_dict()),
+        "prompt": json.dumps(checkpoint.prompt),
     }
     write_bytes(path, save(dict(checkpoint.tensors), metadata))
 
@@ -65,6 +68,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             int(header["vocab_size"]),
             header["corpus_sha256"],
             config_from_json(header["config"]),
+            tuple(map(int, json.loads(header["prompt"]))),
         )
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise TrainingError(f"the checkpoint {path} is damaged or was not written by sublora: {error}") from error

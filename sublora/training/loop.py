@@ -11,25 +11,29 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
+from jaxtyping import Int64
 from torch import Tensor
 
 from sublora import seeds
 from sublora.config import Config
-from sublora.corpus.batches import sample_batch
+from sublora.corpus.batches import Batch, Batches
 from sublora.corpus.corpus import Corpus, Split, open_corpus
 from sublora.errors import ConfigError, TrainingError
 from sublora.files import remove_unfinished, write_text
 from sublora.nn.checkpointing import enable_gradient_checkpointing
 from sublora.nn.create_model import get_model
-from sublora.nn.loss import SubspaceLoss
+from sublora.nn.loss import SubspaceLoss, transformer
+from sublora.nn.packed import check_context
 from sublora.nn.precision import prepare_for_bfloat16, resolve_dtype
 from sublora.nn.projectors import StructuredIDModule
 from sublora.nn.subspace import SubspaceModule
 from sublora.peers import part_at_exit
 from sublora.progress import progress
+from sublora.run_folder import RunFolder
 from sublora.training.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from sublora.training.gates import GateWatch, steepness_factor
 from sublora.training.guard import DivergenceGuard
@@ -56,12 +60,16 @@ def create_optimizer(model: SubspaceModule, config: Config) -> torch.optim.AdamW
     return torch.optim.AdamW(groups, betas=(o.beta1, o.beta2), eps=o.adam_epsilon)
 
 
-def train(config: Config) -> Path:
+def train(config: Config, prompt: Int64[np.ndarray, " prompt"] | None = None) -> Path:
     """Train as configured and return the folder of the run.
 
     The folder gets config.yaml, metrics.jsonl, TensorBoard files, and best and last checkpoints. A run that was
     interrupted goes on from its last checkpoint, with the numbers it would have had. Started by `torchrun` or
     `accelerate launch`, every process calls this, and the first one writes.
+
+    Args:
+        config: the settings.
+        prompt: tokens that stand before the end-of-text token that every document begins behind; None for none.
 
     Raises:
         CorpusError, ConfigError: the data or the settings cannot be used.
@@ -84,8 +92,9 @@ def train(config: Config) -> Path:
     if start is not None:
         config = adopt_checkpoint(config, start)
     previous = previous_run(out_dir, config)
-    _check_batch(corpus.train, config, accelerator.num_processes)
-    run = Run(config, corpus, get_model(config, corpus.vocab_size), out_dir, accelerator)
+    prompt = np.zeros(0, np.int64) if prompt is None else prompt.astype(np.int64)
+    _check_batch(batches_of(config, corpus.train, prompt), config, accelerator.num_processes)
+    run = Run(config, corpus, get_model(config, corpus.vocab_size), out_dir, accelerator, prompt)
     if previous is not None:
         run.restore(previous)
     elif start is not None:
@@ -93,7 +102,7 @@ def train(config: Config) -> Path:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         remove_unfinished(out_dir)
-        write_text(out_dir / "config.yaml", config.to_yaml())
+        write_text(RunFolder(out_dir).config, config.to_yaml())
     try:
         run.loop(resumed=previous is not None)
     except OSError as error:
@@ -113,11 +122,23 @@ def _out_dir(config: Config) -> Path:
     return out_dir / str(broadcast_object_list(name)[0])
 
 
-def _check_batch(split: Split, config: Config, processes: int) -> None:
+def batches_of(config: Config, split: Split, prompt: Int64[np.ndarray, " prompt"]) -> Batches:
+    """Return what a run trains on or evaluates with.
+
+    Raises:
+        ConfigError: a prompt before crops.
+    """
     d = config.data
-    if len(split.tokens) <= d.block_size:
+    batching = getattr(d, "batching", "crops")
+    return Batches(split, d.block_size, batching, prompt, d.perturb_word_order_window_size)
+
+
+def _check_batch(train: Batches, config: Config, processes: int) -> None:
+    d = config.data
+    if not train.enough:
         raise ConfigError(
-            f"the training text has {len(split.tokens)} tokens, fewer than data.block_size + 1 = {d.block_size + 1}"
+            f"the training text has {len(train.split.tokens)} tokens, fewer than data.block_size + 1 = "
+            f"{d.block_size + 1}"
         )
     if d.batch_size % processes:
         raise ConfigError(f"data.batch_size={d.batch_size} cannot be divided between {processes} processes")
@@ -127,12 +148,22 @@ class Run:
     """One run: its model, optimizer and place in the schedule."""
 
     def __init__(
-        self, config: Config, corpus: Corpus, model: SubspaceModule, out_dir: Path, accelerator: Accelerator
+        self,
+        config: Config,
+        corpus: Corpus,
+        model: SubspaceModule,
+        out_dir: Path,
+        accelerator: Accelerator,
+        prompt: Int64[np.ndarray, " prompt"],
     ) -> None:
         self.config = config
         self.corpus = corpus
         self.out_dir = out_dir
         self.accelerator = accelerator
+        self.train_batches = batches_of(config, corpus.train, prompt)
+        self.val_batches = None if corpus.val is None else batches_of(config, corpus.val, prompt)
+        if len(prompt):
+            check_context(transformer(model.net), len(prompt), config.data.block_size)
         wanted = torch.device(accelerator.device if config.system.device == "auto" else config.system.device)
         # Of several devices of the kind that was asked for, every process has one.
         self.device = accelerator.device if wanted.type == accelerator.device.type else wanted
@@ -216,22 +247,20 @@ class Run:
             if trackers:
                 trackers.close()
 
-    def _batch(self, split: Split, *stream: str | int) -> tuple[Tensor, Tensor]:
+    def _batch(self, source: Batches, *stream: str | int) -> Batch:
         """This process's rows of the batch of a named stream."""
-        d = self.config.data
         rng = seeds.stream(self.config.system.seed, *stream)
-        x, y = sample_batch(split, rng, d.batch_size, d.block_size, d.perturb_word_order_window_size)
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        return torch.from_numpy(x[rank::world]).to(self.device), torch.from_numpy(y[rank::world]).to(self.device)
+        part = self.accelerator.process_index, self.accelerator.num_processes
+        return source.sample(rng, self.config.data.batch_size, part)
 
     def _mean(self, value: Tensor) -> float:
         """The mean of a number over the processes."""
         return float(self.accelerator.reduce(value.detach(), "mean"))
 
-    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Mean cross-entropy of next tokens in nats."""
+    def _loss(self, batch: Batch) -> Tensor:
+        """The loss of a batch in nats, see `Batches`."""
         with self.autocast:
-            return self.loss(x, y)
+            return self.loss.of(batch)
 
     def _step(self) -> dict[str, Any]:
         """Take one optimizer step and return its record."""
@@ -249,10 +278,11 @@ class Run:
         if isinstance(self.subspace, StructuredIDModule):
             self.subspace.steepness_factor = steepness_factor(self.iteration, self.config.sublora, t.max_iters)
         self.subspace.record_gradients = (self.iteration + 1) % t.log_interval == 0
-        total = torch.zeros((), device=self.device)
+        total, tokens = torch.zeros((), device=self.device), 0
         for micro in range(t.gradient_accumulation_steps):
-            x, y = self._batch(self.corpus.train, "train", self.iteration, micro)
-            loss = self._loss(x, y) / t.gradient_accumulation_steps
+            batch = self._batch(self.train_batches, "train", self.iteration, micro)
+            tokens += len(batch.targets) * self.accelerator.num_processes
+            loss = self._loss(batch) / t.gradient_accumulation_steps
             loss.backward()
             total += loss.detach()
         for parameter in self.trained.values():
@@ -266,7 +296,6 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.iteration += 1
-        tokens = t.gradient_accumulation_steps * self.config.data.batch_size * self.config.data.block_size
         record: dict[str, Any] = {
             "kind": "train",
             "iter": self.iteration,
@@ -286,11 +315,11 @@ class Run:
         self.loss.eval()
         bpd = {}
         with torch.no_grad():
-            for name, split in (("train", self.corpus.train), ("val", self.corpus.val)):
-                if split is None or len(split.tokens) <= self.config.data.block_size:
+            for name, source in (("train", self.train_batches), ("val", self.val_batches)):
+                if source is None or not source.enough:
                     continue
                 losses = [
-                    self._loss(*self._batch(split, "eval", name, i)) for i in range(self.config.training.eval_iters)
+                    self._loss(self._batch(source, "eval", name, i)) for i in range(self.config.training.eval_iters)
                 ]
                 bpd[f"{name}_bpd"] = self._mean(torch.stack(losses).mean()) / math.log(2)
         gates = self.subspace.gates()
@@ -304,7 +333,8 @@ class Run:
         if not math.isfinite(score):
             # Nothing is saved: the last checkpoint is still good.
             self.guard.stop(f"the loss is {score}", self.iteration, self.optimizer.param_groups[0]["lr"], LAST)
-        log.info("step %d: %s", self.iteration, ", ".join(f"{k} {v:.4f}" for k, v in bpd.items()))
+        shown = ", ".join(f"{k} {v:.4f}" for k, v in bpd.items())
+        log.info("step %d: %s (%s)", self.iteration, shown, self.train_batches.unit)
         if trackers is None:
             return
         gammas = [gamma for name, gamma in gates.items() if name.startswith("layer")]

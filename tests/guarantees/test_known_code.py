@@ -1,14 +1,18 @@
-"""The fallback code, and the bound on what a model loses against it."""
+"""The code known beforehand, and the bound on what a model loses against it."""
 
 import dataclasses
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
-from sublora.certificate.claims import Losses, Terms, losses_by_metric, plain, projected_bound, risk_bound
-from sublora.certificate.fallback import FALLBACK_SHARE, Fallback, measure_fallback
+from sublora.certificate.claims import Losses, losses_by_metric, plain, projected_bound, risk_bound
+from sublora.certificate.known import KNOWN_SHARE, known_code, measure_known
+from sublora.certificate.model import Known
+from sublora.certificate.terms import Terms
+from sublora.coding.setting import Setting, setting_bits
 from sublora.corpus.corpus import BYTES_TOKENIZER, open_corpus
 from sublora.corpus.fallback import UNIT, fallback_code
 from sublora.corpus.prepare import prepare
@@ -46,12 +50,16 @@ def test_what_a_certificate_says_of_it(tmp_path):
     rows = np.array([3, 0, 3])
     by_hand = [sum(int(units.fallback.prices[t]) for t in units.split.document(int(row))) for row in rows]
     assert units.fallback.lengths(units.split, rows).tolist() == by_hand
-    measured = measure_fallback(units, 0.1)
+    code, setting = known_code(corpus, units, 0), Setting(delta=Fraction(1, 10))
+    measured = measure_known(code, units, setting, setting_bits(setting))
     lengths = units.fallback.lengths(units.split, np.arange(len(units))) * UNIT / units.split.lengths
     assert lengths.mean() < measured.per_token < measured.limit
     assert measured.per_byte == measured.per_token
     # A certificate with a smaller delta has to allow for more.
-    assert measure_fallback(units, 0.001).per_token > measured.per_token
+    smaller = Setting(delta=Fraction(1, 1000))
+    assert measure_known(code, units, smaller, setting_bits(setting)).per_token > measured.per_token
+    # And one that had more to choose from.
+    assert measure_known(code, units, setting, setting_bits(setting) + 40).per_token > measured.per_token
 
 
 def documents(n: int, samples: int, models: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +83,7 @@ def bound(known: np.ndarray, bits: np.ndarray, message: int = 0, *, luck: float 
     lengths = np.full(len(bits), TOKENS)
     limit = 14.0
     mean = float((known / TOKENS).mean())
-    expected = betting(known / TOKENS, upper=limit, nats=math.log(2 / (FALLBACK_SHARE * DELTA)))
+    expected = betting(known / TOKENS, upper=limit, nats=math.log(2 / (KNOWN_SHARE * DELTA)))
     upper = excess_upper(WEIGHT, TOKENS)
     excess = mixture_excess(bits, known, lengths, WEIGHT)
     losses = Losses(excess, upper, known / TOKENS, mean + luck * (expected - mean), limit + upper)
@@ -83,8 +91,8 @@ def bound(known: np.ndarray, bits: np.ndarray, message: int = 0, *, luck: float 
 
 
 def terms(n: int, bits: int) -> Terms:
-    fallback = Fallback("by hand", 14.0, 0.0, None)
-    return Terms("document_level", bits, n, DELTA, False, WEIGHT, 256, TOKENS, fallback, subsampled=False)
+    known = Known(code="by hand", limit=14.0, per_token=0.0, per_byte=None)
+    return Terms("document_level", bits, n, DELTA, False, WEIGHT, 256, TOKENS, known, has_base=False, subsampled=False)
 
 
 def test_coverage_of_one_model():
@@ -138,16 +146,16 @@ def test_losses_are_those_of_the_mixture_and_errors_are_plain():
         bits=np.array([40.0, 300.0]),
         lengths=np.array([20, 40]),
         byte_lengths=np.array([40, 40]),
-        fallback=np.array([90, 180]) * 256,
+        known=np.array([90.0, 180.0]),
         misses=np.tile([[10], [40]], (1, 12)),
     )
-    fallback = Fallback("by hand", 14.0, 4.6, 4.4)
-    metrics = losses_by_metric(scores, dataclasses.replace(terms(100, 0), fallback=fallback))
+    known = Known(code="by hand", limit=14.0, per_token=4.6, per_byte=4.4)
+    metrics = losses_by_metric(scores, dataclasses.replace(terms(100, 0), known=known))
     mixed = -np.log2(0.75 * 2.0**-scores.bits + 0.25 * 2.0 ** np.array([-90.0, -180.0]))
     np.testing.assert_allclose(metrics["bpd"].values, mixed / [20, 40])
     np.testing.assert_allclose(metrics["bpb"].values, mixed / 40)
     assert (metrics["bpd"].expected, metrics["bpb"].expected) == (4.6, 4.4)
     assert metrics["bpd"].limit == 14 + 2 / TOKENS
     assert metrics["top_1_error"].values.tolist() == plain(np.array([0.5, 1.0]), 1.0).values.tolist()
-    unknown = dataclasses.replace(terms(100, 0), fallback=dataclasses.replace(fallback, per_byte=None))
+    unknown = dataclasses.replace(terms(100, 0), known=known.model_copy(update={"per_byte": None}))
     assert "bpb" not in losses_by_metric(scores, unknown)

@@ -1,0 +1,40 @@
+"""Which linear layers of a model an adapter is on."""
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from sublora.errors import ConfigError
+from sublora.nn.allocation import layer_of
+
+# The attention projections, by the names that architectures give them; the first that exist are taken.
+ATTENTION_TARGETS = (("c_attn",), ("q_proj", "v_proj"), ("query_key_value",), ("query", "value"))
+
+
+def find_targets(model: nn.Module, targets: str) -> list[tuple[str, nn.Module]]:
+    """Return names and modules, in the order of `named_modules`.
+
+    Args:
+        model: of transformers, without an adapter.
+        targets: "attention": the query and value projections (fused with the key's in GPT-2); "linear": every linear
+            layer inside the transformer layers, the output head not among them.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    linear: list[tuple[str, nn.Module]] = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and layer_of(f"{name}.weight") is not None
+    ]
+    if targets == "attention":
+        endings = {name.rpartition(".")[2] for name, _ in linear}
+        wanted = next((names for names in ATTENTION_TARGETS if names[0] in endings), ())
+        linear = [(name, module) for name, module in linear if name.rpartition(".")[2] in wanted]
+        if not linear:
+            raise ConfigError(
+                f"no attention projections found in {type(model).__name__}: set sublora.targets=linear, or "
+                "sublora.attention_linear_use_lora=false"
+            )
+    if not linear:
+        raise ConfigError(f"no linear layers found inside the layers of {type(model).__name__}")
+    return linear
