@@ -126,7 +126,7 @@ def test_scores_behind_a_prompt_are_those_with_the_prompt_before(family, prompt)
             sizes = {"block_size": 10, "stride": stride, "batch_size": batch_size}
             scores = score_units(model, units, rows, prompt=np.array(prompt, np.int64), **sizes)
             np.testing.assert_allclose(scores.bits, [sum(bits) for bits in expected], atol=1e-4)
-    with pytest.raises(ConfigError, match="a prompt of 60 tokens and a block of 10 .* context of 64"):
+    with pytest.raises(ConfigError, match=r"a prompt of 60 tokens and a block of 10 .* context of 64"):
         score_units(model, units, rows, prompt=np.zeros(60, np.int64), **sizes)
 
 

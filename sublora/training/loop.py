@@ -34,6 +34,7 @@ from sublora.nn.projectors import StructuredIDModule
 from sublora.nn.subspace import SubspaceModule
 from sublora.peers import part_at_exit
 from sublora.progress import progress
+from sublora.run_folder import RunFolder
 from sublora.scoring.prompt import prompt_tokens
 from sublora.training.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from sublora.training.gates import GateWatch, steepness_factor
@@ -101,7 +102,7 @@ def train(config: Config) -> Path:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         remove_unfinished(out_dir)
-        write_text(out_dir / "config.yaml", config.to_yaml())
+        write_text(RunFolder(out_dir).config, config.to_yaml())
     try:
         run.loop(resumed=previous is not None)
     except OSError as error:
