@@ -228,7 +228,16 @@ def demo(config: "Config", words: Sequence[str]) -> RunFolder:
         seconds[step] = round(time.monotonic() - start, 1)
 
     with timed("prepare"):
-        prepare(getattr(config.data, "source", "") or "sotu", Path(config.data.dataset_dir))
+        c, prior = config.corpus, config.prior
+        prepare(
+            c.source,
+            Path(config.data.dataset_dir),
+            paths=c.new,
+            absent_from=c.absent_from,
+            tokenizer=c.tokenizer or None,
+            prior_share=prior.share or None,
+            prior_before_year=prior.before,
+        )
     with timed("train"):
         run = RunFolder(train(config))
     with timed("bounds"):

