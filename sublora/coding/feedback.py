@@ -79,7 +79,7 @@ class FeedbackRounder:
 
     def __init__(self, factor: Float64[np.ndarray, "N d"], diagonal: float, index: int, rate: Rate) -> None:
         if len(factor) > factor.shape[1]:
-            factor = np.linalg.qr(factor, mode="r")
+            factor = np.asarray(np.linalg.qr(factor, mode="r"))
         self._columns = np.ascontiguousarray(factor.T)
         self._diagonal = diagonal
         self._gains, self._curvatures = _gains(self._columns, diagonal)
