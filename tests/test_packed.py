@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from sublora.corpus.batches import Batches
+from sublora.corpus.fallback import fallback_code
 from sublora.corpus.units import Units
 from sublora.errors import ConfigError
 from sublora.nn.lora import add_lora
@@ -93,11 +94,6 @@ def a_split(known_bytes=False):
     return dataclasses.replace(split, tokens=tokens, eot_token=0, byte_lengths=byte_lengths)
 
 
-class NoFallback:
-    def lengths(self, split, rows):
-        return np.zeros(len(rows), np.int64)
-
-
 def bits_by_definition(model, split, i, prompt, block, stride):
     """Each token from the window that scores it, read alone with the prompt before it."""
     document, out = split.document(i).tolist(), []
@@ -118,7 +114,7 @@ def bits_by_definition(model, split, i, prompt, block, stride):
 @torch.no_grad()
 def test_scores_behind_a_prompt_are_those_with_the_prompt_before(family, prompt):
     model, split = tiny(family), a_split()
-    units = Units(split, V, 1, 0, NoFallback())
+    units = Units(split, V, 1, 0, fallback_code("none", V))
     rows = np.array([0, 5, 2, 4, 4, 1, 3])
     for stride in (10, 4):
         expected = [bits_by_definition(model, split, int(i), prompt, 10, stride) for i in rows]
@@ -137,7 +133,7 @@ def test_scores_do_not_depend_on_threads():
     found = []
     for n in (1, 3):
         torch.set_num_threads(n)
-        units, rows = Units(split, V, 1, 0, NoFallback()), np.arange(6)
+        units, rows = Units(split, V, 1, 0, fallback_code("none", V)), np.arange(6)
         kwargs = {"block_size": 10, "stride": 10, "batch_size": 2, "prompt": np.array([0, 7])}
         found.append(score_units(model, units, rows, **kwargs).bits)
     torch.set_num_threads(threads)

@@ -122,7 +122,7 @@ class Batches:
         chosen = sample_documents(self.split, rng, n, self.block_size, self.perturb_window)
         return self._documents([(i, tokens) for i, tokens in chosen[rank::world]], world / n)
 
-    def _documents(self, documents: list[tuple[int, Int64[np.ndarray, " length"]]], share: float) -> Batch:
+    def _documents(self, documents: list[tuple[int, Int64[np.ndarray, " _"]]], share: float) -> Batch:
         numbers = np.array([i for i, _ in documents], np.int64)
         rows = [tokens for _, tokens in documents]
         lengths = np.array([len(row) for row in rows])
@@ -142,7 +142,7 @@ class Batches:
 
 def sample_documents(
     split: Split, rng: np.random.Generator, batch_size: int, block_size: int, perturb_window: int = 0
-) -> list[tuple[int, Int64[np.ndarray, " length"]]]:
+) -> list[tuple[int, Int64[np.ndarray, " _"]]]:
     """Return documents drawn uniformly with replacement, each with its number, cut to the block size.
 
     Args:

@@ -180,7 +180,7 @@ def _attention(
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Attention with the interface of transformers."""
-    options: Any = {"scale": scaling, "dropout_p": dropout}
+    options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout}
     if not layout.in_float32:
         return layout.attend(query, key, value, module.layer_idx, sliding_window, **options), None
     with torch.autocast(query.device.type, enabled=False):

@@ -69,7 +69,7 @@ def _feedback(trained: Trained, price_of_a_bit: Callable[[], float]) -> list[Qua
     model = trained.model(trained.gates)
     factor = fisher_factor(model, batches, seed=trained.spec.seed, samples=b.curvature_samples)
     if not b.max_quant_iters:
-        return [feedback_quantize(alpha, factor, step * trained.rms) for step in STEPS["feedback"]]
+        return [feedback_quantize(alpha, factor, multiple * trained.rms) for multiple in STEPS["feedback"]]
     step, rate = plan(alpha, factor, price_of_a_bit())
     log.info(
         "planned step %.3g and scale %.3g times the root mean square", step / trained.rms, rate.scale / trained.rms

@@ -1,7 +1,6 @@
 """Quantization-aware training: the model computes with quantized coordinates and gates while it is trained."""
 
 import math
-from typing import cast
 
 import numpy as np
 import torch
@@ -43,7 +42,7 @@ class QuantizingWrapper(nn.Module):
         alpha = model.subspace_params.detach()
         start = np.unique(quantize(alpha.double().cpu().numpy(), levels=levels, method=method).reconstruction)
         # Not a submodule of its own: its parameters are the model's.
-        self.__dict__["loss"] = SubspaceLoss(model)
+        self._loss = (SubspaceLoss(model),)
         self.centroids = nn.Parameter(torch.from_numpy(start).to(alpha))
 
     @property
@@ -67,9 +66,7 @@ class QuantizingWrapper(nn.Module):
     def _loss_of(self, batch: Batch) -> Tensor:
         """The loss of a batch in nats with the parameters rounded."""
         rounded = {f"subspace.{name}": value for name, value in self.parameters_by_name().items()}
-        return call_on_batch(
-            lambda *arguments: functional_call(cast(nn.Module, self.loss), rounded, arguments), self.model, batch
-        )
+        return call_on_batch(lambda *arguments: functional_call(self._loss[0], rounded, arguments), self.model, batch)
 
     def forward(self, *args: object, **kwargs: object) -> object:
         """Call the model with its parameters rounded."""
