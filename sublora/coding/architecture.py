@@ -16,6 +16,7 @@ from sublora.errors import ConfigError, MessageError
 
 FAMILIES = ("gpt2", "llama", "mistral")
 BASE_KINDS = ("random", "pretrained")
+MAX_SIZE, MAX_LAYERS = 1 << 16, 1 << 12
 TAG_BITS = 24
 """What is named by a hash is named by so many bits of it: any of 16.8 million candidates is paid for."""
 
@@ -63,7 +64,14 @@ class Architecture:
                 raise ConfigError(f"a tag of {TAG_BITS} bits is not {self.base_tag}")
             return
         sizes = (self.n_layer, self.n_head, self.n_embd)
-        possible = min(sizes) >= 1 and self.n_embd % self.n_head == 0 and self.family in FAMILIES and not self.base_tag
+        possible = (
+            min(sizes) >= 1
+            and max(sizes) <= MAX_SIZE
+            and self.n_layer <= MAX_LAYERS
+            and self.n_embd % self.n_head == 0
+            and self.family in FAMILIES
+            and not self.base_tag
+        )
         if possible and self.family != "gpt2":
             possible = self.n_embd // self.n_head % 2 == 0
         if not possible or (self.family == "mistral") != (self.attention_window >= 1) or self.attention_window < 0:

@@ -17,7 +17,7 @@ from transformers import (
 from sublora import seeds
 from sublora.coding.architecture import Architecture, tag
 from sublora.errors import ConfigError
-from sublora.nn.pretrained import describe_pretrained, load_pretrained
+from sublora.nn.pretrained import describe_pretrained, load_pretrained, require_memory
 from sublora.nn.sources import BaseFacts
 from sublora.nn.weights import fill, hash_weights
 
@@ -47,6 +47,7 @@ def create_base(architecture: Architecture, seed: int, source: str = "", dropout
     a = architecture
     if a.kind == "pretrained":
         return _pretrained(a, source, dropout)
+    require_memory("the random base of this message", _parameters(a))
     model = _empty(a, dropout)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -58,6 +59,11 @@ def create_base(architecture: Architecture, seed: int, source: str = "", dropout
             scale = 0.02 / math.sqrt(2 * a.n_layer) if name.endswith(RESIDUAL_PROJECTIONS) else 0.02
             fill(parameter, seeds.stream(seed, "base", name).standard_normal(parameter.shape, dtype="float32") * scale)
     return _named(model, hash_weights(model))
+
+
+def _parameters(a: Architecture) -> int:
+    """About how many parameters a base has: a message from elsewhere may name any sizes."""
+    return a.n_embd * (2 * a.vocab_size + a.block_size + 12 * a.n_layer * a.n_embd)
 
 
 def _named(model: PreTrainedModel, sha256: str) -> PreTrainedModel:
