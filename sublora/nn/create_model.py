@@ -49,10 +49,9 @@ def build_model(
         raise ConfigError("without an adapter nothing can be trained: set sublora.adapter to lora, spectral or weights")
     base = create_base(architecture, spec.seed, source, dropout)
     base_sha256, base_parameters = cast(str, base.base_sha256), base.base_parameters
-    if max(spec.rank, spec.head_rank) > (width := base.get_input_embeddings().weight.shape[1]):  # type: ignore[union-attr, index, operator]
-        raise ConfigError(
-            f"a rank of {max(spec.rank, spec.head_rank)} is above the width {width} of the base: lower it"
-        )
+    rank, width = max(spec.rank, spec.head_rank), cast(nn.Embedding, base.get_input_embeddings()).embedding_dim
+    if rank > width:
+        raise ConfigError(f"a rank of {rank} is above the width {width} of the base: lower it")
     net: nn.Module = base
     if spec.adapter == "lora":
         net = add_lora(
