@@ -12,7 +12,7 @@ from sublora.certificate.baselines import baselines
 from sublora.certificate.draw import draw_units
 from sublora.certificate.held_out import held_out
 from sublora.certificate.known import known_code, measure_known
-from sublora.certificate.model import How, Known, PretrainedBase, Prior, RandomBase
+from sublora.certificate.model import Baseline, HeldOut, How, Known, PretrainedBase, Prior, RandomBase
 from sublora.certificate.terms import make_terms
 from sublora.coding.message import Header, Message
 from sublora.corpus.corpus import Corpus
@@ -22,6 +22,7 @@ from sublora.nn.create_model import build_base
 from sublora.run_folder import RunFolder
 from sublora.scoring.measure import Protocol, Rebuilt, References, rebuild, score, scoring_key
 from sublora.scoring.processes import Processes
+from sublora.scoring.scores import Scores
 
 PACKAGES = ("torch", "transformers", "peft", "numpy", "constriction")
 
@@ -56,13 +57,15 @@ class Evidence:
         """Return the units that a message is measured on."""
         return draw_units(data, self.corpus.train.content_sha256(), len(self.units), samples)
 
-    def measure(self, data: bytes, message: Message, protocol: Protocol, run: RunFolder | None = None) -> Measured:
-        """Rebuild the model from a message and measure everything that its certificate says.
+    def losses(
+        self, data: bytes, message: Message, protocol: Protocol, run: RunFolder | None = None
+    ) -> tuple[Rebuilt, Scores]:
+        """Rebuild the model from a message, draw, and score.
 
         Args:
             data, message: the bytes, and what they decode to.
             protocol: how losses are measured.
-            run: keeps the scores of finished chunks, so that an interrupted measurement goes on where it was.
+            run: keeps the scores of finished chunks, so that an interrupted scoring goes on where it was.
         """
         rebuilt = rebuild(message, self.source, self.corpus.prior)
         drawn = self.draw(data, message.header.samples)
@@ -70,19 +73,39 @@ class Evidence:
         if run is not None:
             content = self.corpus.train.content_sha256()
             kept = run.scoring / scoring_key(data, content, self.units, drawn, protocol)
-        scores = score(
+        return rebuilt, score(
             rebuilt, self.references, self.units, drawn, protocol, self.processes, "measuring the risk", kept
         )
-        corpus = corpus_part(self.corpus, self.units, message.header)
-        terms = make_terms(message.header, 8 * len(data), corpus.n, self.known)
+
+    def beside(
+        self, data: bytes, message: Message, rebuilt: Rebuilt, protocol: Protocol
+    ) -> tuple[tuple[Baseline, ...], HeldOut | None]:
+        """Return what a certificate says beside its claims: simple codes, and the loss on held-out text."""
+        n = self.units.sample_size(message.header.setting.bound_type)
+        terms = make_terms(message.header, 8 * len(data), n, self.known)
+        return (
+            baselines(self.corpus, self.code, terms),
+            held_out(rebuilt, self.references, self.corpus, terms, protocol, self.processes),
+        )
+
+    def measured(
+        self,
+        message: Message,
+        rebuilt: Rebuilt,
+        scores: Scores,
+        beside: tuple[tuple[Baseline, ...], HeldOut | None],
+        batch_size: int,
+    ) -> Measured:
+        """Return everything that a certificate is assembled from."""
+        simple_codes, on_held_out = beside
         return Measured(
             scores=scores,
-            corpus=corpus,
+            corpus=corpus_part(self.corpus, self.units, message.header),
             prior=self._prior(message, rebuilt),
-            baselines=baselines(self.corpus, self.code, terms),
-            held_out=held_out(rebuilt, self.references, self.corpus, terms, protocol, self.processes),
+            baselines=simple_codes,
+            held_out=on_held_out,
             how=How(
-                batch_size=protocol.batch_size,
+                batch_size=batch_size,
                 versions={"sublora": sublora.__version__} | {p: importlib.metadata.version(p) for p in PACKAGES},
             ),
         )

@@ -169,7 +169,9 @@ class Certifier:
         self.processes.wait()
         data = run.message.read_bytes()
         message = decode_message(data, max_symbols=max(len(self.trained.alpha), 1))
-        measured = self.evidence.measure(data, message, self.protocol, run)
+        rebuilt, scores = self.evidence.losses(data, message, self.protocol, run)
+        beside = self.evidence.beside(data, message, rebuilt, self.protocol)
+        measured = self.evidence.measured(message, rebuilt, scores, beside, self.protocol.batch_size)
         certificate = assemble(data, message, measured).sealed()
         if self.processes.main:
             write_bytes(run.losses, measured.scores.to_bytes())
