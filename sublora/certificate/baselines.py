@@ -28,7 +28,7 @@ from sublora.corpus.ngram import Scorer, choose_order, fit_ngram, subset
 from sublora.corpus.units import Units, held_out_units, sample_units
 from sublora.draws import shuffled
 from sublora.inequalities import betting, nats
-from sublora.inequalities.smoothing import token_smoothing_bits, token_smoothing_range
+from sublora.inequalities.smoothing import excess_upper, token_smoothing_bits, token_smoothing_range
 
 # Scoring all training documents is quick up to here; beyond, only codes that need no fitting are compared.
 MAX_TOKENS = 200_000_000
@@ -245,8 +245,8 @@ def _sizes(units: Units) -> Float64[np.ndarray, " n"]:
 
 
 def _per_byte(losses: Losses, units: Units, terms: Terms) -> Losses:
-    """The same losses per byte. The excess has the same limit, because a token is at least one byte."""
+    """The same losses per byte."""
     assert terms.known.per_byte is not None
     ratio = units.split.lengths / _sizes(units)
-    known = losses.known * ratio
-    return dataclasses.replace(losses, excess=losses.excess * ratio, known=known, expected=terms.known.per_byte)
+    upper = excess_upper(terms.mixture_weight, terms.min_bytes)
+    return Losses(losses.excess * ratio, upper, losses.known * ratio, terms.known.per_byte, terms.known.limit + upper)

@@ -134,8 +134,8 @@ def mixture_losses(
 def losses_by_metric(scores: Scores, terms: Terms) -> dict[str, Losses]:
     """Return the losses that are bounded, per metric.
 
-    `bpd` is bits per token under the mixture of the model and what it falls back on; `bpb` divides by bytes instead,
-    and its excess has the same limit because a token is at least one byte; it is left out where bytes are unknown.
+    `bpd` is bits per token under the mixture of the model and what it falls back on; `bpb` divides by bytes instead, of
+    which the shortest document has at least as many; it is left out where bytes are unknown.
     With a pretrained base, `bpd_gain` and `bpb_gain` are by how much more the model needs than its base (a negative
     loss is a gain). For claims about tokens, `bpd` is the bits of every token under token smoothing, and a miss is a
     loss of 1.
@@ -143,18 +143,18 @@ def losses_by_metric(scores: Scores, terms: Terms) -> dict[str, Losses]:
     if terms.about_tokens:
         return _token_losses(scores, terms)
     chain = chain_of(scores, terms)
-    sizes = {"bpd": (scores.lengths, terms.known.per_token)}
+    sizes = {"bpd": (scores.lengths, terms.min_tokens, terms.known.per_token)}
     if scores.byte_lengths.all() and terms.known.per_byte is not None:
-        sizes["bpb"] = (scores.byte_lengths, terms.known.per_byte)
-    own = excess_upper(terms.mixture_weight, terms.min_tokens)
-    upper = own + (excess_upper(BASE_MIXTURE, terms.min_tokens) if terms.has_base else 0.0)
-    out = {}
-    for metric, (size, expected) in sizes.items():
+        sizes["bpb"] = (scores.byte_lengths, terms.min_bytes, terms.known.per_byte)
+    out, gains = {}, {}
+    for metric, (size, least, expected) in sizes.items():
+        own = excess_upper(terms.mixture_weight, least)
+        upper = own + (excess_upper(BASE_MIXTURE, least) if terms.has_base else 0.0)
         excess, known = (chain.model - chain.known) / size, chain.known / size
         out[metric] = Losses(excess, upper, known, expected, terms.known.limit + upper)
-    if terms.has_base:
-        for metric, (size, _) in sizes.items():
-            out[f"{metric}_gain"] = plain((chain.model - chain.base) / size, own)
+        if terms.has_base:
+            gains[f"{metric}_gain"] = plain((chain.model - chain.base) / size, own)
+    out |= gains
     return out | {f"top_{k}_error": plain(scores.errors[:, i], 1.0) for i, k in enumerate(TOP_K)}
 
 
@@ -258,14 +258,15 @@ def base_alone(scores: Scores, terms: Terms, held_out: HeldOut | None) -> Baseli
     """
     if not terms.has_base:
         return None
-    chain, upper = chain_of(scores, terms), excess_upper(BASE_MIXTURE, terms.min_tokens)
+    chain = chain_of(scores, terms)
     own = dataclasses.replace(terms, bits=TAG_BITS, joint=False)
     bounds = {}
-    for unit, size, expected in (
-        ("bpd", scores.lengths, terms.known.per_token),
-        ("bpb", scores.byte_lengths, terms.known.per_byte),
+    for unit, size, least, expected in (
+        ("bpd", scores.lengths, terms.min_tokens, terms.known.per_token),
+        ("bpb", scores.byte_lengths, terms.min_bytes, terms.known.per_byte),
     ):
         if expected is not None and size.all():
+            upper = excess_upper(BASE_MIXTURE, least)
             excess = np.minimum((chain.base - chain.known) / size + LOSS_MARGIN, upper)
             losses = Losses(excess, upper, chain.known / size, expected, terms.known.limit + upper)
             bounds[unit] = store_up(risk_bound(losses, own))

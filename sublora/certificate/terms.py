@@ -24,6 +24,7 @@ class Terms:
         distribution in token smoothing.
     n_symbols: number of tokens that can occur inside a unit.
     min_tokens: every unit has at least this many tokens.
+    min_bytes: and at least this many bytes of text.
     known: the code known beforehand.
     has_base: the model falls back on its pretrained base, which falls back on the known code with weight BASE_MIXTURE.
     subsampled: the losses are a draw with replacement from the units, rather than all of them.
@@ -37,6 +38,7 @@ class Terms:
     mixture_weight: float
     n_symbols: int
     min_tokens: int
+    min_bytes: int
     known: Known
     has_base: bool
     subsampled: bool
@@ -68,6 +70,8 @@ def make_terms(header: Header, bits: int, n: int, known: Known) -> Terms:
         # A document's length is given, so end-of-text cannot occur inside it.
         n_symbols=setting.vocab_size - documents,
         min_tokens=setting.min_tokens if documents else header.architecture.block_size,
+        # A token is at least one byte, and so is a character: whichever the rule for documents is stricter on.
+        min_bytes=max(setting.min_tokens, setting.min_characters),
         known=known,
         has_base=header.architecture.kind == "pretrained" and setting.bound_type != "token_level",
         subsampled=header.samples > 0,

@@ -28,9 +28,11 @@ def amount(claim: "Claim") -> str:
     return f"{claim.sense} {rounded} {claim.name}"
 
 
-def beaten_by(bound_bpd: float, baselines: "tuple[Baseline, ...]") -> list[str]:
-    """Return the names of the simple codes whose bound, in bits per token, is no larger."""
-    return [b.name for b in baselines if b.bound <= bound_bpd]
+def beaten_by(headline: "Claim", baselines: "tuple[Baseline, ...]") -> list[str]:
+    """Return the names of the simple codes whose bound is no larger than the headline's, in the same unit."""
+    per_byte = headline.metric == "bpb"
+    bounds = [(b.name, b.bound_bpb if per_byte and b.bound_bpb is not None else b.bound) for b in baselines]
+    return [name for name, bound in bounds if bound <= headline.bound]
 
 
 def statement(
@@ -73,7 +75,7 @@ def statement(
     sentences = [f"{sure} {sample}, {model} {at_most} {over}."]
     if gain := by_metric.get("bpb_gain") or by_metric.get("bpd_gain"):
         sentences.append(_improvement(gain, prior))
-    if names := beaten_by(claims[0].bound, baselines):
+    if names := beaten_by(headline, baselines):
         sentences.append(f"Uninteresting: certified no better than {', '.join(names)}.")
     return " ".join(sentences)
 

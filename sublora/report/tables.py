@@ -45,7 +45,7 @@ def gain(certificate: Certificate) -> Claim | None:
 
 def uninteresting(certificate: Certificate) -> str:
     """Return what the certificate does not beat, in words; "" where it beats everything."""
-    names = beaten_by(certificate.claims[0].bound, certificate.beside)
+    names = beaten_by(certificate.headline, certificate.beside)
     return f"no better than {', '.join(names)}" if names else ""
 
 

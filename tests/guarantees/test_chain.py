@@ -22,7 +22,7 @@ TOKENS, DELTA, WEIGHT, SAMPLES = 20, 0.2, 2.0**-3, 300
 def terms(n: int, bits: int, *, subsampled: bool = False, known: float = 5.0) -> Terms:
     code = Known(code="by hand", limit=14.0, per_token=known, per_byte=known)
     return Terms(
-        "document_level", bits, n, DELTA, False, WEIGHT, 256, TOKENS, code, has_base=True, subsampled=subsampled
+        "document_level", bits, n, DELTA, False, WEIGHT, 256, TOKENS, TOKENS, code, has_base=True, subsampled=subsampled
     )
 
 
@@ -122,15 +122,15 @@ def lucky_gain() -> float:
 
 @pytest.mark.parametrize("paid", [True, False])
 def test_the_luckiest_of_many_models_must_pay_its_bits(paid):
-    """A thousand models that are equally good: the one that is best on a sample claims too much unless it pays."""
-    models, n, samples, truth = 1024, 40, 60, lucky_gain()
+    """Sixteen thousand models that are equally good: the one that is best on a sample claims too much unless it pays."""
+    models, n, samples, truth = 2**14, 30, 40, lucky_gain()
     rng = stream(11, "chain luck")
     failures = 0
     for _ in range(samples):
         known, base, _ = (part[0] for part in documents(1, n))
         luck = rng.choice(LUCK, (models, n), p=ODDS)
         best = base + luck[luck.mean(axis=1).argmin()]
-        claims = {c.metric: c for c in make_claims(scores_of(known, base, best), terms(n, 10 if paid else 0))}
+        claims = {c.metric: c for c in make_claims(scores_of(known, base, best), terms(n, 14 if paid else 0))}
         failures += claims["bpd_gain"].bound > truth
     most = int(binom.isf(1e-6, samples, DELTA))
     assert failures <= most if paid else failures > most
