@@ -114,9 +114,9 @@ def with_base(certificate, gain=0.25):
     """Return the certificate of the same run on a pretrained base, better than it by `gain` bits per byte."""
     c = certificate
     gains = tuple(
-        Claim(metric=f"{unit}_gain", name=metric_name(f"{unit}_gain"), sense="at least", bound=gain,
+        Claim(metric=f"{unit}_gain{kind}", name=metric_name(f"{unit}_gain{kind}"), sense="at least", bound=gain,
               empirical=gain + 0.1, model_alone=gain + 0.2, limit=-0.125)
-        for unit in ("bpd", "bpb")
+        for unit in ("bpd", "bpb") for kind in ("", "_alone")
     )  # fmt: skip
     base = PretrainedBase(
         kind="pretrained", name="a/base", licence="mit", published="2019-11-05", evidence="assumed", sha256="bb" * 32

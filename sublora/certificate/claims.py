@@ -136,9 +136,9 @@ def losses_by_metric(scores: Scores, terms: Terms) -> dict[str, Losses]:
 
     `bpd` is bits per token under the mixture of the model and what it falls back on; `bpb` divides by bytes instead, of
     which the shortest document has at least as many; it is left out where bytes are unknown.
-    With a pretrained base, `bpd_gain` and `bpb_gain` are by how much more the model needs than its base (a negative
-    loss is a gain). For claims about tokens, `bpd` is the bits of every token under token smoothing, and a miss is a
-    loss of 1.
+    With a pretrained base, `bpd_gain` and `bpb_gain` are by how much more the model needs than its base with the same
+    fallback (a negative loss is a gain), and `_gain_alone` than the base alone. For claims about tokens, `bpd` is the
+    bits of every token under token smoothing, and a miss is a loss of 1.
     """
     if terms.about_tokens:
         return _token_losses(scores, terms)
@@ -154,6 +154,9 @@ def losses_by_metric(scores: Scores, terms: Terms) -> dict[str, Losses]:
         out[metric] = Losses(excess, upper, known, expected, terms.known.limit + upper)
         if terms.has_base:
             gains[f"{metric}_gain"] = plain((chain.model - chain.base) / size, own)
+            # g1 is at most log2(1/(1-e1)) / T above the base alone.
+            alone = own + excess_upper(1 - BASE_MIXTURE, least)
+            gains[f"{metric}_gain_alone"] = plain((chain.model - scores.base_bits[:, 0]) / size, alone)
     out |= gains
     return out | {f"top_{k}_error": plain(scores.errors[:, i], 1.0) for i, k in enumerate(TOP_K)}
 
@@ -236,7 +239,7 @@ def make_claims(scores: Scores, terms: Terms, margin: float = LOSS_MARGIN) -> tu
     for metric, losses in metrics.items():
         careful = dataclasses.replace(losses, excess=np.minimum(losses.excess + margin, losses.upper))
         value = risk_bound(careful, terms, len(metrics) if terms.joint else 1, LOSS_MARGIN - margin)
-        empirical, gain = float(losses.values.mean()), metric.endswith("_gain")
+        empirical, gain = float(losses.values.mean()), "_gain" in metric
         claims.append(
             Claim(
                 metric=metric,

@@ -12,8 +12,10 @@ DIGITS = 3
 _NAMES = {
     "bpd": "bits per token",
     "bpb": "bits per byte",
-    "bpd_gain": "bits per token below the base",
-    "bpb_gain": "bits per byte below the base",
+    "bpd_gain": "bits per token below the base with the same fallback",
+    "bpb_gain": "bits per byte below the base with the same fallback",
+    "bpd_gain_alone": "bits per token below the base alone",
+    "bpb_gain_alone": "bits per byte below the base alone",
 }
 
 
@@ -73,20 +75,20 @@ def statement(
         new = f"block of {setting.block_size} tokens" if blocks else "document"
         over = f"for a new {new} from the same source ({corpus.source}){weighted}"
     sentences = [f"{sure} {sample}, {model} {at_most} {over}."]
-    if gain := by_metric.get("bpb_gain") or by_metric.get("bpd_gain"):
-        sentences.append(_improvement(gain, prior))
+    if prior.base.kind == "pretrained" and f"{headline.metric}_gain" in by_metric:
+        gains = by_metric[f"{headline.metric}_gain"], by_metric[f"{headline.metric}_gain_alone"]
+        sentences += [_improvement(gain, prior.base.name) for gain in gains]
     if names := beaten_by(headline, baselines):
         sentences.append(f"Uninteresting: certified no better than {', '.join(names)}.")
     return " ".join(sentences)
 
 
-def _improvement(gain: "Claim", prior: "Prior") -> str:
-    name = prior.base.name if prior.base.kind == "pretrained" else ""
+def _improvement(gain: "Claim", name: str) -> str:
+    unit, _, than = gain.name.partition(" below ")
+    than = than.replace("the base", f"its base ({name})")
     if gain.bound <= 0:
-        return f"That it is better than its base ({name}) is not certified."
-    size = downward(gain.bound, DIGITS)
-    unit = gain.name.removesuffix(" below the base")
-    return f"With the same probability it needs at least {size} {unit} less than its base ({name})."
+        return f"That it needs less than {than} is not certified."
+    return f"With the same probability it needs at least {downward(gain.bound, DIGITS)} {unit} less than {than}."
 
 
 def limits(setting: "Setting", corpus: "CorpusPart", prior: "Prior") -> tuple[str, ...]:

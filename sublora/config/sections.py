@@ -223,15 +223,21 @@ class Prompt:
     """Known documents that stand before every document: chosen by search, named in the message."""
 
     documents: int = 0
-    """how many of the corpus's known documents stand before every document; 0: no prompt"""
-    candidates: int = 8
-    """sets of documents that are tried"""
-    search_documents: int = 64
+    """how many of the corpus's known documents stand before every document, found by search; 0: none"""
+    indices: list[int] = field(default_factory=list)
+    """these known documents instead, by their positions: what an earlier search has found"""
+    candidates: int = 32
+    """known documents that are tried for each place of the prompt"""
+    search_documents: int = 40
     """training documents that decide between them"""
 
     def __post_init__(self) -> None:
         _range("prompt.documents", self.documents, 0, 1024)
         _range("prompt.candidates", self.candidates, 1)
+        if self.indices and self.documents not in (0, len(self.indices)):
+            raise ConfigError("prompt.documents and prompt.indices contradict each other: give one of them")
+        for index in self.indices:
+            _range("prompt.indices", index, 0)
         _range("prompt.search_documents", self.search_documents, 1)
 
 

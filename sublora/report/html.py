@@ -15,7 +15,7 @@ from sublora.report.svg import inline_svg
 from sublora.report.tables import (
     at_most,
     compared,
-    gain,
+    gains,
     held_out_loss,
     measured,
     minus,
@@ -150,7 +150,7 @@ def _training_panels(metrics: list[dict[str, Any]]) -> list[Panel]:
 def _cards(certificate: Certificate) -> list[tuple[str, str]]:
     main, at = certificate.headline, sure(certificate)
     cards = [(rounded(main, main.bound), f"certified {main.name}, at {at}: {main.sense} this")]
-    if better := gain(certificate):
+    for better in gains(certificate):
         cards.append((rounded(better, better.bound), f"certified {better.name}, at {at}: {better.sense} this"))
     cards += [
         (measured(main.empirical), f"measured {main.name} of the decoded model mixed with its fallback"),

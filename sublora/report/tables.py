@@ -38,9 +38,10 @@ def sure(certificate: Certificate) -> str:
     return confidence(Fraction(certificate.setting.delta))
 
 
-def gain(certificate: Certificate) -> Claim | None:
-    """Return the claim on the improvement over the base, in the unit of the headline; None with a random base."""
-    return certificate.claim(f"{certificate.headline.metric}_gain")
+def gains(certificate: Certificate) -> list[Claim]:
+    """Return the claims on the improvement over the base, in the unit of the headline; none with a random base."""
+    names = (f"{certificate.headline.metric}_gain{suffix}" for suffix in ("", "_alone"))
+    return [claim for name in names if (claim := certificate.claim(name))]
 
 
 def uninteresting(certificate: Certificate) -> str:
@@ -145,7 +146,7 @@ def _rows(certificate: Certificate) -> list[tuple[str, str]]:
         *compression(certificate),
         (f"certified {main.name} {at}", f"{main.sense} {rounded(main, main.bound)}"),
     ]
-    if better := gain(certificate):
+    for better in gains(certificate):
         rows.append((f"certified {better.name} {at}", f"{better.sense} {rounded(better, better.bound)}"))
     if names := uninteresting(certificate):
         rows.append(("Uninteresting", names))

@@ -126,6 +126,8 @@ def _prompt(config: Config, corpus: Corpus, checkpoint: Checkpoint | None) -> Pr
     """The prompt of a checkpoint, or the one that a search finds; every process finds the same."""
     if checkpoint is not None:
         return Prompt(checkpoint.prompt)
+    if config.prompt.indices:
+        return Prompt(tuple(config.prompt.indices))
     return search_prompt(config, corpus) if config.prompt.documents else Prompt()
 
 

@@ -1,13 +1,15 @@
-"""Which known documents stand before every document: the best of several sets, by a part of the training documents.
+"""Which known documents stand before every document: found one by one, on a part of the training documents.
 
 The choice costs the bits that name the documents, and nothing else: the search may look at the training documents in
-any way. Sets are drawn at random and grow by the half that helps most, because a good example is good in any company.
+any way. Each place takes the best of some candidates: all are measured on a few documents, the best quarter on all of
+them.
 """
 
 import logging
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float64, Int64
+from transformers import PreTrainedModel
 
 from sublora import seeds
 from sublora.coding.prompt import Prompt
@@ -22,53 +24,74 @@ from sublora.scoring.risk import score_units
 
 log = logging.getLogger(__name__)
 
+# Candidates have so many tokens: a shorter one shows nothing, a longer one costs time for every document.
+TOKENS = (8, 60)
+# All candidates are measured on this share of the documents, and this share of the candidates on all.
+FIRST_LOOK, KEPT = 0.2, 0.25
+
 
 def search_prompt(config: Config, corpus: Corpus) -> Prompt:
-    """Return the set of known documents behind which the base needs the fewest bits.
-
-    Every candidate is measured on the same training documents, under the base without an adapter.
+    """Return known documents behind which the base needs few bits, in the order in which they were found.
 
     Args:
-        config: `prompt` says how many documents, how many candidates and how many documents to measure on.
+        config: `prompt` says how many documents, how many candidates for each, and how many documents to measure on.
         corpus: with known documents.
 
     Raises:
-        ConfigError: the corpus has no known documents, or too few, or the prompt does not fit into the context.
+        ConfigError: the corpus has no known documents, or too few.
     """
     p, known = config.prompt, corpus.prior
-    if known is None or len(known) < p.documents:
+    places = np.zeros(0, np.int64)
+    if known is not None:
+        places = np.flatnonzero((known.lengths >= TOKENS[0]) & (known.lengths <= TOKENS[1]))
+    if known is None or len(places) < p.documents:
         raise ConfigError(
-            f"prompt.documents={p.documents} needs so many documents known beforehand: prepare the corpus with "
-            "--absent-from or --prior-share, or set prompt.documents=0"
+            f"prompt.documents={p.documents} needs so many known documents of {TOKENS[0]} to {TOKENS[1]} tokens: "
+            "prepare the corpus with --absent-from or --prior-share, or set prompt.documents=0"
         )
-    architecture = architecture_from_config(config, corpus.vocab_size)
-    base = build_base(architecture, config.system.seed, config.prior.base)
-    units = sample_units(corpus, corpus.train, "document_level", config.data.block_size)
+    search = _Search(config, corpus)
     rng = seeds.stream(config.system.seed, "prompt")
-    rows = np.sort(rng.choice(len(units), min(p.search_documents, len(units)), replace=False))
-    candidates = [rng.choice(len(known), p.documents, replace=False) for _ in range(p.candidates)]
-    losses = []
-    with progress("choosing a prompt", len(candidates)) as advance:
-        for candidate in candidates:
-            prompt = Prompt(tuple(int(i) for i in candidate))
-            tokens = prompt_tokens(prompt, known, corpus.eot_token)
-            scores = score_units(
-                base,
-                units,
-                rows,
-                block_size=config.data.block_size,
-                stride=config.data.block_size,
-                batch_size=config.bounds.eval_batch_size,
-                prompt=tokens,
-            )
-            losses.append((float((scores.bits / _sizes(units, rows)).mean()), prompt))
-            advance(1, f"{losses[-1][0]:.4f}")
-    loss, best = min(losses, key=lambda pair: pair[0])
-    log.info("prompt: %d documents, %.4f bits on training documents under the base", p.documents, loss)
-    return best
+    chosen: list[int] = []
+    with progress("choosing a prompt, documents", p.documents) as advance:
+        for _ in range(p.documents):
+            candidates = rng.choice(places, min(p.candidates, len(places)), replace=False)
+            rows = rng.permutation(search.rows)
+            few = rows[: max(1, round(FIRST_LOOK * len(rows)))]
+            first = np.argsort([search.loss([*chosen, int(c)], few) for c in candidates], kind="stable")
+            kept = candidates[first[: max(1, round(KEPT * len(candidates)))]]
+            losses = [search.loss([*chosen, int(c)], rows) for c in kept]
+            chosen.append(int(kept[int(np.argmin(losses))]))
+            advance(1, f"{min(losses):.4f}")
+    log.info("prompt: known documents %s, %.4f bits on training documents under the base", chosen, min(losses))
+    return Prompt(tuple(chosen))
 
 
-def _sizes(units: Units, rows: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
-    """Bytes of documents, or their tokens where bytes are not known."""
-    split = units.split
-    return (split.lengths if split.byte_lengths is None else split.byte_lengths)[rows]
+class _Search:
+    """Measures prompts under the base."""
+
+    def __init__(self, config: Config, corpus: Corpus) -> None:
+        self.config, self.corpus = config, corpus
+        architecture = architecture_from_config(config, corpus.vocab_size)
+        self.base: PreTrainedModel = build_base(architecture, config.system.seed, config.prior.base)
+        self.units: Units = sample_units(corpus, corpus.train, "document_level", config.data.block_size)
+        rng = seeds.stream(config.system.seed, "prompt documents")
+        count = min(config.prompt.search_documents, len(self.units))
+        self.rows = np.sort(rng.choice(len(self.units), count, replace=False))
+
+    def loss(self, documents: list[int], rows: Int64[np.ndarray, " n"]) -> float:
+        """Return the mean bits per byte (per token where bytes are not known) behind a prompt."""
+        block_size = self.config.data.block_size
+        scores = score_units(
+            self.base,
+            self.units,
+            rows,
+            block_size=block_size,
+            stride=block_size,
+            batch_size=self.config.bounds.eval_batch_size,
+            prompt=prompt_tokens(Prompt(tuple(documents)), self.corpus.prior, self.corpus.eot_token),
+        )
+        return float((scores.bits / self._sizes(rows)).mean())
+
+    def _sizes(self, rows: Int64[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+        split = self.units.split
+        return (split.lengths if split.byte_lengths is None else split.byte_lengths)[rows].astype(np.float64)

@@ -122,7 +122,8 @@ def lucky_gain() -> float:
 
 @pytest.mark.parametrize("paid", [True, False])
 def test_the_luckiest_of_many_models_must_pay_its_bits(paid):
-    """Sixteen thousand models that are equally good: the one that is best on a sample claims too much unless it pays."""
+    """Sixteen thousand models that are equally good: the one that is best on a sample claims too much unless it
+    pays."""
     models, n, samples, truth = 2**14, 30, 40, lucky_gain()
     rng = stream(11, "chain luck")
     failures = 0
