@@ -252,7 +252,7 @@ def test_held_out_text_that_chose_the_checkpoint_is_called_so(tmp_path):
 def test_the_improvement_over_a_pretrained_base_is_a_claim_of_its_own(tmp_path):
     certificate = with_base(make_certificate(), gain=0.2519)
     text = printed(certificate)
-    assert re.search(r"certified bits per byte below the base at 95 % .* at least 0\.251 ", text)
+    assert re.search(r"certified bits per byte below the base with the same fallback at 95 % .* at least 0\.251 ", text)
     assert re.search(rf"the base alone, bits per byte .* {upward(certificate.base_alone.bound_bpb, DIGITS)}", text)
     page = Page(write_report(make_run(tmp_path / "run", certificate)).read_text())
     shown = " ".join(page.text)

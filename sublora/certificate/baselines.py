@@ -45,6 +45,8 @@ KNOWN_ORDERS, KNOWN_ORDERS_OF_MANY, FEW_TOKENS = range(1, 8), range(1, 5), 1024
 # Messages of several lengths are tried: at this price of a bit in nats / n, and at prices that differ by this factor
 # for as long as that helps. They are compared by the projected bound of so many documents.
 _FIRST_PRICE, _PRICE_FACTOR, _MOST_PRICES, _CHOICE_DOCUMENTS = 2.0, 1.5, 5, 2_000
+# Of many tokens, tables are long and the known code is far ahead: few of them are tried.
+_MOST_PRICES_OF_MANY = 2
 
 
 def baselines(corpus: Corpus, code: KnownCode, terms: Terms) -> tuple[Baseline, ...]:
@@ -143,10 +145,11 @@ def _coded(train: Units, known: _Known, terms: Terms) -> list[_Code]:
     """Coded n-grams of increasing order, for as long as a higher one pays."""
     sample = _part(train, np.sort(shuffled("choice", b"", len(train))[:_CHOICE_DOCUMENTS]))
     alphabet = Alphabet(train.fallback, train.split.eot_token, train.impossible is None)
-    grams = count_grams(_few(train), CODED_ORDERS, train.vocab_size)
+    orders = CODED_ORDERS if train.vocab_size <= FEW_TOKENS else SHOWN_ORDERS
+    grams = count_grams(_few(train), orders, train.vocab_size)
     out: list[_Code] = []
     least, price = math.inf, _FIRST_PRICE * math.log(2) / terms.n
-    for order in range(1, CODED_ORDERS + 1):
+    for order in range(1, orders + 1):
         bound, model, price = _best_price(grams.shortened(order), alphabet, sample, known, terms, price)
         if order > SHOWN_ORDERS and bound >= least:
             break
@@ -169,7 +172,7 @@ def _best_price(
 
     best, fits = at(first), 1
     for factor in (_PRICE_FACTOR, 1 / _PRICE_FACTOR):
-        while fits < _MOST_PRICES:
+        while fits < (_MOST_PRICES if sample.vocab_size <= FEW_TOKENS else _MOST_PRICES_OF_MANY):
             found, fits = at(best[2] * factor), fits + 1
             if found[0] >= best[0]:
                 break

@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 # Training documents (or blocks) that decide between quantizations and mixture weights. They are chosen by the root
 # seed; those that the risk is measured on are drawn afterwards, from a hash of the message.
-CALIBRATION_UNITS = 96
+CALIBRATION_UNITS = 64
 MIXTURE_EXPONENTS = range(1, 17)
 # Bits per coordinate at which the price of a bit is taken before there is a message.
 PLANNED_RATE = 1.5
