@@ -46,7 +46,7 @@ MIXTURE_EXPONENTS = range(1, 17)
 # Bits per coordinate at which the price of a bit is taken before there is a message.
 PLANNED_RATE = 1.5
 # A near tie of logits counts against the model: another machine may decide it so.
-RANK_MARGIN = 1e-3
+RANK_MARGIN = 1e-4
 # Order of the n-gram that is fitted to documents known beforehand: of bytes (True), and of longer tokens.
 USUAL_ORDER = {True: 6, False: 4}
 

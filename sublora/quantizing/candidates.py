@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 # Quantization steps that are tried, as multiples of the root mean square of alpha. Feedback affords coarser ones.
 STEPS = {"trellis": (0.1, 0.15, 0.21, 0.3), "feedback": (0.3, 0.6, 1.0)}
 
-Candidate = tuple[Quantized, Float[np.ndarray, " gates"]]
+Candidate = tuple[Quantized | None, Float[np.ndarray, " gates"]]
 
 
 def candidates(trained: Trained, price_of_a_bit: Callable[[], float]) -> list[Candidate]:
@@ -32,6 +32,8 @@ def candidates(trained: Trained, price_of_a_bit: Callable[[], float]) -> list[Ca
         price_of_a_bit: by how much one more bit raises the bound; asked where bits are weighed while quantizing.
     """
     b, alpha = trained.config.bounds, trained.alpha
+    if trained.spec.adapter == "none":
+        return [(None, trained.gates)]
     if b.quantizer in ("uniform", "kmeans") and b.max_quant_iters:
         return [_quantization_aware(trained)]
     if b.quantizer == "feedback":

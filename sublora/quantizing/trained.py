@@ -18,7 +18,7 @@ class Trained:
 
     Attributes:
         spec: what a message says of the model, coordinates and gates aside.
-        alpha: shape (d,).
+        alpha: shape (d,); empty without an adapter.
         gates: as they are coded, none if the model has none.
         rms: root mean square of alpha, 1 where alpha is zero.
     """
@@ -32,8 +32,9 @@ class Trained:
         self.vocab_size = checkpoint.vocab_size
         self.architecture = architecture_from_config(config, checkpoint.vocab_size)
         self.tensors = checkpoint.tensors
-        self.alpha = checkpoint.tensors["subspace_params"].numpy().astype(np.float32)
-        self.rms = float(np.sqrt(np.mean(self.alpha.astype(np.float64) ** 2))) or 1.0
+        alpha = checkpoint.tensors.get("subspace_params")
+        self.alpha = np.zeros(0, np.float32) if alpha is None else alpha.numpy().astype(np.float32)
+        self.rms = float(np.sqrt(np.mean(self.alpha.astype(np.float64) ** 2))) or 1.0 if len(self.alpha) else 1.0
         gates = checkpoint.tensors.get("gating_params")
         self.gates = quantize_gates(1 / (1 + np.exp(-gates.double().numpy()))) if gates is not None else np.zeros(0)
         self.spec = spec_from_config(config, len(self.gates))

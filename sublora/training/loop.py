@@ -93,6 +93,8 @@ def train(config: Config) -> Path:
     previous = previous_run(out_dir, config)
     prompt = _prompt(config, corpus, previous or start)
     tokens = prompt_tokens(prompt, corpus.prior, corpus.eot_token)
+    if config.sublora.adapter == "none":
+        return _keep_base(config, corpus, out_dir, prompt, accelerator)
     _check_batch(batches_of(config, corpus.train, tokens), config, accelerator.num_processes)
     run = Run(config, corpus, get_model(config, corpus.vocab_size), out_dir, accelerator, prompt, tokens)
     if previous is not None:
@@ -120,6 +122,16 @@ def _out_dir(config: Config) -> Path:
         return out_dir
     name = [datetime.now().strftime("%Y-%m-%d/%H-%M-%S")]
     return out_dir / str(broadcast_object_list(name)[0])
+
+
+def _keep_base(config: Config, corpus: Corpus, out_dir: Path, prompt: Prompt, accelerator: Accelerator) -> Path:
+    """Without an adapter there is nothing to train: the checkpoint holds the prompt alone."""
+    if accelerator.is_main_process:
+        write_text(RunFolder(out_dir).config, config.to_yaml())
+        checkpoint = Checkpoint({}, 0, math.inf, corpus.vocab_size, corpus.train.sha256, config, prompt.documents)
+        save_checkpoint(out_dir / BEST, checkpoint)
+    accelerator.wait_for_everyone()
+    return out_dir
 
 
 def _prompt(config: Config, corpus: Corpus, checkpoint: Checkpoint | None) -> Prompt:

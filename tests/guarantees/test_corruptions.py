@@ -24,8 +24,8 @@ CORRUPTIONS = 1000
 # true one says.
 FREE = {("how",)}
 # What is measured beside a claim may differ a little between machines: numbers may be off by so much.
-TOLERANT = {"held_out": 0.0101, "baselines": 0.0101, "comparison": 11 * LOSS_MARGIN, "decomposition": 11 * LOSS_MARGIN}
-ERRORS = 0.0101
+TOLERANT = {"held_out": 0.0201, "baselines": 0.0101, "comparison": 11 * LOSS_MARGIN, "decomposition": 11 * LOSS_MARGIN}
+ERRORS = 0.0201
 
 
 @pytest.fixture(scope="module")
