@@ -141,6 +141,6 @@ class Evidence:
             name=facts.name,
             licence=facts.licence,
             published=self.published or None,
-            evidence="documents absent from an older copy" if self.corpus.meta.get("absent_from") else "assumed",
+            evidence="documents absent from an older copy" if self.corpus.meta.get("older_copy") else "assumed",
             sha256=rebuilt.base_sha256,
         )
