@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,8 +14,10 @@ def write_bytes(path: Path, data: bytes) -> None:
     """Write `data` to a temporary name beside `path`, flush it to the disk, and rename it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # What is there was left by a killed process, or is a link that a folder from elsewhere holds: it is not followed.
+    temporary.unlink(missing_ok=True)
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             sync(file)
         temporary.replace(path)
@@ -37,6 +40,29 @@ def remove_unfinished(folder: Path) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text as `write_bytes` does."""
     write_bytes(path, text.encode())
+
+
+def read_bytes(path: Path, what: str, error: type[SubloraError], most: int | None = None) -> bytes:
+    """Return the content of a file from elsewhere.
+
+    Args:
+        path: the file; a pipe or a device, whose end may never come, is refused before it is opened.
+        what: it is, as in "the certificate", for the error.
+        error: its class.
+        most: bytes that it may have; None: any number.
+
+    Raises:
+        SubloraError: of that class; the file is missing, is no ordinary file, or is too long.
+    """
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise error(f"cannot read {what} {path}: it is no ordinary file")
+        if most is not None and status.st_size > most:
+            raise error(f"{what} {path} is {status.st_size} bytes long: none has more than {most}")
+        return path.read_bytes()
+    except OSError as cause:
+        raise error(f"cannot read {what} {path}: {cause.strerror}") from cause
 
 
 def read_json(path: Path, what: str, error: type[SubloraError] = SubloraError) -> Any:

@@ -24,6 +24,7 @@ from sublora.coding.message import Header, Message
 from sublora.coding.setting import Setting as CodedSetting
 from sublora.config import BoundType
 from sublora.corpus.corpus import BYTES_TOKENIZER, Corpus
+from sublora.corpus.split import check_known
 from sublora.corpus.units import Units
 from sublora.errors import CertificateError
 from sublora.files import sha256
@@ -50,15 +51,15 @@ def coded_setting(
         ngram_order: of the code that is fitted to them; 0 for none.
 
     Raises:
-        CertificateError: a claim about a population that the corpus does not record, or about known documents that it
-            does not have.
+        CertificateError: a claim about a population that the corpus does not record.
+        CorpusError: known documents that it does not have, or that are training documents too.
     """
     if population and corpus.split_seed is None:
         raise CertificateError(
             f"{corpus.path} does not record a random choice from a population: set bounds.claim=source"
         )
-    if prior and corpus.prior is None:
-        raise CertificateError(f"{corpus.path} has no documents known beforehand: give the corpus that was certified")
+    if prior:
+        check_known(corpus)
     tokenizer = str(corpus.meta["tokenizer"])
     return CodedSetting(
         bound_type=bound_type,
@@ -81,7 +82,7 @@ def corpus_part(corpus: Corpus, units: Units, header: Header) -> CorpusPart:
     return CorpusPart(
         source=str(corpus.meta["source"]),
         rule=str(corpus.meta["rule"]),
-        sha256=corpus.train.content_sha256(),
+        sha256=units.content_sha256(),
         n=units.sample_size(setting.bound_type),
         distinct=units.split.n_distinct(),
         population=None if setting.split_seed is None else corpus.population,

@@ -66,7 +66,7 @@ def baselines(corpus: Corpus, code: KnownCode, terms: Terms) -> tuple[Baseline, 
     out = [_uniform(train, test, terms)]
     if not terms.about_tokens:
         out.append(_of_known(code, test, terms))
-    if len(corpus.train.tokens) > MAX_TOKENS:
+    if train.split.lengths.sum() > MAX_TOKENS:
         return tuple(out)
     out += [_certify(coded, train, test, lengths, terms) for coded in _coded(train, lengths, terms)]
     if corpus.prior is not None and code.ngram is None:

@@ -16,6 +16,7 @@ from sublora.certificate.model import Baseline, HeldOut, How, Known, PretrainedB
 from sublora.certificate.terms import make_terms
 from sublora.coding.message import Header, Message
 from sublora.corpus.corpus import Corpus
+from sublora.corpus.split import common_documents
 from sublora.corpus.units import sample_units
 from sublora.nn.base import describe_base
 from sublora.nn.create_model import build_base
@@ -55,7 +56,7 @@ class Evidence:
 
     def draw(self, data: bytes, samples: int) -> np.ndarray:
         """Return the units that a message is measured on."""
-        return draw_units(data, self.corpus.train.content_sha256(), len(self.units), samples)
+        return draw_units(data, self.units.content_sha256(), len(self.units), samples)
 
     def losses(
         self, data: bytes, message: Message, protocol: Protocol, run: RunFolder | None = None
@@ -71,7 +72,7 @@ class Evidence:
         drawn = self.draw(data, message.header.samples)
         kept: Path | None = None
         if run is not None:
-            content = self.corpus.train.content_sha256()
+            content = self.units.content_sha256()
             kept = run.scoring / scoring_key(data, content, self.units, drawn, protocol)
         return rebuilt, score(
             rebuilt, self.references, self.units, drawn, protocol, self.processes, "measuring the risk", kept
@@ -141,6 +142,18 @@ class Evidence:
             name=facts.name,
             licence=facts.licence,
             published=self.published or None,
-            evidence="documents absent from an older copy" if self.corpus.meta.get("older_copy") else "assumed",
+            evidence="documents absent from an older copy" if absent_from_older_copy(self.corpus) else "assumed",
             sha256=rebuilt.base_sha256,
         )
+
+
+def absent_from_older_copy(corpus: Corpus) -> bool:
+    """Whether a corpus holds an older copy of its source, among its known documents, and no training document of it.
+
+    That it is an older copy of the source is what its description says; whoever prepared the corpus himself knows.
+    """
+    prior = corpus.meta.get("prior")
+    older = prior.get("older") if isinstance(prior, dict) else None
+    if not corpus.meta.get("older_copy") or not older or corpus.prior is None:
+        return False
+    return not common_documents(corpus.train, corpus.prior)

@@ -4,17 +4,24 @@ A certificate from elsewhere is untrusted input: an unknown or repeated field, a
 loss can have, another order or layout of the file are all refused. Nothing in it names anything that is loaded.
 """
 
+import datetime
 import json
+import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from sublora.errors import CertificateError
-from sublora.files import canonical_json, sha256, write_text
+from sublora.files import canonical_json, read_bytes, sha256, write_text
 from sublora.run_folder import RunFolder
 
 FORMAT: Literal[3] = 3
+MOST_BYTES = 1 << 20
+"""of a certificate's file; a usual one has ten thousand"""
+# Categories of Unicode that change what stands around them: controls, marks of direction, separators of lines.
+_UNPRINTED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 Sha256 = Field(pattern="^[0-9a-f]{64}$")
 
@@ -141,10 +148,18 @@ class PretrainedBase(Part):
     name: str
     licence: str | None
     published: str | None
-    """date that the issuer states"""
+    """date that the issuer states, YYYY-MM-DD"""
     evidence: Literal["assumed", "documents absent from an older copy"]
     """why the weights cannot have been fitted to the documents"""
     sha256: str = Sha256
+
+    @field_validator("published")
+    @classmethod
+    def _is_a_date(cls, value: str | None) -> str | None:
+        # The limits quote it: other words would be the issuer's own sentences.
+        if value is not None and datetime.date.fromisoformat(value).isoformat() != value:
+            raise ValueError(f"{value!r} is not a date")
+        return value
 
 
 class Known(Part):
@@ -266,9 +281,7 @@ def read_certificate(path: Path) -> Certificate:
     """
     path = path if path.suffix == ".json" else RunFolder.of(path).certificate
     try:
-        text = path.read_bytes().decode()
-    except OSError as error:
-        raise CertificateError(f"cannot read the certificate {path}: {error.strerror}") from error
+        text = read_bytes(path, "the certificate", CertificateError, MOST_BYTES).decode()
     except UnicodeDecodeError as error:
         raise CertificateError(f"the certificate {path} is damaged: it is not UTF-8") from error
     certificate = parse_certificate(text, str(path))
@@ -297,14 +310,30 @@ def parse_certificate(text: str, where: str) -> Certificate:
         if isinstance(error, CertificateError):
             raise
         raise CertificateError(f"the certificate {where} is damaged: {error}") from error
+    if hidden := next((c for c in _characters(raw) if unicodedata.category(c) in _UNPRINTED), None):
+        raise CertificateError(f"{where} holds the character U+{ord(hidden):04X}, which is not printed as it is")
     if certificate.to_text() != text:
         raise CertificateError(f"{where} is not in the form that certificates are written in: was it edited?")
     return certificate
 
 
+def _characters(value: Any) -> Iterator[str]:
+    """The characters of all strings in a value of JSON: its sentences are shown to people."""
+    if isinstance(value, str):
+        yield from value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from key
+            yield from _characters(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _characters(inner)
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out = dict(pairs)
-    if len(out) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise CertificateError(f"the field {next(n for n in names if names.count(n) > 1)!r} is there twice")
+    out: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in out:
+            raise CertificateError(f"the field {name!r} is there twice")
+        out[name] = value
     return out

@@ -12,12 +12,15 @@ from typing import Any
 
 from sublora.certificate.assemble import Measured, assemble, coded_setting
 from sublora.certificate.claims import LOSS_MARGIN
-from sublora.certificate.model import Baseline, Certificate, Claim, Part, read_certificate
-from sublora.coding.message import MAX_SYMBOLS, Message, decode_message
+from sublora.certificate.model import Baseline, Certificate, Claim, HeldOut, Part, read_certificate
+from sublora.certificate.wording import beaten_by, limits, statement
+from sublora.coding.message import MAX_BYTES, MAX_SYMBOLS, Message, decode_message
 from sublora.corpus.corpus import Corpus, open_corpus
 from sublora.corpus.fallback import fallback_code
+from sublora.corpus.split import check_split
+from sublora.corpus.units import sample_units
 from sublora.errors import CertificateError
-from sublora.files import sha256
+from sublora.files import read_bytes, sha256
 from sublora.run_folder import RunFolder
 from sublora.scoring.scores import Scores, read_scores
 
@@ -36,6 +39,11 @@ _BASELINE_TOLERANCE = 0.01
 _UNCHECKED = (
     "that the losses are those of this model, that the corpus has n documents and these lengths in the known code, and "
     "what simple codes and held-out text were measured at"
+)
+
+_BELIEVED = (
+    "Taken from the folder of data: that its documents are those of the source it names, with these tokens and bytes. "
+    "To check that too, make the folder yourself with sublora prepare."
 )
 
 
@@ -57,7 +65,7 @@ class Verified:
                 "arithmetic only: digest, message, ledger and sentences agree, and the claims follow from the recorded "
                 f"losses. NOT checked: {_UNCHECKED}. Give --data for that. It claims: {self.certificate.statement}"
             )
-        return f"verified (full replay): {self.certificate.statement}"
+        return f"verified (full replay): {self.certificate.statement} {_BELIEVED}"
 
 
 def verify(path: Path, data_dir: Path | None, dataset: str = "", *, base: str = "") -> Verified:
@@ -77,10 +85,7 @@ def verify(path: Path, data_dir: Path | None, dataset: str = "", *, base: str = 
     """
     certificate = read_certificate(path)
     run = RunFolder.of(path)
-    try:
-        data = run.message.read_bytes()
-    except OSError as error:
-        raise CertificateError(f"cannot read the message {run.message}: {error.strerror}") from error
+    data = read_bytes(run.message, "the message", CertificateError, MAX_BYTES)
     message = decode_message(data, max_symbols=min(max(certificate.prior.D, 1), MAX_SYMBOLS))
     if data_dir is None or run.losses.exists():
         _check_arithmetic(certificate, data, message, _recorded(run, certificate))
@@ -158,7 +163,10 @@ def _replay(certificate: Certificate, data: bytes, message: Message, corpus: Cor
         raise CertificateError(
             f"{name} differs: the message says {getattr(setting, name)}, but the corpus has {getattr(found, name)}"
         )
-    _expect("the hash of the corpus", certificate.corpus.sha256, corpus.train.content_sha256())
+    if setting.split_seed is not None:
+        check_split(corpus)
+    units = sample_units(corpus, corpus.train, setting.bound_type, header.architecture.block_size)
+    _expect("the hash of the corpus", certificate.corpus.sha256, units.content_sha256())
 
     from sublora.certificate.evidence import Evidence
     from sublora.scoring.measure import protocol_of
@@ -186,7 +194,8 @@ def _replay(certificate: Certificate, data: bytes, message: Message, corpus: Cor
     # Last, because it takes long and proves nothing: what stands beside the claims.
     simple_codes, on_held_out = evidence.beside(data, message, rebuilt, protocol)
     _compare_baselines(certificate.baselines, simple_codes)
-    _expect("the held-out loss", _plain(certificate.held_out), _plain(on_held_out), _ERROR_TOLERANCE)
+    _expect_beaten(certificate, (*simple_codes, *([again.base_alone] if again.base_alone else [])))
+    _expect_held_out(certificate.held_out, on_held_out)
     return again.claims
 
 
@@ -201,8 +210,6 @@ def _compare_replayed(certificate: Certificate, again: Certificate) -> None:
         for name in ("empirical", "model_alone", "limit"):
             _expect(f"{claimed.metric}: {name}", getattr(claimed, name), getattr(now, name), tolerance)
     # The sentences are those of the claims as they were issued.
-    from sublora.certificate.wording import limits, statement
-
     parts = certificate.setting, certificate.corpus, certificate.prior
     said = statement(certificate.claims, *parts, certificate.message.bits, certificate.beside)
     _expect("the statement", certificate.statement, said)
@@ -217,6 +224,28 @@ def _compare_baselines(claimed: tuple[Baseline, ...], found: tuple[Baseline, ...
             raise CertificateError(f"the bits of {c.name} differ: the certificate says {c.bits}, but it is {f.bits}")
         without = {"bits"}
         _expect(c.name, c.model_dump(exclude=without), f.model_dump(exclude=without), _BASELINE_TOLERANCE)
+
+
+def _expect_beaten(certificate: Certificate, found: tuple[Baseline, ...]) -> None:
+    """Whatever the tolerance for simple codes is: one that is better here than the claim must be named."""
+    headline = certificate.headline
+    named = beaten_by(headline, certificate.beside)
+    lower = headline.model_copy(update={"bound": headline.bound - LOSS_MARGIN})
+    for name in beaten_by(lower, found):
+        if name not in named:
+            raise CertificateError(f"the certificate does not say that it is certified no better than {name}")
+
+
+def _expect_held_out(claimed: HeldOut | None, found: HeldOut | None) -> None:
+    if claimed is None or found is None:
+        _expect("the held-out loss", _plain(claimed), _plain(found))
+        return
+    error = "top_1_error"
+    _expect("the held-out top-1 error", claimed.top_1_error, found.top_1_error, _ERROR_TOLERANCE)
+    without = {error}
+    _expect(
+        "the held-out loss", claimed.model_dump(exclude=without), found.model_dump(exclude=without), _REPLAY_TOLERANCE
+    )
 
 
 def _base_name(certificate: Certificate) -> str:

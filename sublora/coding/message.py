@@ -26,6 +26,9 @@ __all__ = ["VERSION", "Encoded", "Header", "Message", "ModelSpec", "decode_messa
 VERSION = 2
 MAX_SYMBOLS = 1 << 22
 MAX_MIXTURE_EXPONENT = 64
+MAX_DRAWS = 1 << 24
+MAX_BYTES = 1 << 26
+"""of a message's file: more than MAX_SYMBOLS symbols take"""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,10 @@ class Header:
             raise MessageError(f"mixture_exponent must lie in 1..{MAX_MIXTURE_EXPONENT}, not {self.mixture_exponent}")
         if self.samples < 0 or not 1 <= self.stride <= self.architecture.block_size:
             raise MessageError(f"{self.samples} draws, windows in steps of {self.stride}: no scoring is like this")
+        if self.samples > MAX_DRAWS:
+            raise MessageError(f"{self.samples} draws: at most {MAX_DRAWS} are measured")
+        if self.samples and self.setting.bound_type == "token_level":
+            raise MessageError("a claim about tokens measures every token, and draws none")
         if self.setting.vocab_size != self.architecture.vocab_size:
             raise MessageError("the model and the corpus have different vocabularies")
         if self.prompt.documents and self.setting.prior_tag is None:

@@ -28,6 +28,8 @@ USUAL_DELTA = Fraction(1, 20)
 MAX_DELTA_DIGITS = 18
 MAX_SPLIT_SEED = 2**40 - 1
 MAX_ORDER = 16
+MAX_VOCABULARY = 1 << 16
+"""tokens of files have 16 bits"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ class Setting:
             self.bound_type in BOUND_TYPES
             and 0 < self.delta < 1
             and (self.split_seed is None or 0 <= self.split_seed <= MAX_SPLIT_SEED)
-            and 0 <= self.eot_token < self.vocab_size <= 2**31
+            and 0 <= self.eot_token < self.vocab_size <= MAX_VOCABULARY
+            # A population is one of documents, and a seed divides them; blocks are not drawn from it.
+            and (self.split_seed is None or self.bound_type == "document_level")
             and min(self.min_tokens, self.min_characters + 1) >= 1
             and 0 <= self.ngram_order <= MAX_ORDER
             and (self.prior_tag is not None or not self.ngram_order)

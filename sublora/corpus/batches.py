@@ -205,7 +205,7 @@ def windows(
 
 
 class PackedWindows(NamedTuple):
-    """The windows of several documents, padded on the right to the block size.
+    """The windows of several documents, padded on the right to the longest.
 
     Attributes:
         inputs: padded with the end-of-text token.
@@ -242,7 +242,8 @@ def pack_windows(split: Split, documents: Integer[np.ndarray, " n"], block_size:
     width = np.minimum(lengths[document] - first, block_size)
     start = split.starts[documents][document] + first
 
-    column = np.arange(block_size)
+    # No window is wider than its document, however long the context is.
+    column = np.arange(width.max(initial=1))
     real = column < width[:, None]
     targets = split.tokens[np.minimum(start[:, None] + column, len(split.tokens) - 1)]
     targets[~real] = split.eot_token

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 META = "meta.json"
 BYTES_TOKENIZER = "bytes: fixed, fitted on nothing"
 BYTES_EOT_VOCAB = (256, 257)
+MAX_VOCABULARY = 1 << 16
 
 # What a token file without meta.json is taken for: the output of nanoGPT's data/openwebtext/prepare.py.
 GPT2_EOT, GPT2_VOCAB = 50256, 50257
@@ -165,6 +166,8 @@ def open_corpus(
             f"the end-of-text token {meta['eot_token']} of {folder} is outside its vocabulary of {meta['vocab_size']} "
             "tokens: set data.eot_token and data.vocab_size to those of its tokenizer"
         )
+    if meta["vocab_size"] > MAX_VOCABULARY:
+        raise CorpusError(f"{folder} is said to have {meta['vocab_size']} tokens, which do not fit into 16 bits")
     if meta["tokenizer"] == BYTES_TOKENIZER and (meta["eot_token"], meta["vocab_size"]) != BYTES_EOT_VOCAB:
         raise CorpusError(f"{folder / META} is damaged, since bytes have 257 tokens: prepare the corpus again")
     # Nothing but val.bin is known of the names that other tools give their files.
@@ -235,9 +238,15 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         raise CorpusError(damaged) from error
     if not isinstance(meta, dict) or not isinstance(meta.get("splits", {}), dict):
         raise CorpusError(damaged)
-    numbers = ("eot_token", "vocab_size", "min_tokens", "split_seed", "population")
-    if not all(isinstance(meta.get(name, 0), int) for name in numbers) or (
+    numbers = ("eot_token", "vocab_size", "min_tokens", "min_characters", "split_seed", "population")
+    if not all(type(meta.get(name, 0)) is int for name in numbers) or (
         ("split_seed" in meta) != ("population" in meta)
+    ):
+        raise CorpusError(damaged)
+    parts = meta.get("splits", {"train": {"sha256": ""}})
+    described = [facts for name, facts in parts.items() if facts or name == "train"]
+    if "train" not in parts or not all(
+        isinstance(facts, dict) and isinstance(facts.get("sha256"), str) for facts in described
     ):
         raise CorpusError(damaged)
     return meta
@@ -262,6 +271,8 @@ def _open_split(folder: Path, name: str, meta: dict[str, Any]) -> Split:
     if meta["tokenizer"] == BYTES_TOKENIZER:
         byte_lengths = lengths
     known = bool((byte_lengths != UNKNOWN).all())
+    if known and byte_lengths.min() < 1:
+        raise CorpusError(f"{index_path(path)} is damaged, since a document has at least one byte: prepare it again")
     tokens = np.memmap(path, TOKEN, mode="r")
     return Split(
         path=path,

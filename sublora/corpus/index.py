@@ -150,6 +150,7 @@ def read_documents(path: Path) -> Int64[np.ndarray, "n 3"] | None:
     """Return the rows of an index; None when there is none, or it is damaged."""
     try:
         documents = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, MemoryError):
+        # The head of a damaged file may name any size.
         return None
     return documents if documents.dtype == np.int64 and documents.shape[1:] == (3,) else None

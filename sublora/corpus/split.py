@@ -108,6 +108,29 @@ def check_split(corpus: Corpus) -> None:
         raise CorpusError(f"{damaged}: put together again, they are not the text that meta.json describes")
 
 
+def check_known(corpus: Corpus) -> None:
+    """Check that no training document is one of those that are known beforehand.
+
+    What it cannot show: that none is there under another form, with a word changed.
+
+    Raises:
+        CorpusError: there are no known documents, or one of them is a training document.
+    """
+    if corpus.prior is None:
+        raise CorpusError(f"{corpus.path} has no documents known beforehand: give the corpus that was certified")
+    if both := common_documents(corpus.train, corpus.prior):
+        raise CorpusError(
+            f"{both} of the training documents of {corpus.path} are among those that are said to be known beforehand: "
+            "what is learned from them is not free"
+        )
+
+
+def common_documents(one: Split, other: Split) -> int:
+    """Return how many different documents, by their tokens, two splits have in common."""
+    a, b = (np.unique(split.digests(), axis=0) for split in (one, other))
+    return len(a) + len(b) - len(np.unique(np.concatenate([a, b]), axis=0))
+
+
 def _merged_sha256(parts: tuple[Split | None, ...], assigned: Int8[np.ndarray, " n"], before: int) -> str:
     """The hash of all documents in the order of the source; the first `before` of the prior come from elsewhere."""
     out = DocumentHash()

@@ -8,6 +8,7 @@ from jaxtyping import Float64, Int64, Integer
 
 from sublora.config import BOUND_TYPES
 from sublora.corpus.corpus import Corpus, Split
+from sublora.corpus.digest import hash_documents
 from sublora.corpus.fallback import UNIT, FallbackCode, fallback_code
 from sublora.errors import CorpusError
 
@@ -40,6 +41,19 @@ class Units:
     def sample_size(self, bound_type: str) -> int:
         """Return n: the number of units, or of their tokens for a claim about tokens."""
         return int(self.split.lengths.sum()) if bound_type == "token_level" else len(self)
+
+    def content_sha256(self) -> str:
+        """Read the token file again, and return the hash of the units: see `Split.content_sha256`.
+
+        Blocks hold tokens that are part of no document, end-of-text among them: their hash covers these too.
+
+        Raises:
+            CorpusError: the file has other documents than its index says.
+        """
+        if self.impossible is not None:
+            return self.split.content_sha256()
+        split = self.split
+        return hash_documents(split.tokens, np.stack([split.starts, split.lengths, split.known_bytes()], axis=1))
 
     @property
     def n_symbols(self) -> int:

@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from sublora.errors import CertificateError
+from sublora.files import read_bytes
 from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID
 
 TOP_K = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 50, 100)
@@ -85,9 +86,25 @@ def read_scores(path: Path) -> Scores:
         CertificateError: the file is missing or damaged.
     """
     try:
-        arrays = load(path.read_bytes())
-        return Scores(**{name: a if a.dtype.kind == "f" else a.astype(np.int64) for name, a in arrays.items()})
-    except OSError as error:
-        raise CertificateError(f"cannot read the losses {path}: {error.strerror}") from error
-    except (SafetensorError, TypeError) as error:
+        arrays = load(read_bytes(path, "the losses", CertificateError))
+        scores = Scores(**{name: a if a.dtype.kind == "f" else a.astype(np.int64) for name, a in arrays.items()})
+    except (SafetensorError, TypeError, KeyError) as error:
         raise CertificateError(f"the losses {path} are damaged: {error}") from error
+    if not _possible(scores):
+        raise CertificateError(f"the losses {path} are damaged: no units have these")
+    return scores
+
+
+def _possible(scores: Scores) -> bool:
+    """Whether arrays have the shapes and the kinds of numbers that units have."""
+    expected = Scores.zeros(len(scores.bits) if scores.bits.ndim == 1 else 0, 0).arrays()
+    columns = {"base_bits": (0, 1), "token_bits": range(scores.token_bits.size + 1)}
+    for name, array in scores.arrays().items():
+        like = expected[name]
+        wide = array.ndim == like.ndim and (array.ndim == 1 or array.shape[1] in columns.get(name, like.shape[1:]))
+        if not wide or len(array) != len(like) or array.dtype.kind != like.dtype.kind:
+            return False
+        # Written so that NaN is refused.
+        if not (array >= (name == "lengths")).all() or not np.isfinite(array).all():
+            return False
+    return True
