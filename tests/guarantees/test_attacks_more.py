@@ -312,8 +312,18 @@ def test_an_index_cannot_ask_for_memory(folder):
     assert len(open_corpus(folder).train) == n
 
 
-@pytest.mark.parametrize("change", [{"splits": {}}, {"splits": {"train": {}}}, {"splits": {"train": None}},
-                                    {"min_characters": "many"}, {"vocab_size": 1 << 31}, {"eot_token": -1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"splits": {}},
+        {"splits": {"train": {}}},
+        {"splits": {"train": None}},
+        {"min_characters": "many"},
+        {"vocab_size": 1 << 31},
+        {"eot_token": -1},
+    ],
+    ids=str,
+)
 def test_a_damaged_description_is_said_in_one_line(run, folder, change):
     meta = json.loads((folder / "meta.json").read_text()) | change
     (folder / "meta.json").write_text(json.dumps(meta))
