@@ -178,8 +178,8 @@ def test_a_demo_takes_its_steps_in_order_and_keeps_their_times(tmp_path, monkeyp
     taken = []
 
     def step(name, result=None):
-        def take(*arguments):
-            taken.append((name, arguments))
+        def take(*arguments, **options):
+            taken.append((name, arguments, options))
             return result
 
         return take
@@ -193,9 +193,11 @@ def test_a_demo_takes_its_steps_in_order_and_keeps_their_times(tmp_path, monkeyp
     ):
         monkeypatch.setitem(sys.modules, f"sublora.{module}", SimpleNamespace(**{name: step(name, result)}))
     words = [f"--login.out_dir={tmp_path / 'run'}", "--bounds.delta=0.01", f"--data.dataset_dir={tmp_path}"]
+    words += ["--corpus.source=text", '--corpus.new=["a.txt"]', "--prior.share=0.25"]
     run = demo(load_config(words), words)
-    assert [name for name, _ in taken] == ["prepare", "train", "certify", "verify_elsewhere", "write_report"]
+    assert [name for name, *_ in taken] == ["prepare", "train", "certify", "verify_elsewhere", "write_report"]
     assert set(json.loads(run.times.read_text())) == {"prepare", "train", "bounds", "verify", "report"}
-    prepared, (certified,) = taken[0][1], taken[2][1]
-    assert prepared == ("sotu", tmp_path)
+    prepared, (certified,) = taken[0], taken[2][1]
+    assert prepared[1] == ("text", tmp_path)
+    assert (prepared[2]["paths"], prepared[2]["prior_share"], prepared[2]["tokenizer"]) == (["a.txt"], 0.25, None)
     assert certified.bounds.delta == 0.01 and certified.model.best_checkpoint_path == str(run.path)
