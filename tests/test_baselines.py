@@ -35,7 +35,9 @@ def terms_for(corpus, bound_type="document_level", block_size=8, order=0):
 
 def baselines(corpus, bound_type="document_level", order=0):
     """What a certificate shows, each as a dictionary, without what is not known."""
-    found = module.baselines(corpus, code_for(corpus, bound_type, order=order), terms_for(corpus, bound_type, order=order))
+    found = module.baselines(
+        corpus, code_for(corpus, bound_type, order=order), terms_for(corpus, bound_type, order=order)
+    )
     return [{k: v for k, v in b.model_dump().items() if v is not None} for b in found]
 
 

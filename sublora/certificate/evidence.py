@@ -12,16 +12,18 @@ from sublora.certificate.baselines import baselines
 from sublora.certificate.draw import draw_units
 from sublora.certificate.held_out import held_out
 from sublora.certificate.known import known_code, measure_known
-from sublora.certificate.model import How, Known, PretrainedBase, Prior, RandomBase
+from sublora.certificate.model import How, Known, PretrainedBase, Prior, RandomBase, Why
 from sublora.certificate.terms import make_terms
 from sublora.coding.message import Header, Message
 from sublora.corpus.corpus import Corpus
 from sublora.corpus.units import sample_units
 from sublora.nn.base import describe_base
 from sublora.nn.create_model import build_base
+from sublora.nn.sources import find_source
 from sublora.run_folder import RunFolder
 from sublora.scoring.measure import Protocol, Rebuilt, References, rebuild, score, scoring_key
 from sublora.scoring.processes import Processes
+from sublora.training.fitted_base import read_fitted_base
 
 PACKAGES = ("torch", "transformers", "peft", "numpy", "constriction")
 
@@ -118,6 +120,15 @@ class Evidence:
             name=facts.name,
             licence=facts.licence,
             published=self.published or None,
-            evidence="documents absent from an older copy" if self.corpus.meta.get("absent_from") else "assumed",
+            evidence=self._why_known(message, rebuilt.base_sha256),
             sha256=rebuilt.base_sha256,
         )
+
+    def _why_known(self, message: Message, sha256: str) -> Why:
+        """Why the base's weights cannot have been fitted to the certified documents."""
+        found, known = find_source(self.source), self.corpus.prior
+        if found.kind == "folder" and known is not None and message.header.setting.prior_tag is not None:
+            fitted = read_fitted_base(found.path)
+            if fitted is not None and (fitted.sha256, fitted.documents_sha256) == (sha256, known.content_sha256()):
+                return "known documents" if fitted.start_is_random else "known documents, from an assumed start"
+        return "documents absent from an older copy" if self.corpus.meta.get("older_copy") else "assumed"

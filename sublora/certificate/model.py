@@ -17,6 +17,9 @@ from sublora.run_folder import RunFolder
 FORMAT: Literal[3] = 3
 
 Sha256 = Field(pattern="^[0-9a-f]{64}$")
+Why = Literal[
+    "assumed", "documents absent from an older copy", "known documents", "known documents, from an assumed start"
+]
 
 
 class Part(BaseModel):
@@ -142,8 +145,9 @@ class PretrainedBase(Part):
     licence: str | None
     published: str | None
     """date that the issuer states"""
-    evidence: Literal["assumed", "documents absent from an older copy"]
-    """why the weights cannot have been fitted to the documents"""
+    evidence: Why
+    """why the weights cannot have been fitted to the documents; known documents: the base's folder says that random
+    weights were fitted to those alone (from an assumed start: that another base was)"""
     sha256: str = Sha256
 
 
