@@ -100,7 +100,7 @@ def test_documents_that_are_held_back_are_not_trained_on(corpus_dir):
     assert len(held_back) == len(prior) // 20
     assert sorted([*fitted, *held_back]) == list(range(len(prior)))
     part = module._part(prior, held_back)
-    for i, row in enumerate(held_back):
+    for i, row in enumerate(held_back.tolist()):
         assert (part.document(i) == prior.document(row)).all()
     # Crops are cut from these documents alone: each is followed by end-of-text, and nothing else is there.
     assert len(part.tokens) == part.lengths.sum() + len(part)
@@ -251,7 +251,7 @@ def test_last_digits_are_reported_and_not_refused(issued, base, corpus_dir, tmp_
 
 
 def test_what_cannot_be_fitted_is_said_in_one_line(base, corpus_dir, data_dir, tmp_path):
-    with pytest.raises(CorpusError, match="no documents known beforehand.*--prior-share"):
+    with pytest.raises(CorpusError, match=r"no documents known beforehand.*--prior-share"):
         fit(data_dir, tmp_path / "b")
     with pytest.raises(ConfigError, match=r"--pretrain\.out_dir=FOLDER"):
         pretrain(load_config([f"--data.dataset_dir={corpus_dir}"]))
@@ -259,7 +259,7 @@ def test_what_cannot_be_fitted_is_said_in_one_line(base, corpus_dir, data_dir, t
         fit(corpus_dir, base, "--system.seed=7")
     with pytest.raises(CorpusError, match=r"lower it, or set data\.batching=documents"):
         fit(corpus_dir, tmp_path / "b", "--data.batching=crops", "--data.block_size=2000")
-    with pytest.raises(ConfigError, match="pretrain.optimizer 'sgd' not recognized: adamw or muon"):
+    with pytest.raises(ConfigError, match=r"pretrain\.optimizer 'sgd' not recognized: adamw or muon"):
         load_config(["--pretrain.optimizer=sgd"])
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "config.json").write_text("{}")

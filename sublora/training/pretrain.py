@@ -37,6 +37,7 @@ from sublora.nn.lora import add_lora
 from sublora.nn.loss import NextTokenLoss, call_on_batch
 from sublora.nn.precision import resolve_dtype
 from sublora.nn.pretrained import load_pretrained, source_sha256
+from sublora.nn.quiet import quiet_transformers
 from sublora.progress import progress
 from sublora.run_folder import RunFolder
 from sublora.training.fitted_base import FittedBase, read_fitted_base, settings_of
@@ -349,11 +350,9 @@ class _Pretraining:
         """Write the best weights as a folder that transformers loads, what they are, and remove the checkpoints."""
         tensors, state = self._load("best")
         self._set(tensors)
-        model = merge(self.net.cpu())  # type: ignore[arg-type]
-        # `merge` takes a head apart from the embedding that it was tied to; nothing has moved it.
-        model.tie_weights()
         out_dir, folder = self.folder.path, self.folder
-        model.save_pretrained(out_dir)
+        with quiet_transformers():
+            merge(self.net.cpu()).save_pretrained(out_dir)
         record = FittedBase(
             settings=settings_of(self.config),
             documents=len(self.known),
