@@ -30,6 +30,9 @@ from sublora.run_folder import RunFolder
         (["verify", "nowhere", "--arithmetik"], "unexpected argument '--arithmetik'"),
         (["verify", "nowhere", "--arithmetic", "--base", "some"], "--base and --reproduced-key need --data DIR"),
         (["verify", "nowhere", "--arithmetic", "--reproduced-key", "key.pem"], "need --data DIR"),
+        (["verify", "nowhere", "--data", "d", "--retrain-base"], "--retrain-base needs --base FOLDER"),
+        (["verify", "nowhere", "--data", "d", "--start", "base"], "--start needs --retrain-base"),
+        (["pretrain", "--pretrain.max_iters=3"], "say where the base is written to"),
         (["attest", "nowhere", "--key", "key.pem"], "cannot read the certificate nowhere"),
         (["report", "nowhere"], "nowhere"),
         (["report", "one", "two"], "give --out FOLDER to compare several runs"),
@@ -46,7 +49,7 @@ def test_bad_input_is_one_line(arguments, message, capsys, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["train", "bounds", "demo"])
+@pytest.mark.parametrize("command", ["pretrain", "train", "bounds", "demo"])
 def test_help_lists_every_key(command, capsys):
     assert main([command, "--help"]) == 0
     assert "--sublora.allocation_ratio" in capsys.readouterr().out
@@ -57,7 +60,9 @@ def test_help_of_the_program(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("prepare", "train", "bounds", "verify", "attest", "report", "demo"))
+    assert all(
+        command in out for command in ("prepare", "pretrain", "train", "bounds", "verify", "attest", "report", "demo")
+    )
 
 
 @pytest.fixture

@@ -11,7 +11,9 @@ import torch
 from certified_run import flags, write_corpus
 from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
+from sublora.certificate.evidence import why_known
 from sublora.certificate.issue import certify
+from sublora.certificate.model import read_certificate
 from sublora.certificate.retrain import retrain_base
 from sublora.certificate.verify import verify
 from sublora.cli import main
@@ -108,8 +110,7 @@ def test_documents_that_are_held_back_are_not_trained_on(corpus_dir):
     assert divide(2)[1].size == 1
 
 
-@pytest.mark.parametrize("killed_at", [3, 10, 17])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize(("killed_at", "optimizer"), [(3, "adamw"), (10, "muon"), (17, "muon")])
 def test_a_killed_fitting_ends_with_the_same_bits(corpus_dir, tmp_path, monkeypatch, killed_at, optimizer):
     extra = [f"--pretrain.optimizer={optimizer}", "--pretrain.eval_interval=5", "--model.dropout=0.1"]
     whole = fit(corpus_dir, tmp_path / "whole", *extra)
@@ -168,6 +169,9 @@ def test_a_pretrained_base_is_where_it_begins(base, corpus_dir, tmp_path):
     record = read_fitted_base(further)
     assert not record.start_is_random and record.start_sha256 == sha256(base)
     assert record.evaluations[0][1] == pytest.approx(read_fitted_base(base).best_loss)
+    corpus = open_corpus(corpus_dir)
+    said = why_known(str(further), record.sha256, corpus, corpus.prior)
+    assert said == "known documents, from an assumed start"
     with pytest.raises(ConfigError, match="holds another base"):
         fit(corpus_dir, further)
     assert fit(corpus_dir, further, *extra) == further
@@ -178,7 +182,7 @@ def issued(base, corpus_dir, tmp_path_factory):
     """A certificate on the base."""
     run = tmp_path_factory.mktemp("run")
     own = [word for word in flags(corpus_dir, run) if not word.startswith("--model.n_")]
-    own += [f"--prior.base={base}", "--data.batching=documents"]
+    own += [f"--prior.base={base}", "--data.batching=documents", "--bounds.bound_samples=40", "--training.max_iters=10"]
     train(load_config(own))
     certify(load_config(own))
     return run
@@ -199,6 +203,21 @@ def test_only_these_documents_and_weights_are_evidence(issued, base, corpus_dir,
         change_record(copy, **{name: "0" * 64})
         with pytest.raises(CertificateError, match="evidence"):
             verify(issued, corpus_dir, base=str(copy))
+
+
+def test_without_a_record_the_corpus_says_why_the_base_is_known(base, corpus_dir, tmp_path):
+    corpus, sha = open_corpus(corpus_dir), sha256(base)
+    older = dataclasses.replace(corpus, meta=corpus.meta | {"older_copy": "botocore 1.0"})
+    silent = shutil.copytree(base, tmp_path / "silent")
+    (silent / "pretrain.json").unlink()
+    assert why_known(str(base), sha, older, corpus.prior) == "known documents"
+    # A message that names no known documents does not pay for the choice of them.
+    assert why_known(str(base), sha, corpus, None) == "assumed"
+    assert why_known(str(silent), sha, corpus, corpus.prior) == "assumed"
+    assert why_known(str(silent), sha, older, corpus.prior) == "documents absent from an older copy"
+    (silent / "pretrain.json").write_text('{"sha256": 3}')
+    with pytest.raises(ConfigError, match=r"pretrain\.json is damaged"):
+        why_known(str(silent), sha, corpus, corpus.prior)
 
 
 def change_record(folder, **changes):
@@ -230,7 +249,7 @@ def tampered(base, folder, scale):
 
 
 def test_a_base_that_knows_more_is_refused(issued, base, corpus_dir, tmp_path):
-    certificate = verify(issued, corpus_dir, base=str(base)).certificate
+    certificate = read_certificate(issued)
     copy = tampered(base, tmp_path / "much", 0.1)
     with pytest.raises(CertificateError, match="are not those that"):
         retrain_base(certificate, corpus_dir, copy)
@@ -241,7 +260,7 @@ def test_a_base_that_knows_more_is_refused(issued, base, corpus_dir, tmp_path):
 
 
 def test_last_digits_are_reported_and_not_refused(issued, base, corpus_dir, tmp_path):
-    certificate = verify(issued, corpus_dir, base=str(base)).certificate
+    certificate = read_certificate(issued)
     copy = tampered(base, tmp_path / "little", 1e-6)
     part = certificate.prior.base.model_copy(update={"sha256": sha256(copy)})
     other = certificate.model_copy(update={"prior": certificate.prior.model_copy(update={"base": part})})

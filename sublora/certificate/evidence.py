@@ -15,7 +15,7 @@ from sublora.certificate.known import known_code, measure_known
 from sublora.certificate.model import How, Known, PretrainedBase, Prior, RandomBase, Why
 from sublora.certificate.terms import make_terms
 from sublora.coding.message import Header, Message
-from sublora.corpus.corpus import Corpus
+from sublora.corpus.corpus import Corpus, Split
 from sublora.corpus.units import sample_units
 from sublora.nn.base import describe_base
 from sublora.nn.create_model import build_base
@@ -90,7 +90,7 @@ class Evidence:
         )
 
     def _prior(self, message: Message, rebuilt: Rebuilt) -> Prior:
-        documents = self.corpus.prior if message.header.setting.prior_tag is not None else None
+        documents = self._documents(message)
         return Prior(
             base=self._base(message, rebuilt),
             D=rebuilt.D,
@@ -100,6 +100,10 @@ class Evidence:
             prompt_tokens=len(rebuilt.prompt),
             known=self.known,
         )
+
+    def _documents(self, message: Message) -> Split | None:
+        """The documents known beforehand that a message names."""
+        return self.corpus.prior if message.header.setting.prior_tag is not None else None
 
     def _base(self, message: Message, rebuilt: Rebuilt) -> RandomBase | PretrainedBase:
         architecture = message.header.architecture
@@ -120,15 +124,26 @@ class Evidence:
             name=facts.name,
             licence=facts.licence,
             published=self.published or None,
-            evidence=self._why_known(message, rebuilt.base_sha256),
+            evidence=why_known(self.source, rebuilt.base_sha256, self.corpus, self._documents(message)),
             sha256=rebuilt.base_sha256,
         )
 
-    def _why_known(self, message: Message, sha256: str) -> Why:
-        """Why the base's weights cannot have been fitted to the certified documents."""
-        found, known = find_source(self.source), self.corpus.prior
-        if found.kind == "folder" and known is not None and message.header.setting.prior_tag is not None:
-            fitted = read_fitted_base(found.path)
-            if fitted is not None and (fitted.sha256, fitted.documents_sha256) == (sha256, known.content_sha256()):
-                return "known documents" if fitted.start_is_random else "known documents, from an assumed start"
-        return "documents absent from an older copy" if self.corpus.meta.get("older_copy") else "assumed"
+
+def why_known(source: str, sha256: str, corpus: Corpus, known: Split | None) -> Why:
+    """Return why a base's weights cannot have been fitted to the certified documents.
+
+    Args:
+        source: of the base; a folder may say that it was fitted to known documents.
+        sha256: of its weights.
+        corpus: that is certified.
+        known: the known documents that the message names, None where it names none.
+
+    Raises:
+        ConfigError: there is no such base, or what its folder says is damaged.
+    """
+    found = find_source(source)
+    if found.kind == "folder" and known is not None:
+        fitted = read_fitted_base(found.path)
+        if fitted is not None and (fitted.sha256, fitted.documents_sha256) == (sha256, known.content_sha256()):
+            return "known documents" if fitted.start_is_random else "known documents, from an assumed start"
+    return "documents absent from an older copy" if corpus.meta.get("older_copy") else "assumed"
