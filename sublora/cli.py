@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--prior-before", type=int, metavar="N", help="the first N documents are known beforehand")
     prepare.add_argument("--prior-before-year", type=int, metavar="YEAR", help="so are those before a year (sotu)")
     for name, text in (
+        ("pretrain", "fit a base to the documents known beforehand"),
         ("train", "train alpha"),
         ("bounds", "quantize, write the message, and certify"),
         ("demo", "prepare, train, bounds, verify and report in one go"),
@@ -68,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--data", type=Path, help="corpus: rebuild the model from the message, draw and score again")
     verify.add_argument("--arithmetic", action="store_true", help="check the arithmetic from the recorded losses only")
     verify.add_argument("--base", default="", help="your own copy of a pretrained base: folder, GGUF file or hub id")
+    verify.add_argument("--retrain-base", action="store_true", help="also fit the base again to the known documents")
+    verify.add_argument("--start", default="", help="your own copy of the base that the fitting began with")
     verify.add_argument("--public-key", type=Path, metavar="PEM", help="also check who signed the certificate")
     verify.add_argument("--reproduced-key", type=Path, metavar="PEM", help="sign with this key that you reproduced it")
     attest = commands.add_parser("attest", help="sign a certificate")
@@ -103,6 +106,15 @@ def _prepare(options: argparse.Namespace) -> None:
     )
 
 
+def _pretrain(arguments: Sequence[str]) -> None:
+    from sublora.config import load_config
+
+    config = load_config(arguments)
+    from sublora.training.pretrain import pretrain
+
+    sys.stdout.write(f"{pretrain(config)}\n")
+
+
 def _train(arguments: Sequence[str]) -> None:
     from sublora.config import load_config
 
@@ -129,6 +141,8 @@ def _verify(options: argparse.Namespace) -> None:
         raise SubloraError("give either --data DIR (full replay) or --arithmetic")
     if options.arithmetic and (options.reproduced_key or (options.base and not options.public_key)):
         raise SubloraError("--base and --reproduced-key need --data DIR: the arithmetic alone measures nothing")
+    if (options.retrain_base and not options.base) or (options.start and not options.retrain_base):
+        raise SubloraError("--retrain-base needs --base FOLDER, and --start needs --retrain-base")
     from sublora.certificate.model import read_certificate
     from sublora.certificate.verify import verify
 
@@ -141,6 +155,11 @@ def _verify(options: argparse.Namespace) -> None:
         sys.stdout.write(f"signed: {run.attestation} by the key of {options.public_key}\n")
     verified = verify(options.certificate, options.data, base=options.base)
     sys.stdout.write(f"{verified.in_words()}\n")
+    if options.retrain_base:
+        from sublora.certificate.retrain import retrain_base
+
+        again = retrain_base(verified.certificate, options.data, Path(options.base), options.start)
+        sys.stdout.write(f"{again.in_words()}\n")
     if options.reproduced_key:
         from sublora.certificate.signing import sign_reproduction
 
@@ -260,7 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # matplotlib embeds fonts in PDF figures with it, and it reports every table of a font.
     logging.getLogger("fontTools").setLevel(logging.WARNING)
-    configured = {"train": _train, "bounds": _bounds, "demo": _demo}
+    configured = {"pretrain": _pretrain, "train": _train, "bounds": _bounds, "demo": _demo}
     try:
         if options.command in configured:
             if {"-h", "--help"} & set(rest):

@@ -104,6 +104,16 @@ class RunFolder:
         return self.path / ".lock"
 
     @property
+    def pretrain(self) -> Path:
+        """What a base was fitted to and how."""
+        return self.path / "pretrain.json"
+
+    @property
+    def pretraining(self) -> Path:
+        """Checkpoints of a base until it is finished."""
+        return self.path / "pretraining"
+
+    @property
     def tensorboard(self) -> Path:
         """Files of TensorBoard."""
         return self.path / "tensorboard"

@@ -34,11 +34,14 @@ START_KIB = peak_kib()
 def check(data: bytes) -> None:
     """Decode; raises for anything that the decoder must not do."""
     try:
-        size = decode_message(data, max_symbols=MAX_SYMBOLS).alpha.size
+        message = decode_message(data, max_symbols=MAX_SYMBOLS)
     except MessageError:
-        size = 1
-    if not 1 <= size <= MAX_SYMBOLS:
-        raise AssertionError(f"{size} symbols")
+        pass
+    else:
+        size, adapter = message.alpha.size, message.spec.adapter
+        # The base as it is has nothing to move.
+        if size > MAX_SYMBOLS or (size == 0) != (adapter == "none"):
+            raise AssertionError(f"{size} symbols with adapter {adapter}")
     if (grown := peak_kib() - START_KIB) > LIMIT_KIB:
         raise MemoryError(f"the process has grown by {grown} KiB")
 

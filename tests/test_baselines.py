@@ -5,13 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 from corpora import write_tokens
-from sublora.certificate.fallback import measure_fallback
 
 from sublora import seeds
-from sublora.certificate.baselines import MIXTURE_WEIGHT, baselines
-from sublora.certificate.claims import Terms, mixture_losses, risk_bound
+from sublora.certificate import baselines as module
+from sublora.certificate.baselines import MIXTURE_WEIGHT
+from sublora.certificate.claims import mixture_losses, risk_bound
+from sublora.certificate.known import known_code, measure_known
+from sublora.certificate.terms import Terms
+from sublora.coding.setting import Setting
 from sublora.corpus.baselines import adaptive_bits, uniform_bits, zlib_bits
-from sublora.corpus.corpus import Corpus, Split, open_corpus
+from sublora.corpus.corpus import open_corpus
 from sublora.corpus.ngram import fit_ngram, subset
 from sublora.corpus.units import sample_units
 from sublora.draws import shuffled
@@ -19,11 +22,23 @@ from sublora.draws import shuffled
 DELTA = 0.05
 
 
-def terms_for(corpus, bound_type="document_level", block_size=8):
+def code_for(corpus, bound_type="document_level", block_size=8, order=0):
+    return known_code(corpus, sample_units(corpus, corpus.train, bound_type, block_size), order)
+
+
+def terms_for(corpus, bound_type="document_level", block_size=8, order=0):
     units = sample_units(corpus, corpus.train, bound_type, block_size)
-    fallback = measure_fallback(units, DELTA)
+    known = measure_known(code_for(corpus, bound_type, block_size, order), units, Setting(), 0)
     n, least = units.sample_size(bound_type), units.min_tokens
-    return Terms(bound_type, 999, n, DELTA, True, 0.25, units.n_symbols, least, fallback, True)
+    return Terms(bound_type, 999, n, DELTA, True, 0.25, units.n_symbols, least, known, False, True)
+
+
+def baselines(corpus, bound_type="document_level", order=0):
+    """What a certificate shows, each as a dictionary, without what is not known."""
+    found = module.baselines(
+        corpus, code_for(corpus, bound_type, order=order), terms_for(corpus, bound_type, order=order)
+    )
+    return [{k: v for k, v in b.model_dump().items() if v is not None} for b in found]
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +70,7 @@ def test_codes_that_know_nothing(sotu):
 
 
 def test_what_is_compared(small):
-    found = {b["name"]: b for b in baselines(small, terms_for(small))}
+    found = {b["name"]: b for b in baselines(small)}
     assert list(found)[:4] == ["uniform coding", "Zipf's law over token ids", "coded unigram", "coded bigram"]
     (known,) = [b for name, b in found.items() if name.endswith("fitted to a random half")]
     assert known["bits"] == 0
@@ -66,12 +81,12 @@ def test_what_is_compared(small):
     assert all(b["bound"] <= np.log2(9) for name, b in found.items() if "Zipf" not in name)
     assert found["coded bigram"]["bound"] < found["coded unigram"]["bound"]
     # Bytes are unknown here.
-    assert not any("bpb" in b or "bound_bpb" in b for b in found.values())
+    assert not any("held_out_bpb" in b or "bound_bpb" in b for b in found.values())
 
 
 def test_an_ngram_is_certified_from_the_half_that_it_does_not_know(small):
     terms = terms_for(small)
-    (known,) = [b for b in baselines(small, terms) if "half" in b["name"]]
+    (known,) = [b for b in baselines(small) if "half" in b["name"]]
     order = shuffled("half", b"", 400)
     units = sample_units(small, small.train, "document_level", 8)
     size = {"uni": 1, "bi": 2, "tri": 3}.get(known["name"].split("gram")[0]) or int(known["name"].split("-")[0])
@@ -88,31 +103,22 @@ def test_an_ngram_is_certified_from_the_half_that_it_does_not_know(small):
     assert abs(other - known["bound"]) > 1e-3
 
 
-@dataclasses.dataclass(frozen=True)
-class _WithPrior(Corpus):
-    """A corpus with a prior share."""
-
-    prior: Split | None = None
-
-
-def with_prior(corpus, prior):
-    return _WithPrior(**{f.name: getattr(corpus, f.name) for f in dataclasses.fields(Corpus)}, prior=prior)
-
-
-def test_the_prior_share_is_known_beforehand(small):
+def test_known_documents_are_known_beforehand(small):
     prior = subset(small.train, np.arange(300))
-    corpus = with_prior(dataclasses.replace(small, train=subset(small.train, np.arange(300, 400))), prior)
-    found = baselines(corpus, terms_for(corpus))
+    corpus = dataclasses.replace(small, train=subset(small.train, np.arange(300, 400)), prior=prior)
+    found = baselines(corpus)
     (known,) = [b for b in found if "fitted to" in b["name"]]
-    assert known["name"].endswith("fitted to the prior share")
+    assert known["name"].endswith("fitted to the known documents")
     assert known["bits"] == 0
     assert known["bound"] < min(b["bound"] for b in found if b is not known)
-    assert any("half" in b["name"] for b in baselines(with_prior(small, None), terms_for(small)))
+    # An n-gram that the model falls back on is shown as that, and not a second time.
+    (fallen_back_on,) = [b for b in baselines(corpus, order=2) if "known documents" in b["name"]]
+    assert fallen_back_on["bound"] < min(b["bound"] for b in found if b is not known)
 
 
 @pytest.mark.parametrize("bound_type", ["sequence_level", "token_level"])
 def test_other_units(small, bound_type):
-    found = baselines(small, terms_for(small, bound_type))
+    found = baselines(small, bound_type)
     names = " ".join(b["name"] for b in found)
     assert "coded bigram" in names
     assert ("half" in names) == (bound_type == "sequence_level")
@@ -127,7 +133,7 @@ def test_bits_per_byte(small):
         split = getattr(small, name)
         splits[name] = dataclasses.replace(split, byte_lengths=2 * split.lengths)
     corpus = dataclasses.replace(small, **splits)
-    for b in baselines(corpus, terms_for(corpus)):
-        assert b["bpb"] == pytest.approx(b["held_out"] / 2)
+    for b in baselines(corpus):
+        assert b["held_out_bpb"] == pytest.approx(b["held_out"] / 2)
         # The excess may be as large as before, so a bound need not be half.
-        assert b["bpb"] < b["bound_bpb"] < b["bound"]
+        assert b["held_out_bpb"] < b["bound_bpb"] < b["bound"]

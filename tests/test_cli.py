@@ -30,6 +30,9 @@ from sublora.run_folder import RunFolder
         (["verify", "nowhere", "--arithmetik"], "unexpected argument '--arithmetik'"),
         (["verify", "nowhere", "--arithmetic", "--base", "some"], "--base and --reproduced-key need --data DIR"),
         (["verify", "nowhere", "--arithmetic", "--reproduced-key", "key.pem"], "need --data DIR"),
+        (["verify", "nowhere", "--data", "d", "--retrain-base"], "--retrain-base needs --base FOLDER"),
+        (["verify", "nowhere", "--data", "d", "--start", "base"], "--start needs --retrain-base"),
+        (["pretrain", "--pretrain.max_iters=3"], "say where the base is written to"),
         (["attest", "nowhere", "--key", "key.pem"], "cannot read the certificate nowhere"),
         (["report", "nowhere"], "nowhere"),
         (["report", "one", "two"], "give --out FOLDER to compare several runs"),
@@ -46,7 +49,7 @@ def test_bad_input_is_one_line(arguments, message, capsys, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["train", "bounds", "demo"])
+@pytest.mark.parametrize("command", ["pretrain", "train", "bounds", "demo"])
 def test_help_lists_every_key(command, capsys):
     assert main([command, "--help"]) == 0
     assert "--sublora.allocation_ratio" in capsys.readouterr().out
@@ -57,7 +60,9 @@ def test_help_of_the_program(capsys):
         main(["--help"])
     assert stopped.value.code == 0
     out = capsys.readouterr().out
-    assert all(command in out for command in ("prepare", "train", "bounds", "verify", "attest", "report", "demo"))
+    assert all(
+        command in out for command in ("prepare", "pretrain", "train", "bounds", "verify", "attest", "report", "demo")
+    )
 
 
 @pytest.fixture
@@ -178,8 +183,8 @@ def test_a_demo_takes_its_steps_in_order_and_keeps_their_times(tmp_path, monkeyp
     taken = []
 
     def step(name, result=None):
-        def take(*arguments):
-            taken.append((name, arguments))
+        def take(*arguments, **options):
+            taken.append((name, arguments, options))
             return result
 
         return take
@@ -193,9 +198,11 @@ def test_a_demo_takes_its_steps_in_order_and_keeps_their_times(tmp_path, monkeyp
     ):
         monkeypatch.setitem(sys.modules, f"sublora.{module}", SimpleNamespace(**{name: step(name, result)}))
     words = [f"--login.out_dir={tmp_path / 'run'}", "--bounds.delta=0.01", f"--data.dataset_dir={tmp_path}"]
+    words += ["--corpus.source=text", '--corpus.new=["a.txt"]', "--prior.share=0.25"]
     run = demo(load_config(words), words)
-    assert [name for name, _ in taken] == ["prepare", "train", "certify", "verify_elsewhere", "write_report"]
+    assert [name for name, *_ in taken] == ["prepare", "train", "certify", "verify_elsewhere", "write_report"]
     assert set(json.loads(run.times.read_text())) == {"prepare", "train", "bounds", "verify", "report"}
-    prepared, (certified,) = taken[0][1], taken[2][1]
-    assert prepared == ("sotu", tmp_path)
+    prepared, (certified,) = taken[0], taken[2][1]
+    assert prepared[1] == ("text", tmp_path)
+    assert (prepared[2]["paths"], prepared[2]["prior_share"], prepared[2]["tokenizer"]) == (["a.txt"], 0.25, None)
     assert certified.bounds.delta == 0.01 and certified.model.best_checkpoint_path == str(run.path)

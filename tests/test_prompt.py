@@ -82,7 +82,8 @@ def prompt_flags(known_dir, base, out_dir, *extra):
     options = [word for word in flags(known_dir, out_dir) if not word.startswith(("--model.n_", "--bounds.bound_s"))]
     return [
         *options, "--data.batching=documents", "--data.block_size=160", f"--prior.base={base}",
-        "--training.max_iters=2", "--prompt.candidates=4", "--prompt.search_documents=5", "--bounds.bound_samples=20", *extra,
+        "--training.max_iters=2", "--prompt.candidates=4", "--prompt.search_documents=5",
+        "--bounds.bound_samples=20", *extra,
     ]  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def mean_bits(model, corpus):
 def test_what_is_coded_is_what_was_trained(corpus, method, levels):
     wrapper = QuantizingWrapper(a_model(), levels=levels, method=method)
     before = mean_bits(wrapper, corpus)
-    wrapper.fit(Batches(corpus.train, 12), steps=30, learning_rate=0.05, **BATCHES)
+    wrapper.fit(Batches(corpus.train, 12), steps=30, learning_rate=0.02, **BATCHES)
     quantized = wrapper.quantized()
     assert len(np.unique(quantized.reconstruction)) <= levels
     alpha = wrapper.parameters_by_name()["subspace_params"].detach().numpy()

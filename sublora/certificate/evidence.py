@@ -12,18 +12,20 @@ from sublora.certificate.baselines import baselines
 from sublora.certificate.draw import draw_units
 from sublora.certificate.held_out import held_out
 from sublora.certificate.known import known_code, measure_known
-from sublora.certificate.model import Baseline, HeldOut, How, Known, PretrainedBase, Prior, RandomBase
+from sublora.certificate.model import Baseline, HeldOut, How, Known, PretrainedBase, Prior, RandomBase, Why
 from sublora.certificate.terms import make_terms
 from sublora.coding.message import Header, Message
-from sublora.corpus.corpus import Corpus
+from sublora.corpus.corpus import Corpus, Split
 from sublora.corpus.split import common_documents
 from sublora.corpus.units import sample_units
 from sublora.nn.base import describe_base
 from sublora.nn.create_model import build_base
+from sublora.nn.sources import find_source
 from sublora.run_folder import RunFolder
 from sublora.scoring.measure import Protocol, Rebuilt, References, rebuild, score, scoring_key
 from sublora.scoring.processes import Processes
 from sublora.scoring.scores import Scores
+from sublora.training.fitted_base import read_fitted_base
 
 PACKAGES = ("torch", "transformers", "peft", "numpy", "constriction")
 
@@ -112,7 +114,7 @@ class Evidence:
         )
 
     def _prior(self, message: Message, rebuilt: Rebuilt) -> Prior:
-        documents = self.corpus.prior if message.header.setting.prior_tag is not None else None
+        documents = self._documents(message)
         return Prior(
             base=self._base(message, rebuilt),
             D=rebuilt.D,
@@ -122,6 +124,10 @@ class Evidence:
             prompt_tokens=len(rebuilt.prompt),
             known=self.known,
         )
+
+    def _documents(self, message: Message) -> Split | None:
+        """The documents known beforehand that a message names."""
+        return self.corpus.prior if message.header.setting.prior_tag is not None else None
 
     def _base(self, message: Message, rebuilt: Rebuilt) -> RandomBase | PretrainedBase:
         architecture = message.header.architecture
@@ -142,7 +148,7 @@ class Evidence:
             name=facts.name,
             licence=facts.licence,
             published=self.published or None,
-            evidence="documents absent from an older copy" if absent_from_older_copy(self.corpus) else "assumed",
+            evidence=why_known(self.source, rebuilt.base_sha256, self.corpus, self._documents(message)),
             sha256=rebuilt.base_sha256,
         )
 
@@ -157,3 +163,23 @@ def absent_from_older_copy(corpus: Corpus) -> bool:
     if not corpus.meta.get("older_copy") or not older or corpus.prior is None:
         return False
     return not common_documents(corpus.train, corpus.prior)
+
+
+def why_known(source: str, sha256: str, corpus: Corpus, known: Split | None) -> Why:
+    """Return why a base's weights cannot have been fitted to the certified documents.
+
+    Args:
+        source: of the base; a folder may say that it was fitted to known documents.
+        sha256: of its weights.
+        corpus: that is certified.
+        known: the known documents that the message names, None where it names none.
+
+    Raises:
+        ConfigError: there is no such base, or what its folder says is damaged.
+    """
+    found = find_source(source)
+    if found.kind == "folder" and known is not None:
+        fitted = read_fitted_base(found.path)
+        if fitted is not None and (fitted.sha256, fitted.documents_sha256) == (sha256, known.content_sha256()):
+            return "known documents" if fitted.start_is_random else "known documents, from an assumed start"
+    return "documents absent from an older copy" if absent_from_older_copy(corpus) else "assumed"

@@ -24,6 +24,9 @@ MOST_BYTES = 1 << 20
 _UNPRINTED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 Sha256 = Field(pattern="^[0-9a-f]{64}$")
+Why = Literal[
+    "assumed", "documents absent from an older copy", "known documents", "known documents, from an assumed start"
+]
 
 
 class Part(BaseModel):
@@ -149,8 +152,9 @@ class PretrainedBase(Part):
     licence: str | None
     published: str | None
     """date that the issuer states, YYYY-MM-DD"""
-    evidence: Literal["assumed", "documents absent from an older copy"]
-    """why the weights cannot have been fitted to the documents"""
+    evidence: Why
+    """why the weights cannot have been fitted to the documents; known documents: the base's folder says that random
+    weights were fitted to those alone (from an assumed start: that another base was)"""
     sha256: str = Sha256
 
     @field_validator("published")

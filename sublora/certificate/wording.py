@@ -142,6 +142,15 @@ def _base_sentence(prior: "Prior") -> str:
             f"Base weights ({base.name}{when}) count as known beforehand: that they were not fitted to the certified "
             "text is assumed, and if they were, the claims are void."
         )
+    if base.evidence.startswith("known documents"):
+        start = "" if base.evidence == "known documents" else (
+            " They began as another base, and that this was not fitted to the certified text is assumed."
+        )  # fmt: skip
+        return (
+            f"Base weights ({base.name}{when}) were fitted to documents known beforehand, which n does not count. That "
+            "they were fitted to nothing else is for the issuer to keep, and for `sublora verify --retrain-base` to "
+            f"check; otherwise the claims are void.{start}"
+        )
     return (
         f"Base weights ({base.name}{when}) count as known beforehand. The certified documents are absent from an older "
         "copy of their source; that the weights are no newer than that copy is for the reader to check."

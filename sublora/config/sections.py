@@ -22,6 +22,8 @@ BoundType = Literal["document_level", "sequence_level", "token_level"]
 BOUND_TYPES: tuple[BoundType, ...] = get_args(BoundType)
 CLAIMS = ("auto", "population", "source")
 BATCHINGS = ("crops", "documents")
+PRETRAINED_PARTS = ("all", "lora")
+PRETRAIN_OPTIMIZERS = ("adamw", "muon")
 QUANTIZERS = ("uniform", "kmeans", "trellis", "feedback")
 # Layers, heads and width (Radford et al. 2019, table 2). The largest goes by two names in the literature's code.
 GPT2_SIZES = {
@@ -212,6 +214,40 @@ class Prior:
             known = False
         if not known:
             raise ConfigError(f"prior.published {self.published!r} is not a date: write YYYY-MM-DD")
+
+
+@dataclass
+class Pretrain:
+    """`sublora pretrain`: fit a base to the corpus's known documents, before anything is certified."""
+
+    trains: str = "all"
+    """all: every weight of the base; lora: LoRA on the linear layers inside the layers, merged at the end"""
+    out_dir: str = ""
+    """folder that the base is written to, to be named as prior.base"""
+    max_iters: int = 2000
+    """optimizer steps"""
+    learning_rate: float = 1e-3
+    """peak learning rate; a cosine to 0 follows the warm-up"""
+    weight_decay: float = 0.1
+    """decoupled weight decay of matrices"""
+    batch_size: int = 32
+    """crops or documents in a step, see data.batching"""
+    warmup_iters: int = 100
+    """steps of linear warm-up"""
+    lora_r: int = 8
+    """rank of LoRA"""
+    optimizer: str = "adamw"
+    """adamw, or muon for the matrices inside the layers and adamw for the rest"""
+    eval_interval: int = 100
+    """steps between evaluations on known documents that are held back; the best weights are kept"""
+
+    def __post_init__(self) -> None:
+        _choice("pretrain.trains", self.trains, PRETRAINED_PARTS)
+        _choice("pretrain.optimizer", self.optimizer, PRETRAIN_OPTIMIZERS)
+        for name in ("max_iters", "batch_size", "lora_r", "eval_interval"):
+            _range(f"pretrain.{name}", getattr(self, name), 1)
+        for name in ("learning_rate", "weight_decay", "warmup_iters"):
+            _range(f"pretrain.{name}", getattr(self, name), 0)
 
 
 # What a pretrained base knows itself.
@@ -487,6 +523,7 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
     learning_rate: LearningRate = field(default_factory=LearningRate)
     prior: Prior = field(default_factory=Prior)
+    pretrain: Pretrain = field(default_factory=Pretrain)
     prompt: Prompt = field(default_factory=Prompt)
     model: Model = field(default_factory=Model)
     sublora: Sublora = field(default_factory=Sublora)
@@ -518,6 +555,7 @@ SECTIONS: dict[str, type] = {
     "optimizer": Optimizer,
     "learning_rate": LearningRate,
     "prior": Prior,
+    "pretrain": Pretrain,
     "prompt": Prompt,
     "model": Model,
     "sublora": Sublora,

@@ -159,20 +159,21 @@ def get_model(config: Config, vocab_size: int) -> SubspaceModule:
     )
 
 
-def merge(model: SubspaceModule | PreTrainedModel) -> PreTrainedModel:
+def merge(model: nn.Module) -> PreTrainedModel:
     """Write the trained parameters and the adapter into the base model, and return that plain transformers model.
 
-    The subspace module is used up: its wrapped module is the returned one. A base without an adapter is returned as it
-    is.
+    Args:
+        model: a SubspaceModule, which is used up: its wrapped module is the returned one; or a base with PEFT's
+            adapter, or without any, which is returned as it is.
     """
     net: Any = model.materialize() if isinstance(model, SubspaceModule) else model
     if not hasattr(net, "merge_and_unload"):
         merge_spectral(net)
         return net.eval()
-    head = net.get_output_embeddings()
-    base = getattr(head, "base_layer", head)
-    # A tied head shares its weight with the input embedding, which merging must not move.
-    base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
+    base = getattr(net.get_output_embeddings(), "base_layer", None)
+    if base is not None:
+        # A tied head shares its weight with the input embedding, which merging must not move.
+        base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return net.merge_and_unload().eval()

@@ -220,18 +220,18 @@ class SubspaceLoss(nn.Module):
 
     def of(self, batch: Batch) -> Float[Tensor, ""]:
         """Return the loss of a batch in nats: per token, or per byte, see `sublora.corpus.batches.Batches`."""
-        return call_on_batch(self, self.subspace, batch)
+        return call_on_batch(self, self.subspace.net, batch)
 
 
-def call_on_batch(function: Callable[..., Tensor], subspace: SubspaceModule, batch: Batch) -> Tensor:
-    """Return a function of inputs, targets, weights and rows, as SubspaceLoss is one, at a batch.
+def call_on_batch(function: Callable[..., Tensor], net: nn.Module, batch: Batch) -> Tensor:
+    """Return a function of inputs, targets, weights and rows, as NextTokenLoss is one, at a batch.
 
     Args:
-        function: what is called; it may compute with the model of the subspace alone.
-        subspace: the model.
+        function: what is called; it may compute with the model alone.
+        net: the model of transformers, with or without PEFT's adapter.
         batch: crops or documents.
     """
-    device = subspace.subspace_params.device
+    device = next(net.parameters()).device
     inputs, targets, weights = (torch.from_numpy(a).to(device) for a in (batch.inputs, batch.targets, batch.weights))
     if not len(batch.prefix):
         shape = len(batch.lengths), -1
@@ -239,7 +239,7 @@ def call_on_batch(function: Callable[..., Tensor], subspace: SubspaceModule, bat
     prefix, lengths = len(batch.prefix), batch.lengths.tolist()
     layout = Layout(prefix, lengths, device)
     inputs = torch.cat([torch.from_numpy(batch.prefix).to(device), inputs])
-    with packed_attention(transformer(subspace.net)) as in_float32:
+    with packed_attention(transformer(net)) as in_float32:
         layout.in_float32 = in_float32
         return function(inputs, targets, weights, Rows(prefix, lengths, layout))
 
@@ -271,6 +271,6 @@ class SubspaceLogits:
         values = {f"net.{name}": value for name, value in self.subspace.parameters_by_name().items()}
         return call_on_batch(
             lambda inputs, _targets, _weights, rows: functional_call(self._logits, values, (inputs, rows)),
-            self.subspace,
+            self.subspace.net,
             batch,
         )

@@ -66,7 +66,9 @@ class QuantizingWrapper(nn.Module):
     def _loss_of(self, batch: Batch) -> Tensor:
         """The loss of a batch in nats with the parameters rounded."""
         rounded = {f"subspace.{name}": value for name, value in self.parameters_by_name().items()}
-        return call_on_batch(lambda *arguments: functional_call(self._loss[0], rounded, arguments), self.model, batch)
+        return call_on_batch(
+            lambda *arguments: functional_call(self._loss[0], rounded, arguments), self.model.net, batch
+        )
 
     def forward(self, *args: object, **kwargs: object) -> object:
         """Call the model with its parameters rounded."""

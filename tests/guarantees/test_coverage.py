@@ -104,8 +104,8 @@ def test_coverage_on_beta_losses(name):
 
 
 def real_losses() -> np.ndarray:
-    """Losses of documents under a trained model, between 0 and 1: those of the demo from random weights."""
-    arrays = load_file(Path(__file__).parents[2] / "results" / "demo_scratch" / "losses.safetensors")
+    """Losses of documents under a trained model, between 0 and 1: those of the demo."""
+    arrays = load_file(Path(__file__).parents[2] / "results" / "demo" / "losses.safetensors")
     losses = arrays["bits"] / arrays["lengths"]
     return losses / losses.max() / 2
 
