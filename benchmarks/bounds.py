@@ -9,7 +9,7 @@ token above the model's own mean loss:
   deviation 1.0. Gaps are means over 20 draws.
 * all: V = 257, n = 25,000 documents, all measured, losses normal with mean 3.9 and standard deviation 0.45.
 
-* demo: the losses of the committed demo, results/demo: 5,000 draws from n documents. Bounds that need all n losses are
+* demo: the losses of the committed demo from random weights, results/demo_scratch: 5,000 draws from n documents. Bounds that need all n losses are
   given n losses distributed as those drawn, so they are projections; the two-stage bounds are what a certificate says.
 
 Synthetic losses are clipped to the limits of token smoothing with a = 0.1. The document mixture has weight 1/2 and
@@ -40,7 +40,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parent.parent
-DEMO = RunFolder(ROOT / "results" / "demo")
+DEMO = RunFolder(ROOT / "results" / "demo_scratch")
 DELTA = 0.05
 SMOOTHING = 0.1
 MIN_TOKENS = 16
