@@ -143,7 +143,7 @@ def test_scores_do_not_depend_on_threads():
 def subspace(family, use_lora):
     model = tiny(family)
     if use_lora:
-        model = add_lora(model, seed=0, attention_r=2, head_r=0 if family == "gpt_neox" else 2, lora_alpha=8)
+        model = add_lora(model, seed=0, rank=2, head_rank=0 if family == "gpt_neox" else 2, lora_alpha=8)
     out = create_intrinsic_model(model, intrinsic_dim=20, seed=0)
     with torch.no_grad():
         out.subspace_params.normal_(generator=torch.Generator().manual_seed(1))

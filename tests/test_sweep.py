@@ -65,12 +65,12 @@ def data_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def swept(data_dir, tmp_path_factory):
-    """A folder in which two configurations were run with two seeds, and what the sweep printed.
+    """A folder in which two configurations were run, and what the sweep printed.
 
     All but one of the trials of learning rates are made here, in this process: starting torch is what takes the time.
     """
     folder = tmp_path_factory.mktemp("sweep")
-    path = write_grid(folder, data_dir)
+    path = write_grid(folder, data_dir, seeds=[1])
     grid = read_grid(path)
     for trial in trials(grid, grid.variants)[1:]:
         perform_trial(json.dumps(trial.config.to_dict()), trial.variant.name)
@@ -80,7 +80,7 @@ def swept(data_dir, tmp_path_factory):
     return folder, done.stdout
 
 
-NAMES = [f"sublora-d40-{c}-seed{s}" for s in (1, 2) for c in ("uniform", "learned")]
+NAMES = [f"sublora-d40-{c}-seed{s}" for s in (1,) for c in ("uniform", "learned")]
 
 
 def test_every_run_ends_with_a_verified_certificate(swept):
@@ -95,7 +95,7 @@ def test_every_run_ends_with_a_verified_certificate(swept):
         record = json.loads(kept.verification.read_text())
         assert record["certificate"] == verify(folder / "work" / "runs" / name, None).certificate.digest
         assert set(record["seconds"]) == {"train", "bounds", "verify"}
-    assert "4 finished" in printed
+    assert "2 finished" in printed
 
 
 def test_learning_rates_are_chosen_and_kept(swept):
@@ -115,7 +115,7 @@ def test_the_best_of_all_pays_for_the_choice(swept):
         run = RunFolder(folder / "results" / name)
         certificate = read_certificate(run.certificate)
         selection = read_selection(run, certificate)
-        assert selection.candidates == 4
+        assert selection.candidates == 2
         assert [c.metric for c in selection.claims] == [c.metric for c in certificate.claims]
         assert all(s.bound >= c.bound for s, c in zip(selection.claims, certificate.claims, strict=True))
         assert selection.claims[0].bound > certificate.claims[0].bound
@@ -127,7 +127,7 @@ def test_a_sweep_is_analysed_from_its_folder(swept, tmp_path):
     assert sorted(run.name for run in runs) == sorted(NAMES)
     assert all(run.D and run.selection for run in runs)
     write_suite_report(folder / "results", tmp_path / "report")
-    assert "The best of 4 certificates is that of" in (tmp_path / "report" / "index.html").read_text()
+    assert "The best of 2 certificates is that of" in (tmp_path / "report" / "index.html").read_text()
 
 
 def test_what_is_finished_is_skipped(swept, caplog, capsys):
@@ -136,7 +136,7 @@ def test_what_is_finished_is_skipped(swept, caplog, capsys):
     before = {p: p.stat().st_mtime_ns for p in (folder / "results").glob("sublora-*/*")}
     assert main(["sweep", "--config-file", str(folder / "grid.yaml")]) == 0
     assert "started" not in caplog.text
-    assert capsys.readouterr().out.count("finished before") == 4
+    assert capsys.readouterr().out.count("finished before") == 2
     assert before == {p: p.stat().st_mtime_ns for p in (folder / "results").glob("sublora-*/*")}
 
 

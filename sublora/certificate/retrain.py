@@ -14,6 +14,7 @@ from sublora.draws import shuffled
 from sublora.errors import CertificateError
 from sublora.nn.pretrained import load_pretrained
 from sublora.nn.weights import hash_weights
+from sublora.run_folder import RunFolder
 from sublora.scoring.risk import score_units
 from sublora.training.fitted_base import FittedBase, read_fitted_base
 from sublora.training.pretrain import fit_base
@@ -65,13 +66,15 @@ def retrain_base(certificate: Certificate, data_dir: Path, base: Path, start: st
     """
     fitted = read_fitted_base(base)
     if fitted is None or not base.is_dir():
-        raise CertificateError(f"{base} has no pretrain.json: it does not say that it was fitted to known documents")
+        raise CertificateError(
+            f"{base} has no {RunFolder(base).pretrain.name}: it does not say that it was fitted to known documents"
+        )
     corpus = open_corpus(data_dir)
     if corpus.prior is None or corpus.prior.content_sha256() != fitted.documents_sha256:
         raise CertificateError(f"{base} says that it was fitted to other documents than those of {data_dir}")
     claimed, sha256 = load_pretrained(str(base), corpus.vocab_size)
     if not sha256 == fitted.sha256 == certificate.prior.base.sha256:
-        raise CertificateError(f"the weights in {base} are not those that its pretrain.json and the certificate name")
+        raise CertificateError(f"the weights in {base} are not those that its record and the certificate name")
     found = _fit_again(fitted, corpus, start)
     if hash_weights(found) == sha256:
         return Retrained(True, 0.0, 0.0, 0)
