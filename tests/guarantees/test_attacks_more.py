@@ -133,11 +133,12 @@ def test_documents_moved_between_parts_are_found(run, folder):
         verify(run.path, folder)
 
 
-def test_a_seed_has_nothing_to_do_with_blocks():
+@pytest.mark.parametrize("bound_type", ["sequence_level", "token_level"])
+def test_a_seed_has_nothing_to_do_with_blocks(run, folder, bound_type):
     """N counts documents of a population; blocks are not drawn from it."""
-    for bound_type in ("sequence_level", "token_level"):
-        with pytest.raises(MessageError, match="no claim is like this"):
-            Setting(bound_type=bound_type, split_seed=0)
+    reissue(run, folder, population(folder, bound_type=bound_type))
+    with pytest.raises(CertificateError, match="population of documents"):
+        verify(run.path, folder)
 
 
 def test_a_claim_about_tokens_measures_all_of_them():
