@@ -49,9 +49,8 @@ def test_windows_predict_every_token_once(lengths, block_size, data):
     split = make_split(lengths)
     documents = np.array(data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8)))
     packed = pack_windows(split, documents, block_size, stride)
-    assert (
-        packed.inputs.shape == packed.targets.shape == packed.mask.shape == (len(packed.document), packed.lengths.max())
-    )
+    shape = len(packed.document), packed.lengths.max()
+    assert packed.inputs.shape == packed.targets.shape == packed.mask.shape == shape
     row = 0
     for place, i in enumerate(documents):
         document = split.document(int(i))

@@ -194,7 +194,6 @@ HEADERS = [
         replace(header_of(UNIFORM), setting=replace(Setting(min_tokens=40, min_characters=40), **change))
         for change in (
             {"bound_type": "sequence_level"},
-            {"bound_type": "token_level"},
             {"delta": Fraction(1, 100)},
             {"delta": Fraction(3, 10**18)},
             {"joint": True},
@@ -230,6 +229,7 @@ HEADERS = [
             {"block_size": 256},
         )
     ),
+    replace(header_of(UNIFORM), setting=Setting(bound_type="token_level"), samples=0),
     *(replace(header_of(UNIFORM), **change) for change in ({"samples": 0}, {"stride": 5}, {"mixture_exponent": 64})),
     *(
         replace(header_of(UNIFORM), setting=Setting(prior_tag=1), prompt=Prompt(d))

@@ -51,9 +51,12 @@ def coded_setting(
         ngram_order: of the code that is fitted to them; 0 for none.
 
     Raises:
-        CertificateError: a claim about a population that the corpus does not record.
+        CertificateError: a claim about a population that the corpus does not record, or about blocks of one.
         CorpusError: known documents that it does not have, or that are training documents too.
     """
+    if population and bound_type != "document_level":
+        # N counts documents, and no seed drew blocks from anything.
+        raise CertificateError(f"a {bound_type} claim is not about a population of documents: set bounds.claim=source")
     if population and corpus.split_seed is None:
         raise CertificateError(
             f"{corpus.path} does not record a random choice from a population: set bounds.claim=source"

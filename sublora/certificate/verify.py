@@ -42,8 +42,8 @@ _UNCHECKED = (
 )
 
 _BELIEVED = (
-    "Taken from the folder of data: that its documents are those of the source it names, with these tokens and bytes. "
-    "To check that too, make the folder yourself with sublora prepare."
+    "Taken from the folder of data: that its documents are those of the source it names, with these tokens and bytes, "
+    "and that what it calls known beforehand was. To check that too, make the folder yourself with sublora prepare."
 )
 
 

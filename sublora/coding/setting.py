@@ -67,8 +67,6 @@ class Setting:
             and 0 < self.delta < 1
             and (self.split_seed is None or 0 <= self.split_seed <= MAX_SPLIT_SEED)
             and 0 <= self.eot_token < self.vocab_size <= MAX_VOCABULARY
-            # A population is one of documents, and a seed divides them; blocks are not drawn from it.
-            and (self.split_seed is None or self.bound_type == "document_level")
             and min(self.min_tokens, self.min_characters + 1) >= 1
             and 0 <= self.ngram_order <= MAX_ORDER
             and (self.prior_tag is not None or not self.ngram_order)

@@ -14,6 +14,7 @@ from sublora import seeds
 from sublora.corpus.digest import count_distinct, document_digests, hash_documents
 from sublora.corpus.index import HOW_TO_GET_DATA, TOKEN, UNKNOWN, index_path, load_index, scan
 from sublora.errors import CorpusError
+from sublora.files import read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ META = "meta.json"
 BYTES_TOKENIZER = "bytes: fixed, fitted on nothing"
 BYTES_EOT_VOCAB = (256, 257)
 MAX_VOCABULARY = 1 << 16
+MOST_META_BYTES = 1 << 20
 
 # What a token file without meta.json is taken for: the output of nanoGPT's data/openwebtext/prepare.py.
 GPT2_EOT, GPT2_VOCAB = 50256, 50257
@@ -232,9 +234,10 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
     damaged = f"{path} is damaged: prepare the corpus again"
+    text = read_bytes(path, "the description", CorpusError, MOST_META_BYTES)
     try:
-        meta = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+        meta = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise CorpusError(damaged) from error
     if not isinstance(meta, dict) or not isinstance(meta.get("splits", {}), dict):
         raise CorpusError(damaged)

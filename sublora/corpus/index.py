@@ -140,14 +140,20 @@ def _stamp_path(token_file: Path) -> Path:
 def _read_stamp(path: Path) -> dict[str, Any]:
     """The stamp of a cached index; empty when there is none or it is damaged, which only costs another pass."""
     try:
-        stamp = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        # A folder from elsewhere may hold a pipe of this name.
+        stamp = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
         return {}
-    return stamp if isinstance(stamp, dict) else {}
+    if not isinstance(stamp, dict):
+        return {}
+    found = (type(stamp.get(name)) for name in ("documents", "sha256", "max_token"))
+    return stamp if list(found) == [int, str, int] else {}
 
 
 def read_documents(path: Path) -> Int64[np.ndarray, "n 3"] | None:
     """Return the rows of an index; None when there is none, or it is damaged."""
+    if not path.is_file():
+        return None
     try:
         documents = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, MemoryError):

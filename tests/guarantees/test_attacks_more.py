@@ -133,11 +133,12 @@ def test_documents_moved_between_parts_are_found(run, folder):
         verify(run.path, folder)
 
 
-def test_a_seed_has_nothing_to_do_with_blocks():
+@pytest.mark.parametrize("bound_type", ["sequence_level", "token_level"])
+def test_a_seed_has_nothing_to_do_with_blocks(run, folder, bound_type):
     """N counts documents of a population; blocks are not drawn from it."""
-    for bound_type in ("sequence_level", "token_level"):
-        with pytest.raises(MessageError, match="no claim is like this"):
-            Setting(bound_type=bound_type, split_seed=0)
+    reissue(run, folder, population(folder, bound_type=bound_type))
+    with pytest.raises(CertificateError, match="population of documents"):
+        verify(run.path, folder)
 
 
 def test_a_claim_about_tokens_measures_all_of_them():
@@ -227,25 +228,25 @@ def test_a_date_is_a_date(published):
         PretrainedBase(**facts, published=published)
 
 
-def test_uninteresting_is_not_avoided_by_the_tolerance(run, folder):
+def test_uninteresting_is_not_avoided_by_the_tolerance(run, folder, monkeypatch):
     """Simple codes may differ a little between machines; that one beats the certificate must be said all the same."""
-    certificate = reissue(run, folder, population(folder))
-    assert "Uninteresting" in certificate.statement
-    bound = certificate.claims[0].bound
-    near = next(b for b in certificate.baselines if b.name == "uniform coding")
-    from sublora.certificate.wording import beaten_by, statement
+    from sublora.certificate import evidence
+    from sublora.certificate.wording import statement
 
-    others = [b.name for b in certificate.baselines if b.bound <= bound]
-    assert near.name in others
-    raised = tuple(
-        b.model_copy(update={"bound": bound + 1e-6}) if 0.991 * bound < b.bound <= bound else b
-        for b in certificate.baselines
-    )
-    assert len(beaten_by(bound, raised)) < len(others)
-    c = certificate.model_copy(update={"baselines": raised})
+    first = reissue(run, folder, population(folder))
+    bound = first.claims[0].bound
+    better = first.baselines[0].model_copy(update={"name": "a better code", "bound": 0.995 * bound})
+    make = evidence.baselines
+    monkeypatch.setattr(evidence, "baselines", lambda *of: (*make(*of), better))
+    honest = reissue(run, folder, population(folder))
+    assert "a better code" in honest.statement
+    assert verify(run.path, folder).measured
+    raised = better.model_copy(update={"bound": bound + 1e-6})
+    c = honest.model_copy(update={"baselines": (*honest.baselines[:-1], raised)})
     said = statement(c.claims, c.setting, c.corpus, c.prior, c.message.bits, c.beside)
+    assert "a better code" not in said
     write_certificate(run, c.model_copy(update={"statement": said}))
-    with pytest.raises(CertificateError, match="no better than"):
+    with pytest.raises(CertificateError, match="no better than a better code"):
         verify(run.path, folder)
 
 
@@ -329,6 +330,35 @@ def test_a_damaged_description_is_said_in_one_line(run, folder, change):
     (folder / "meta.json").write_text(json.dumps(meta))
     with pytest.raises(SubloraError):
         verify(run.path, folder)
+
+
+@pytest.mark.parametrize("name", ["meta.json", "train.index.npy", "train.index.json"])
+def test_a_folder_of_data_holds_files_and_nothing_else(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    if name == "meta.json":
+        with pytest.raises(CorpusError, match="no ordinary file"):
+            open_corpus(folder)
+    else:
+        assert len(open_corpus(folder).train)
+
+
+def test_a_description_is_not_nested_without_end(folder):
+    (folder / "meta.json").write_text("[" * 10**5 + "]" * 10**5)
+    with pytest.raises(CorpusError, match="damaged"):
+        open_corpus(folder)
+
+
+def test_a_stamp_may_say_anything(folder):
+    """The record of an index is a cache: one that is damaged costs another pass, and nothing else."""
+    n = len(open_corpus(folder).train)
+    path = next(folder.glob("train.index.json*"))
+    stamp = json.loads(path.read_text())
+    for key in ("documents", "sha256", "max_token"):
+        path.write_text(json.dumps({k: v for k, v in stamp.items() if k != key}))
+        assert len(open_corpus(folder).train) == n
+    path.write_text("[" * 10**5 + "]" * 10**5)
+    assert len(open_corpus(folder).train) == n
 
 
 # Messages that ask for too much

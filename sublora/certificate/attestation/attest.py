@@ -14,8 +14,11 @@ from sublora.certificate.attestation.statement import (
 )
 from sublora.certificate.attestation.subjects import check_subjects, find_subjects
 from sublora.errors import CertificateError
-from sublora.files import write_bytes
+from sublora.files import read_bytes, write_bytes
 from sublora.run_folder import RunFolder
+
+MOST_BYTES = 1 << 24
+"""of an attestation's file; a usual one has some thousand"""
 
 
 def attest(folder: Path, key_path: Path, summary: Summary, base_dir: Path | None = None) -> Path:
@@ -53,10 +56,7 @@ def reproduce(folder: Path, key_path: Path, reproduction: Reproduction, base_dir
 
 
 def _read_file(path: Path, public_key_path: Path, base_dir: Path | None) -> dict[str, Any]:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise CertificateError(f"cannot read the attestation {path}: {error.strerror}") from error
+    data = read_bytes(path, "the attestation", CertificateError, MOST_BYTES)
     found = read_envelope(data, public_key_path, what=str(path))
     check_subjects(found, path.parent, base_dir)
     return found

@@ -14,6 +14,8 @@ ADAPTER = "adapter/"
 
 
 def _digest(path: Path) -> str:
+    if path.exists() and not path.is_file():
+        raise CertificateError(f"cannot read the attested file {path}: it is no ordinary file")
     try:
         return sha256_file(path)
     except OSError as error:
