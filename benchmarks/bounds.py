@@ -9,7 +9,8 @@ token above the model's own mean loss:
   deviation 1.0. Gaps are means over 20 draws.
 * all: V = 257, n = 25,000 documents, all measured, losses normal with mean 3.9 and standard deviation 0.45.
 
-* demo: the losses of the committed demo from random weights, results/demo_scratch: 5,000 draws from n documents. Bounds that need all n losses are
+* demo: the losses of the committed demo from random weights, results/demo_scratch: 5,000 draws from n documents.
+Bounds that need all n losses are
   given n losses distributed as those drawn, so they are projections; the two-stage bounds are what a certificate says.
 
 Synthetic losses are clipped to the limits of token smoothing with a = 0.1. The document mixture has weight 1/2 and

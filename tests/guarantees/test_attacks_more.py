@@ -66,7 +66,10 @@ def reissue(run, folder, setting, *, samples=0):
     data = encode_message(header, None, np.zeros(0)).data
     evidence = Evidence(header, open_corpus(folder), "", "", Processes("cpu"))
     message = decode_message(data, max_symbols=1)
-    certificate = assemble(data, message, evidence.measure(data, message, protocol_of(header, 8)))
+    protocol = protocol_of(header, 8)
+    rebuilt, scores = evidence.losses(data, message, protocol)
+    beside = evidence.beside(data, message, rebuilt, protocol)
+    certificate = assemble(data, message, evidence.measured(message, rebuilt, scores, beside, 8))
     run.message.write_bytes(data)
     run.losses.unlink(missing_ok=True)
     return write_certificate(run, certificate)
