@@ -9,7 +9,7 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,38 @@ def certificate(run: str) -> str:
     """Return what `sublora verify` prints of a committed certificate."""
     printed = claims_table(read_certificate(ROOT / "results" / run), {})
     return table(["", ""], [list(row) for row in zip(*(column.cells for column in printed.columns), strict=True)])
+
+
+def annotated(run: str) -> str:
+    """Return every field of a committed certificate: its value, and what it means by the schema."""
+    schema = json.loads((ROOT / "docs" / "certificate.schema.json").read_text())
+    text = json.loads((ROOT / "results" / run / "certificate.json").read_text())
+    return table(["field", "value", "meaning"], list(_fields("", text, schema, schema["$defs"])))
+
+
+def _fields(prefix: str, value: Any, schema: Any, definitions: Any) -> Iterator[list[str]]:
+    """Yield the rows of an object; of a list of objects, those of its first entry."""
+    for name, field in schema["properties"].items():
+        held, path = value[name], f"{prefix}{name}"
+        first = held[0] if isinstance(held, list) else held
+        several = f" ({len(held)} entries, the first is shown)" if isinstance(held, list) and len(held) > 1 else ""
+        if isinstance(first, dict) and (inner := _definition(first, field, definitions)):
+            yield [f"`{path}`", "", field["description"] + several]
+            yield from _fields(f"{path}.", first, inner, definitions)
+        else:
+            yield [f"`{path}`", _shown(first), field["description"] + several]
+
+
+def _definition(value: Any, field: Any, definitions: Any) -> Any:
+    """The schema of an object: the definition that has its fields."""
+    names = {reference.rsplit("/", 1)[1] for reference in re.findall(r"#/\$defs/\w+", json.dumps(field))}
+    return next((definitions[n] for n in sorted(names) if definitions[n]["properties"].keys() == value.keys()), None)
+
+
+def _shown(value: Any) -> str:
+    text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else json.dumps(value)
+    text = text.strip('"').replace("|", "\\|").replace("\\u2009", " ")
+    return text if len(text) < 400 else f"{text[:380]} ..."
 
 
 def _spread(values: Iterable[float], digits: int = 3, sign: str = "") -> str:
@@ -193,6 +225,7 @@ PAGES = {
         "gaps: demo": lambda: gaps("demo"),
         "scoring": scoring,
     },
+    "docs/certificate.md": {"certificate": lambda: annotated("demo")},
     "docs/allocation.md": {
         "suite": lambda: suite(SUITE),
         "differences": lambda: differences(SUITE),

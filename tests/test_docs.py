@@ -81,6 +81,8 @@ def test_the_committed_schema_is_that_of_the_certificate():
     schema = json.loads(committed_text)
     assert set(schema["properties"]) == set(Certificate.model_fields)
     assert schema["additionalProperties"] is False
+    for name, part in (("Certificate", schema), *schema["$defs"].items()):
+        assert all("description" in field for field in part["properties"].values()), name
     assert schema["$defs"]["Claim"]["properties"]["sense"]["enum"] == ["at most", "at least"]
 
 
@@ -98,6 +100,7 @@ def test_the_operators_page_shows_the_committed_benchmark():
     [
         ("README.md", "demo"),
         ("docs/bounds.md", "demo"),
+        ("docs/certificate.md", "demo"),
         ("docs/allocation.md", None),
     ],
 )

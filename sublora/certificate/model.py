@@ -32,7 +32,9 @@ Why = Literal[
 class Part(BaseModel):
     """What parts of a certificate have in common: no other fields, no changes, no conversion of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Claim(Part):
@@ -43,7 +45,9 @@ class Claim(Part):
     name: str
     """the metric in words"""
     sense: Literal["at most", "at least"]
+    """at most: an upper bound on a loss; at least: a lower bound on a gain"""
     bound: float
+    """what is claimed, rounded to the side on which it stays true"""
     empirical: float
     """mean over what was measured, of the decoded model mixed with what it falls back on"""
     model_alone: float
@@ -56,22 +60,34 @@ class Comparison(Part):
     """What another bound gives for the same message and losses; not a claim."""
 
     name: str
+    """of the other bound"""
     metric: str
+    """of the loss that it bounds"""
     bound: float
+    """what it gives"""
     smoothing: float
+    """weight of the uniform distribution that it needs to be bounded"""
     empirical: float
+    """mean loss with that smoothing"""
     note: str
+    """where it is from"""
 
 
 class Baseline(Part):
     """A simple code through the same bound: what the certificate has to beat. Bits per token, and per byte if known."""
 
     name: str
+    """of the code"""
     bits: int = Field(ge=0)
+    """K of its message; 0 for a code known beforehand"""
     held_out: float | None
+    """bits per token on held-out documents"""
     bound: float = Field(ge=0)
+    """certified bits per token"""
     held_out_bpb: float | None
+    """bits per byte on held-out documents"""
     bound_bpb: float | None = Field(ge=0)
+    """certified bits per byte"""
 
 
 class Decomposition(Part):
@@ -79,24 +95,32 @@ class Decomposition(Part):
     token."""
 
     empirical: float
+    """mean loss of the decoded model alone"""
     smoothing: float
+    """what the mixture adds to it (negative: it helps)"""
     complexity: float
+    """what K, n and delta add if the losses measured were all n of them"""
     sampling: float
+    """what measuring a draw adds"""
 
 
 class HeldOut(Part):
     """Losses on test documents, which had no part in training or in choosing; beside the claims, not one of them."""
 
     documents: int = Field(ge=1)
+    """how many were measured"""
     part: Literal["test", "validation"]
     """validation: the corpus has no test part, and these documents chose the checkpoint"""
     sha256: str = Sha256
     """of the part's documents"""
     bpd: float
+    """bits per token of the decoded model with its fallback"""
     bpb: float | None
+    """bits per byte of the same"""
     base_bpb: float | None
     """of the base, where it is pretrained and bytes are known"""
     top_1_error: float
+    """share of tokens that are not the most probable one, of the decoded model"""
     standard_error: float
     """of bpd"""
 
@@ -105,42 +129,65 @@ class Setting(Part):
     """What the claims are about; read off the message."""
 
     bound_type: Literal["document_level", "sequence_level", "token_level"]
+    """what a unit is: documents, blocks, or the tokens of blocks"""
     about: Literal["population", "source"]
+    """population: the average over the documents that the seed divided; source: new documents"""
     delta: str
-    """a decimal fraction, exact"""
+    """probability that a claim may fail: a decimal fraction, exact"""
     joint: bool
+    """all claims hold at once, with delta divided between them"""
     mixture_weight: float
+    """of what the model falls back on"""
     stride: int
+    """new tokens per window where a document is longer than the context"""
     block_size: int
+    """context length in tokens"""
     samples: int
+    """units drawn to measure the risk; 0: all were measured"""
     min_tokens: int
+    """of the shortest document"""
     min_characters: int
+    """of the shortest document, by the rule of the corpus; 0: no rule is known"""
     vocab_size: int
+    """tokens that can occur, end-of-text included"""
     eot_token: int
+    """the end-of-text token"""
 
 
 class MessagePart(Part):
     """The message."""
 
     bits: int = Field(ge=8)
+    """K: 8 times the number of bytes"""
     setting_bits: int = Field(ge=1)
     """those of the message that pay for the choice of what was known beforehand"""
     coordinates: int = Field(ge=0)
+    """numbers that the message holds for the adapter"""
     sha256: str = Sha256
+    """of the message"""
     ledger: dict[str, float]
+    """bits of every field, read off the bytes"""
 
 
 class RandomBase(Part):
     """Weights from the message's seed: nothing is loaded."""
 
     kind: Literal["random"]
+    """random: made from the seed"""
     family: str
+    """of the architecture"""
     n_layer: int
+    """layers"""
     n_head: int
+    """attention heads"""
     n_embd: int
+    """width"""
     attention_window: int
+    """of a Mistral, in tokens; 0 for others"""
     seed: int
+    """of the weights, of LoRA and of the operator"""
     sha256: str = Sha256
+    """of the weights"""
 
 
 class PretrainedBase(Part):
@@ -148,14 +195,18 @@ class PretrainedBase(Part):
     name."""
 
     kind: Literal["pretrained"]
+    """pretrained: loaded from the verifier's own copy"""
     name: str
+    """as the base names itself"""
     licence: str | None
+    """as the base states it"""
     published: str | None
     """date that the issuer states, YYYY-MM-DD"""
     evidence: Why
     """why the weights cannot have been fitted to the documents; known documents: the base's folder says that random
     weights were fitted to those alone (from an assumed start: that another base was)"""
     sha256: str = Sha256
+    """of the weights: names, shapes and float32 bytes of all parameters"""
 
     @field_validator("published")
     @classmethod
@@ -170,68 +221,95 @@ class Known(Part):
     """The code known beforehand that the model falls back on, and its expected length on a new document."""
 
     code: str
+    """its name"""
     limit: float = Field(gt=0)
     """longest price of a token, in bits"""
     per_token: float = Field(ge=0)
+    """upper bound on the expected bits per token of a new document"""
     per_byte: float | None = Field(ge=0)
+    """the same per byte; null where bytes are not known"""
 
 
 class Prior(Part):
     """Everything that was known beforehand."""
 
     base: RandomBase | PretrainedBase = Field(discriminator="kind")
+    """the base model"""
     D: int = Field(ge=0)
     """parameters that the message moves"""
     tokenizer: str
+    """what it is, and what it was fitted on"""
     documents: int = Field(ge=0)
     """known documents that n does not count"""
     documents_sha256: str | None
+    """of the known documents"""
     prompt_tokens: int = Field(ge=0)
     """tokens that stand before every document; the message says which"""
     known: Known
+    """the code known beforehand"""
 
 
 class CorpusPart(Part):
     """The documents that are certified."""
 
     source: str
+    """where the text is from"""
     rule: str
+    """what a document is, and which are left out"""
     sha256: str = Sha256
     """of the kept documents: their tokens and their lengths in tokens and bytes"""
     n: int = Field(ge=1)
+    """certified units; tokens of blocks for claims about tokens"""
     distinct: int = Field(ge=1)
     """how many of the n units differ (token-level claims: of the blocks)"""
     population: int | None
     """N documents of which the n were drawn at random by the seed; None: drawn from a source"""
     split_seed: int | None
+    """that divided the population; null: none did"""
 
 
 class How(Part):
     """How losses were computed; it changes their last digits only."""
 
     batch_size: int = Field(ge=1)
+    """windows per forward pass"""
     versions: dict[str, str]
+    """of the packages that computed"""
 
 
 class Certificate(Part):
     """A claim about the model in a message that anyone with the documents can check from the bytes."""
 
     format: Literal[3]
+    """of the certificate"""
     statement: str
+    """the claim in plain sentences"""
     limits: tuple[str, ...]
+    """what the claims do not say"""
     claims: tuple[Claim, ...] = Field(min_length=1)
+    """every claim; the first is in bits per token"""
     comparison: Comparison
+    """an earlier bound for the same message"""
     decomposition: Decomposition
+    """where the first claim comes from"""
     base_alone: Baseline | None
     """the pretrained base without adapter and prompt, measured on the same documents"""
     baselines: tuple[Baseline, ...]
+    """simple codes through the same bound"""
     held_out: HeldOut | None
+    """losses on documents that chose nothing"""
     setting: Setting
+    """what the claims are about"""
     message: MessagePart
+    """the message"""
     prior: Prior
+    """what was known beforehand"""
     corpus: CorpusPart
+    """the documents"""
     how: How
+    """how losses were computed"""
     losses_sha256: str = Sha256
+    """of the file of recorded losses"""
     digest: str = ""
     """SHA-256 of the canonical JSON of everything else"""
 
