@@ -60,3 +60,27 @@ def certified(data_dir, tmp_path_factory):
     train(load_config(flags(data_dir, out_dir)))
     certify(load_config(flags(data_dir, out_dir)))
     return out_dir
+
+
+@pytest.fixture(autouse=True, scope="session")
+def simple_codes_are_fitted_once():
+    """Fit the simple codes of a corpus once: hundreds of replays measure the same ones, and each takes seconds."""
+    import dataclasses
+
+    from sublora.certificate import evidence
+
+    fitted, fit = {}, evidence.baselines
+
+    def remembered(corpus, code, terms):
+        # K and the mixture weight are the codes' own.
+        same = dataclasses.replace(terms, bits=0, mixture_weight=0.5, joint=False, subsampled=False)
+        parts = (corpus.train, corpus.test, corpus.val, corpus.prior)
+        hashes = [None if part is None else part.content_sha256() for part in parts]
+        key = (*hashes, code.name, corpus.min_tokens, repr(same))
+        if key not in fitted:
+            fitted[key] = fit(corpus, code, terms)
+        return fitted[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evidence, "baselines", remembered)
+        yield
