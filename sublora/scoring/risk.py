@@ -21,8 +21,8 @@ from sublora.nn.packed import PrefixReader, check_context, packed_attention
 from sublora.scoring.scores import TOP_K, Scores
 
 # Tokens whose logits exist at the same time in a thread: 512 x 50,257 float32 numbers are 103 MB. With fewer, the
-# weights of the head are read more often. Losses are taken from a few rows at a time, which stay in the cache.
-LOGIT_ROWS, LOSS_ROWS = 512, 8
+# weights of the head are read more often. Losses are taken from so many logits at a time that they stay in the cache.
+LOGIT_ROWS, LOSS_LOGITS = 512, 1 << 19
 NO_PROMPT = np.zeros(0, np.int64)
 _BITS, _SMOOTHED = 0, slice(1, 1 + len(TOKEN_SMOOTHING_GRID))
 _MISSES = slice(1 + len(TOKEN_SMOOTHING_GRID), 1 + len(TOKEN_SMOOTHING_GRID) + len(TOP_K))
@@ -192,7 +192,8 @@ def _score_batch(
         logits = head(row_hidden)[:, : units.vocab_size].float()
         if units.impossible is not None:
             logits[:, units.impossible] = -math.inf
-        pairs = zip(logits.split(LOSS_ROWS), row_targets.split(LOSS_ROWS), strict=True)
+        few_rows = max(1, LOSS_LOGITS // logits.shape[1])
+        pairs = zip(logits.split(few_rows), row_targets.split(few_rows), strict=True)
         losses += [token_losses(few, wanted, units.n_symbols, rank_margin=rank_margin) for few, wanted in pairs]
     return torch.cat(losses).cpu().numpy()
 
