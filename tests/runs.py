@@ -81,7 +81,7 @@ def make_certificate(seed=0, bits=2512, empirical=3.1, n=25_000, **changes):
             block_size=256, samples=5000, min_tokens=16, min_characters=16, vocab_size=257, eot_token=256,
         ),
         "message": MessagePart(
-            bits=bits, setting_bits=20, coordinates=1000, sha256="ab" * 32,
+            bits=bits, division_bits=24, setting_bits=44, coordinates=1000, sha256="ab" * 32,
             ledger={"version": 4, "seed": 11, "codebook": 61.5, "payload": bits - 79.5, "padding": 3},
         ),
         "prior": Prior(

@@ -30,7 +30,7 @@ def terms_for(corpus, bound_type="document_level", block_size=8, order=0):
     units = sample_units(corpus, corpus.train, bound_type, block_size)
     known = measure_known(code_for(corpus, bound_type, block_size, order), units, Setting(), 0)
     n, least = units.sample_size(bound_type), units.min_tokens
-    return Terms(bound_type, 999, n, DELTA, True, 0.25, units.n_symbols, least, known, False, True)
+    return Terms(bound_type, 999, 0, n, DELTA, True, 0.25, units.n_symbols, least, least, known, False, True)
 
 
 def baselines(corpus, bound_type="document_level", order=0):

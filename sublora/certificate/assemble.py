@@ -122,6 +122,7 @@ def message_part(data: bytes, message: Message) -> MessagePart:
     """Return what a certificate says of its message; the ledger is read off the bytes."""
     return MessagePart(
         bits=8 * len(data),
+        division_bits=message.header.division_bits,
         setting_bits=message.header.known_bits,
         coordinates=len(message.alpha),
         sha256=sha256(data),

@@ -195,19 +195,19 @@ def risk_bound(losses: Losses, terms: Terms, claims: int = 1, pilot_margin: floa
     """
     delta = (1 - KNOWN_SHARE) * terms.delta / claims
     if terms.about_tokens:
-        excess = _token_bound(losses, nats(terms.bits, delta))
+        excess = _token_bound(losses, nats(terms.paid_bits, delta))
     elif terms.subsampled:
         excess = betting_subsampled(
             losses.excess,
             upper=losses.upper,
             n=terms.n,
-            message_nats=terms.bits * math.log(2),
+            message_nats=terms.paid_bits * math.log(2),
             delta=delta,
             claims=2**DRAW_BITS,
             pilot_margin=pilot_margin,
         ).value
     else:
-        excess = betting(losses.excess, upper=losses.upper, nats=nats(terms.bits, delta))
+        excess = betting(losses.excess, upper=losses.upper, nats=nats(terms.paid_bits, delta))
     return min(excess + losses.expected, losses.limit)
 
 
@@ -219,7 +219,7 @@ def _token_bound(losses: Losses, exponent: float) -> float:
 
 def projected_bound(losses: Losses, terms: Terms) -> float:
     """Return the bound that all n losses would get if they were distributed as these: an estimate, not a claim."""
-    exponent = nats(terms.bits, (1 - KNOWN_SHARE) * terms.delta)
+    exponent = nats(terms.paid_bits, (1 - KNOWN_SHARE) * terms.delta)
     if terms.about_tokens:
         return _token_bound(losses, exponent * len(losses.excess) / terms.n)
     return projected_betting(losses.excess, upper=losses.upper, nats=exponent, n=terms.n) + losses.expected
@@ -306,7 +306,7 @@ def azuma_bound(scores: Scores, terms: Terms) -> Comparison:
     return Comparison(
         name="token_azuma",
         metric="bpd",
-        bound=token_azuma(losses, lower=low, upper=high, nats=nats(terms.bits, terms.delta)),
+        bound=token_azuma(losses, lower=low, upper=high, nats=nats(terms.paid_bits, terms.delta)),
         smoothing=terms.mixture_weight,
         empirical=float(losses.mean()),
         note="Lotfi et al. 2024b; not a claim of this certificate",
@@ -325,7 +325,7 @@ def reference_bound(scores: Scores, terms: Terms) -> Comparison:
             scores.smoothed[:, i],
             spread=high - low,
             n=terms.n,
-            message_nats=terms.bits * math.log(2),
+            message_nats=terms.paid_bits * math.log(2),
             delta=terms.delta,
         )
         tried.append((value, a, float(scores.smoothed[:, i].mean())))

@@ -159,8 +159,10 @@ class MessagePart(Part):
 
     bits: int = Field(ge=8)
     """K: 8 times the number of bytes"""
+    division_bits: int = Field(ge=0)
+    """paid beside K for the choice of how the population was divided"""
     setting_bits: int = Field(ge=1)
-    """those of the message that pay for the choice of what was known beforehand"""
+    """what pays for the choice of the code known beforehand: the setting's bits in the message, and division_bits"""
     coordinates: int = Field(ge=0)
     """numbers that the message holds for the adapter"""
     sha256: str = Sha256

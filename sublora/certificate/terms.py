@@ -17,6 +17,7 @@ class Terms:
         independently or without replacement from a population, token_level claims about the next token after each
         context of the training text.
     bits: K, length of the message in bits.
+    division_bits: paid beside it for the choice of how a population was divided.
     n: units in the sample; tokens, for token_level.
     delta: probability that the claim may fail.
     joint: split delta over all claims, so that all hold at once.
@@ -32,6 +33,7 @@ class Terms:
 
     bound_type: str
     bits: int
+    division_bits: int
     n: int
     delta: float
     joint: bool
@@ -42,6 +44,11 @@ class Terms:
     known: Known
     has_base: bool
     subsampled: bool
+
+    @property
+    def paid_bits(self) -> int:
+        """What the union over messages and divisions costs."""
+        return self.bits + self.division_bits
 
     @property
     def about_tokens(self) -> bool:
@@ -63,6 +70,7 @@ def make_terms(header: Header, bits: int, n: int, known: Known) -> Terms:
     return Terms(
         bound_type=setting.bound_type,
         bits=bits,
+        division_bits=header.division_bits,
         n=n,
         delta=float(setting.delta),
         joint=setting.joint,

@@ -26,6 +26,9 @@ __all__ = ["VERSION", "Encoded", "Header", "Message", "ModelSpec", "decode_messa
 VERSION = 2
 MAX_SYMBOLS = 1 << 22
 MAX_MIXTURE_EXPONENT = 64
+DIVISION_BITS = 24
+"""Order of the source, share of what is held out or known, number of documents: whatever changes how the seed divides a
+population could be changed until the division is a lucky one. All bounds hold for 2^24 divisions at once."""
 MAX_DRAWS = 1 << 24
 MAX_BYTES = 1 << 26
 """of a message's file: more than MAX_SYMBOLS symbols take"""
@@ -61,9 +64,14 @@ class Header:
             raise MessageError("a prompt of known documents needs known documents")
 
     @property
+    def division_bits(self) -> int:
+        """Bits that are paid beside the message where a population was divided by a seed, see `DIVISION_BITS`."""
+        return 0 if self.setting.split_seed is None else DIVISION_BITS
+
+    @property
     def known_bits(self) -> int:
         """Bits that pay for the choice of the code known beforehand and of what it is asked."""
-        return setting_bits(self.setting)
+        return setting_bits(self.setting) + self.division_bits
 
 
 @dataclass(frozen=True, eq=False)

@@ -88,7 +88,7 @@ def test_the_certificate_pays_for_the_draws(run):
             np.minimum(excess + 1e-4, upper),
             upper=upper,
             n=certificate.corpus.n,
-            message_nats=certificate.message.bits * np.log(2),
+            message_nats=(certificate.message.bits + certificate.message.division_bits) * np.log(2),
             delta=0.9 * 0.05,
             claims=claims,
         ).value
@@ -179,6 +179,7 @@ def test_an_architecture_of_another_vocabulary_is_no_message():
         {"setting__mixture_weight": 0.25},
         {"message__bits": 64},
         {"message__setting_bits": 1},
+        {"message__division_bits": 0},
         {"message__coordinates": 4},
         {"corpus__n": 4000},
         {"corpus__distinct": 4000},

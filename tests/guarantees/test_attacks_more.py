@@ -237,14 +237,15 @@ def test_uninteresting_is_not_avoided_by_the_tolerance(run, folder, monkeypatch)
     from sublora.certificate.wording import statement
 
     first = reissue(run, folder, population(folder))
-    bound = first.claims[0].bound
-    better = first.baselines[0].model_copy(update={"name": "a better code", "bound": 0.995 * bound})
+    bound = first.headline.bound
+    changed = {"name": "a better code", "bound": 0.995 * bound, "bound_bpb": 0.995 * bound}
+    better = first.baselines[0].model_copy(update=changed)
     make = evidence.baselines
     monkeypatch.setattr(evidence, "baselines", lambda *of: (*make(*of), better))
     honest = reissue(run, folder, population(folder))
     assert "a better code" in honest.statement
     assert verify(run.path, folder).measured
-    raised = better.model_copy(update={"bound": bound + 1e-6})
+    raised = better.model_copy(update={"bound": bound + 1e-6, "bound_bpb": bound + 1e-6})
     c = honest.model_copy(update={"baselines": (*honest.baselines[:-1], raised)})
     said = statement(c.claims, c.setting, c.corpus, c.prior, c.message.bits, c.beside)
     assert "a better code" not in said

@@ -22,7 +22,19 @@ TOKENS, DELTA, WEIGHT, SAMPLES = 20, 0.2, 2.0**-3, 300
 def terms(n: int, bits: int, *, subsampled: bool = False, known: float = 5.0) -> Terms:
     code = Known(code="by hand", limit=14.0, per_token=known, per_byte=known)
     return Terms(
-        "document_level", bits, n, DELTA, False, WEIGHT, 256, TOKENS, TOKENS, code, has_base=True, subsampled=subsampled
+        "document_level",
+        bits,
+        0,
+        n,
+        DELTA,
+        False,
+        WEIGHT,
+        256,
+        TOKENS,
+        TOKENS,
+        code,
+        has_base=True,
+        subsampled=subsampled,
     )
 
 

@@ -93,7 +93,7 @@ def bound(known: np.ndarray, bits: np.ndarray, message: int = 0, *, luck: float 
 def terms(n: int, bits: int) -> Terms:
     known = Known(code="by hand", limit=14.0, per_token=0.0, per_byte=None)
     return Terms(
-        "document_level", bits, n, DELTA, False, WEIGHT, 256, TOKENS, TOKENS, known, has_base=False, subsampled=False
+        "document_level", bits, 0, n, DELTA, False, WEIGHT, 256, TOKENS, TOKENS, known, has_base=False, subsampled=False
     )
 
 
