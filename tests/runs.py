@@ -6,6 +6,7 @@ import json
 import numpy as np
 
 from sublora.certificate.assemble import Measured, assemble
+from sublora.certificate.claims import BASE_NAME
 from sublora.certificate.model import (
     FORMAT,
     Baseline,
@@ -122,7 +123,7 @@ def with_base(certificate, gain=0.25):
         kind="pretrained", name="a/base", licence="mit", published="2019-11-05", evidence="assumed", sha256="bb" * 32
     )
     alone = Baseline(
-        name="the base alone", bits=24, held_out=None, bound=c.claims[0].bound + gain, held_out_bpb=3.45678,
+        name=BASE_NAME, bits=24, held_out=None, bound=c.claims[0].bound + gain, held_out_bpb=None,
         bound_bpb=c.headline.bound + gain,
     )  # fmt: skip
     prior = c.prior.model_copy(update={"base": base})

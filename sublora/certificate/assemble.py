@@ -157,7 +157,7 @@ def assemble(data: bytes, message: Message, measured: Measured, margin: float = 
     terms = measured.terms(data, message)
     claims = make_claims(measured.scores, terms, margin)
     setting = setting_part(message.header)
-    baselines, base = tuple(measured.baselines), base_alone(measured.scores, terms, measured.held_out)
+    baselines, base = tuple(measured.baselines), base_alone(measured.scores, terms)
     beside = (*baselines, *([base] if base else []))
     corpus, prior = measured.corpus, measured.prior
     return Certificate(

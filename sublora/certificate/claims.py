@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 
 from sublora.certificate.draw import DRAW_BITS
 from sublora.certificate.known import KNOWN_SHARE
-from sublora.certificate.model import Baseline, Claim, Comparison, Decomposition, HeldOut
+from sublora.certificate.model import Baseline, Claim, Comparison, Decomposition
 from sublora.certificate.rounding import store_down, store_up
 from sublora.certificate.terms import BASE_MIXTURE, Terms
 from sublora.certificate.wording import metric_name
@@ -36,6 +36,9 @@ from sublora.scoring.scores import TOP_K, Scores
 # loss (bits per token, or share of tokens), so that a replay elsewhere, which adds nothing, still confirms them.
 LOSS_MARGIN = 1e-4
 
+
+# The base falls back on the known code, as the model does.
+BASE_NAME = "the base with the same fallback"
 
 # Before a token is seen, its loss is predicted to be this share of the limit: any number that is fixed beforehand will
 # do, because the bets that are tried make up for it.
@@ -254,8 +257,10 @@ def make_claims(scores: Scores, terms: Terms, margin: float = LOSS_MARGIN) -> tu
     return tuple(claims)
 
 
-def base_alone(scores: Scores, terms: Terms, held_out: HeldOut | None) -> Baseline | None:
-    """Return what the same bound gives for the pretrained base, on the same documents; None with a random base.
+def base_alone(scores: Scores, terms: Terms) -> Baseline | None:
+    """Return what the same bound gives for the pretrained base without adapter and prompt, on the same documents.
+
+    None with a random base.
 
     The base is known beforehand and needs no message; the bits that name it are paid for.
     """
@@ -274,11 +279,11 @@ def base_alone(scores: Scores, terms: Terms, held_out: HeldOut | None) -> Baseli
             losses = Losses(excess, upper, chain.known / size, expected, terms.known.limit + upper)
             bounds[unit] = store_up(risk_bound(losses, own))
     return Baseline(
-        name="the base alone",
+        name=BASE_NAME,
         bits=TAG_BITS,
         held_out=None,
         bound=bounds["bpd"],
-        held_out_bpb=held_out.base_bpb if held_out else None,
+        held_out_bpb=None,
         bound_bpb=bounds.get("bpb"),
     )
 

@@ -118,7 +118,7 @@ class HeldOut(Part):
     bpb: float | None
     """bits per byte of the same"""
     base_bpb: float | None
-    """of the base, where it is pretrained and bytes are known"""
+    """of the base alone, without any fallback, where it is pretrained and bytes are known"""
     top_1_error: float
     """share of tokens that are not the most probable one, of the decoded model"""
     standard_error: float
@@ -295,7 +295,7 @@ class Certificate(Part):
     decomposition: Decomposition
     """where the first claim comes from"""
     base_alone: Baseline | None
-    """the pretrained base without adapter and prompt, measured on the same documents"""
+    """the pretrained base without adapter and prompt, with the same fallback, measured on the same documents"""
     baselines: tuple[Baseline, ...]
     """simple codes through the same bound"""
     held_out: HeldOut | None
