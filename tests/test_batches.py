@@ -69,7 +69,7 @@ def test_windows_predict_every_token_once(lengths, block_size, data):
             assert (packed.targets[row, :width] == targets).all()
             assert (packed.inputs[row, width:] == split.eot_token).all()
             assert (packed.targets[row, width:] == split.eot_token).all()
-            assert packed.mask[row].tolist() == [n_context <= c < width for c in range(block_size)]
+            assert packed.mask[row].tolist() == [n_context <= c < width for c in range(packed.mask.shape[1])]
             row += 1
         assert predicted == document.tolist()
     assert row == len(packed.document)

@@ -19,7 +19,7 @@ def scored(rows):
     """Return scores that name their unit."""
     scores = Scores.zeros(len(rows), 2)
     return dataclasses.replace(
-        scores, bits=rows + 0.1, lengths=rows + 1, token_bits=np.stack([rows, -rows], 1, dtype="f4")
+        scores, bits=rows + 0.1, lengths=rows + 1, token_bits=np.stack([rows, rows + 0.5], 1, dtype="f4")
     )
 
 

@@ -207,7 +207,7 @@ def test_only_these_documents_and_weights_are_evidence(issued, base, corpus_dir,
 
 def test_without_a_record_the_corpus_says_why_the_base_is_known(base, corpus_dir, tmp_path):
     corpus, sha = open_corpus(corpus_dir), sha256(base)
-    older = dataclasses.replace(corpus, meta=corpus.meta | {"older_copy": "botocore 1.0"})
+    older = dataclasses.replace(corpus, meta=corpus.meta | {"older_copy": "botocore 1.0", "prior": {"older": 5}})
     silent = shutil.copytree(base, tmp_path / "silent")
     (silent / "pretrain.json").unlink()
     assert why_known(str(base), sha, older, corpus.prior) == "known documents"

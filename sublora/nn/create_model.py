@@ -50,7 +50,7 @@ def build_model(
     base = create_base(architecture, spec.seed, source, dropout)
     base_sha256, base_parameters = cast(str, base.base_sha256), base.base_parameters
     rank, width = max(spec.rank, spec.head_rank), cast(nn.Embedding, base.get_input_embeddings()).embedding_dim
-    if rank > width:
+    if spec.adapter == "lora" and rank > width:
         raise ConfigError(f"a rank of {rank} is above the width {width} of the base: lower it")
     net: nn.Module = base
     if spec.adapter == "lora":
