@@ -147,12 +147,12 @@ def test_finished_means_these_settings_and_an_unbroken_record(swept, tmp_path):
     rate = json.loads((grid.results / "tuning" / "learning_rates.json").read_text())["chosen"][run.variant.name]
     config = grid.config(run.variant, run.seed, tmp_path, optimizer__learning_rate=rate)
     kept = RunFolder(grid.results / run.name)
-    assert finished(kept, config, 4)
-    assert not finished(kept, config, 5)
-    assert not finished(RunFolder(tmp_path), config, 4)
+    assert finished(kept, config, 2)
+    assert not finished(kept, config, 3)
+    assert not finished(RunFolder(tmp_path), config, 2)
     other = grid.config(run.variant, run.seed, tmp_path, optimizer__learning_rate=0.123)
     with pytest.raises(ConfigError, match=r"learning_rate=0\.\d+, not 0\.123"):
-        finished(kept, other, 4)
+        finished(kept, other, 2)
 
 
 def test_an_interrupted_run_goes_on_where_it_was(swept, data_dir, tmp_path):
