@@ -311,7 +311,7 @@ def azuma_bound(scores: Scores, terms: Terms) -> Comparison:
     return Comparison(
         name="token_azuma",
         metric="bpd",
-        bound=token_azuma(losses, lower=low, upper=high, nats=nats(terms.paid_bits, terms.delta)),
+        bound=token_azuma(losses, lower=low, upper=high, nats=nats(terms.bits, terms.delta)),
         smoothing=terms.mixture_weight,
         empirical=float(losses.mean()),
         note="Lotfi et al. 2024b; not a claim of this certificate",
@@ -330,7 +330,7 @@ def reference_bound(scores: Scores, terms: Terms) -> Comparison:
             scores.smoothed[:, i],
             spread=high - low,
             n=terms.n,
-            message_nats=terms.paid_bits * math.log(2),
+            message_nats=terms.bits * math.log(2),
             delta=terms.delta,
         )
         tried.append((value, a, float(scores.smoothed[:, i].mean())))
