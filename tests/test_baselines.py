@@ -10,9 +10,8 @@ from sublora import seeds
 from sublora.certificate import baselines as module
 from sublora.certificate.baselines import MIXTURE_WEIGHT
 from sublora.certificate.claims import mixture_losses, risk_bound
-from sublora.certificate.known import known_code, measure_known
+from sublora.certificate.known import known_code, measure_code
 from sublora.certificate.terms import Terms
-from sublora.coding.setting import Setting
 from sublora.corpus.baselines import adaptive_bits, uniform_bits, zlib_bits
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.ngram import fit_ngram, subset
@@ -28,7 +27,8 @@ def code_for(corpus, bound_type="document_level", block_size=8, order=0):
 
 def terms_for(corpus, bound_type="document_level", block_size=8, order=0):
     units = sample_units(corpus, corpus.train, bound_type, block_size)
-    known = measure_known(code_for(corpus, bound_type, block_size, order), units, Setting(), 0)
+    code = code_for(corpus, bound_type, block_size, order)
+    known = measure_code(code, [units.split], units.min_tokens, whole=False).known(DELTA, 0)
     n, least = units.sample_size(bound_type), units.min_tokens
     return Terms(bound_type, 999, 0, n, DELTA, True, 0.25, units.n_symbols, least, least, known, False, True)
 

@@ -20,6 +20,7 @@ from sublora.coding.codebooks import Centroids, Codebook, TrellisGrid, UniformGr
 from sublora.coding.entropy import Parametric
 from sublora.coding.gates import quantize_gates
 from sublora.coding.message import Encoded, Header, Message, ModelSpec, decode_message, encode_message
+from sublora.coding.prediction import Prediction
 from sublora.coding.prompt import Prompt
 from sublora.coding.quantizers import Quantized, quantize, quantize_uniform
 from sublora.coding.range_coder import write_payload
@@ -234,6 +235,10 @@ HEADERS = [
     *(
         replace(header_of(UNIFORM), setting=Setting(prior_tag=1), prompt=Prompt(d))
         for d in ((0,), (1,), (0, 0), (9, 3))
+    ),
+    *(
+        replace(header_of(UNIFORM), prediction=Prediction(*numbers))
+        for numbers in ((1, 0, 0), (0, 15, 0), (0, 0, 1), (5, 4, 6))
     ),
 ]
 
@@ -468,6 +473,7 @@ def as_json(message: Message) -> dict[str, object]:
         "samples": header.samples,
         "stride": header.stride,
         "prompt": list(header.prompt.documents),
+        "prediction": asdict(header.prediction),
         "alpha_float32_bits": message.alpha.view(np.uint32).tolist(),
         "gates": message.gates.tolist(),
         "ledger": message.ledger,

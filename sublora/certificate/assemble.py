@@ -14,6 +14,7 @@ from sublora.certificate.model import (
     HeldOut,
     How,
     MessagePart,
+    PredictionPart,
     Prior,
     Setting,
 )
@@ -102,6 +103,11 @@ def setting_part(header: Header) -> Setting:
         delta=decimal(s.delta),
         joint=s.joint,
         mixture_weight=2.0**-header.mixture_exponent,
+        prediction=PredictionPart(
+            slope=header.prediction.slope,
+            document_bits=header.prediction.document_bits,
+            ceiling=header.prediction.ceiling_per(1),
+        ),
         stride=header.stride,
         block_size=header.architecture.block_size,
         samples=header.samples,

@@ -8,24 +8,26 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sublora.certificate.draw import DRAW_BITS
-from sublora.certificate.known import KNOWN_SHARE
 from sublora.certificate.model import Baseline, Claim, Comparison, Decomposition
 from sublora.certificate.rounding import store_down, store_up
 from sublora.certificate.terms import BASE_MIXTURE, Terms
 from sublora.certificate.wording import metric_name
 from sublora.coding.architecture import TAG_BITS
+from sublora.coding.prediction import NEUTRAL
 from sublora.inequalities import (
     betting,
     betting_subsampled,
     hoeffding_subsampling,
     nats,
     projected_betting,
+    projected_subsampled,
     token_azuma,
     token_betting,
 )
 from sublora.inequalities.smoothing import (
     TOKEN_SMOOTHING_GRID,
     excess_upper,
+    mixture_bits,
     mixture_excess,
     token_smoothing_bits,
     token_smoothing_range,
@@ -55,7 +57,7 @@ class Losses:
     excess: per unit or token, at most `upper`; it may be negative.
     upper: limit of the excess of every unit or token that could exist.
     known: per unit, or 0.
-    expected: upper bound on the expectation of the known part.
+    expected: the expectation of the known part, or an upper bound on it.
     limit: of the whole loss.
     """
 
@@ -76,23 +78,6 @@ def plain(losses: Float[np.ndarray, " m"], upper: float) -> Losses:
     return Losses(losses, upper, 0.0, 0.0, upper)
 
 
-def over_known(
-    bits: Float[np.ndarray, " m"],
-    known: Float[np.ndarray, " m"],
-    lengths: Int[np.ndarray, " m"],
-    weight: float,
-) -> Float[np.ndarray, " m"]:
-    """Return the length of units in the mixture of a code and what it falls back on, in bits.
-
-    Args:
-        bits: -log2 of the code's probabilities.
-        known: length of the units in what it falls back on, in bits.
-        lengths: tokens.
-        weight: of the fallback.
-    """
-    return known + lengths * mixture_excess(bits, known, lengths, weight)
-
-
 @dataclass(frozen=True)
 class Chain:
     """Lengths of units in bits along the chain of references: known code, base over it, model over that.
@@ -109,8 +94,8 @@ class Chain:
 def chain_of(scores: Scores, terms: Terms) -> Chain:
     """Return the lengths of units along the chain of references."""
     known, lengths = scores.known, scores.lengths
-    base = over_known(scores.base_bits[:, 0], known, lengths, BASE_MIXTURE) if terms.has_base else known
-    return Chain(known, base, over_known(scores.bits, base, lengths, terms.mixture_weight))
+    base = mixture_bits(scores.base_bits[:, 0], known, lengths, BASE_MIXTURE) if terms.has_base else known
+    return Chain(known, base, mixture_bits(scores.bits, base, lengths, terms.mixture_weight))
 
 
 def mixture_losses(
@@ -146,22 +131,67 @@ def losses_by_metric(scores: Scores, terms: Terms) -> dict[str, Losses]:
     if terms.about_tokens:
         return _token_losses(scores, terms)
     chain = chain_of(scores, terms)
-    sizes = {"bpd": (scores.lengths, terms.min_tokens, terms.known.per_token)}
-    if scores.byte_lengths.all() and terms.known.per_byte is not None:
-        sizes["bpb"] = (scores.byte_lengths, terms.min_bytes, terms.known.per_byte)
     out, gains = {}, {}
-    for metric, (size, least, expected) in sizes.items():
-        own = excess_upper(terms.mixture_weight, least)
-        upper = own + (excess_upper(BASE_MIXTURE, least) if terms.has_base else 0.0)
-        excess, known = (chain.model - chain.known) / size, chain.known / size
-        out[metric] = Losses(excess, upper, known, expected, terms.known.limit + upper)
+    for metric, unit in _units(scores, terms).items():
+        own = excess_upper(terms.mixture_weight, unit.least)
+        out[metric] = _risk(chain.model, own + _base_upper(unit, terms), unit, scores, terms)
         if terms.has_base:
-            gains[f"{metric}_gain"] = plain((chain.model - chain.base) / size, own)
+            gains[f"{metric}_gain"] = plain((chain.model - chain.base) / unit.sizes, own)
             # g1 is at most log2(1/(1-e1)) / T above the base alone.
-            alone = own + excess_upper(1 - BASE_MIXTURE, least)
-            gains[f"{metric}_gain_alone"] = plain((chain.model - scores.base_bits[:, 0]) / size, alone)
+            alone = own + excess_upper(1 - BASE_MIXTURE, unit.least)
+            gains[f"{metric}_gain_alone"] = plain((chain.model - scores.base_bits[:, 0]) / unit.sizes, alone)
     out |= gains
     return out | {f"top_{k}_error": plain(scores.errors[:, i], 1.0) for i, k in enumerate(TOP_K)}
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What bits are counted per: tokens, or bytes of text.
+
+    sizes: of the documents.
+    least: of the shortest document that could exist.
+    expected: what is predicted of a document on average, or an upper bound on it.
+    weight: ceilings of a prediction are so many times as high as per byte.
+    """
+
+    sizes: Int[np.ndarray, " m"]
+    least: int
+    expected: float
+    weight: int
+
+
+def _units(scores: Scores, terms: Terms) -> dict[str, _Unit]:
+    known = terms.known
+    out = {"bpd": _Unit(scores.lengths, terms.min_tokens, known.predicted_per_token, terms.bytes_of_a_token)}
+    if scores.byte_lengths.all() and known.predicted_per_byte is not None:
+        out["bpb"] = _Unit(scores.byte_lengths, terms.min_bytes, known.predicted_per_byte, 1)
+    return out
+
+
+def _base_upper(unit: _Unit, terms: Terms) -> float:
+    """By how much the base, with its fallback, can be above the known code."""
+    return excess_upper(BASE_MIXTURE, unit.least) if terms.has_base else 0.0
+
+
+def _risk(bits: Float[np.ndarray, " m"], upper: float, unit: _Unit, scores: Scores, terms: Terms) -> Losses:
+    """The losses of documents, and what is predicted of them.
+
+    Args:
+        bits: lengths of documents, which are at most `upper` per unit above those in the known code.
+        upper: see bits.
+        unit: tokens or bytes.
+        scores, terms: of the certificate.
+    """
+    known = scores.known / unit.sizes
+    predicted = terms.prediction.losses(known, unit.sizes, unit.weight)
+    return Losses(
+        excess=bits / unit.sizes - predicted,
+        # A prediction is at least the price in the known code less its ceiling.
+        upper=upper + terms.prediction.ceiling_per(unit.weight),
+        known=predicted,
+        expected=unit.expected,
+        limit=terms.known.limit + upper,
+    )
 
 
 def alone(scores: Scores, terms: Terms, metric: str) -> float:
@@ -169,8 +199,8 @@ def alone(scores: Scores, terms: Terms, metric: str) -> float:
     if terms.about_tokens and metric == "bpd":
         return float(scores.token_bits.mean(dtype=np.float64))
     unit, _, kind = metric.partition("_")
-    if unit not in ("bpd", "bpb"):
-        return float(losses_by_metric(scores, terms)[metric].values.mean())
+    if unit == "top":
+        return float(scores.errors[:, TOP_K.index(int(kind.partition("_")[0]))].mean())
     size = scores.lengths if unit == "bpd" else scores.byte_lengths
     return float(((scores.base_bits[:, 0] - scores.bits if kind else scores.bits) / size).mean())
 
@@ -188,7 +218,7 @@ def _token_losses(scores: Scores, terms: Terms) -> dict[str, Losses]:
 def risk_bound(losses: Losses, terms: Terms, claims: int = 1, pilot_margin: float = 0.0) -> float:
     """Return the betting bound: of all n losses, in two stages of those that were drawn, or of tokens.
 
-    R = E excess + E known, with the shares 1 - KNOWN_SHARE and KNOWN_SHARE of delta.
+    R = E excess + E known, with the shares 1 - KNOWN_SHARE and KNOWN_SHARE of delta, unless E known is a fact.
 
     Args:
         losses: as measured.
@@ -196,7 +226,7 @@ def risk_bound(losses: Losses, terms: Terms, claims: int = 1, pilot_margin: floa
         claims: number of claims that share delta.
         pilot_margin: added to the losses that bets are chosen for.
     """
-    delta = (1 - KNOWN_SHARE) * terms.delta / claims
+    delta = terms.excess_delta / claims
     if terms.about_tokens:
         excess = _token_bound(losses, nats(terms.paid_bits, delta))
     elif terms.subsampled:
@@ -222,10 +252,32 @@ def _token_bound(losses: Losses, exponent: float) -> float:
 
 def projected_bound(losses: Losses, terms: Terms) -> float:
     """Return the bound that all n losses would get if they were distributed as these: an estimate, not a claim."""
-    exponent = nats(terms.paid_bits, (1 - KNOWN_SHARE) * terms.delta)
+    exponent = nats(terms.paid_bits, terms.excess_delta)
     if terms.about_tokens:
         return _token_bound(losses, exponent * len(losses.excess) / terms.n)
     return projected_betting(losses.excess, upper=losses.upper, nats=exponent, n=terms.n) + losses.expected
+
+
+def projected_claim(losses: Losses, terms: Terms, samples: int) -> float:
+    """Return the claim that so many draws would get if all lost what these lose: an estimate.
+
+    Args:
+        losses: of a few units.
+        terms: K, n, delta.
+        samples: draws; 0: all units are measured.
+    """
+    if not samples:
+        return projected_bound(losses, terms)
+    excess = projected_subsampled(
+        losses.excess,
+        upper=losses.upper,
+        n=terms.n,
+        samples=samples,
+        message_nats=terms.paid_bits * math.log(2),
+        delta=terms.excess_delta,
+        claims=2**DRAW_BITS,
+    )
+    return min(excess + losses.expected, losses.limit)
 
 
 def make_claims(scores: Scores, terms: Terms, margin: float = LOSS_MARGIN) -> tuple[Claim, ...]:
@@ -240,8 +292,7 @@ def make_claims(scores: Scores, terms: Terms, margin: float = LOSS_MARGIN) -> tu
     metrics = losses_by_metric(scores, terms)
     claims = []
     for metric, losses in metrics.items():
-        careful = dataclasses.replace(losses, excess=np.minimum(losses.excess + margin, losses.upper))
-        value = risk_bound(careful, terms, len(metrics) if terms.joint else 1, LOSS_MARGIN - margin)
+        value = risk_bound(_careful(losses, margin), terms, len(metrics) if terms.joint else 1, LOSS_MARGIN - margin)
         empirical, gain = float(losses.values.mean()), "_gain" in metric
         claims.append(
             Claim(
@@ -257,30 +308,40 @@ def make_claims(scores: Scores, terms: Terms, margin: float = LOSS_MARGIN) -> tu
     return tuple(claims)
 
 
+def _careful(losses: Losses, margin: float) -> Losses:
+    """Losses that are larger by a margin, inside their limit."""
+    return dataclasses.replace(losses, excess=np.minimum(losses.excess + margin, losses.upper))
+
+
+def _unpredicted(terms: Terms) -> Terms:
+    """The terms of a message that predicts of a document what it costs in the known code."""
+    known = terms.known
+    same = known.model_copy(update={"predicted_per_token": known.per_token, "predicted_per_byte": known.per_byte})
+    return dataclasses.replace(terms, prediction=NEUTRAL, known=same)
+
+
 def base_alone(scores: Scores, terms: Terms) -> Baseline | None:
     """Return what the same bound gives for the pretrained base without adapter and prompt, on the same documents.
 
     None with a random base.
 
-    The base is known beforehand and needs no message; the bits that name it are paid for.
+    The base is known beforehand and needs no message; the bits that name it, and a prediction, are paid for. It gets
+    the message's prediction or none, whichever is better for it.
     """
     if not terms.has_base:
         return None
     chain = chain_of(scores, terms)
-    own = dataclasses.replace(terms, bits=TAG_BITS, joint=False)
-    bounds = {}
-    for unit, size, least, expected in (
-        ("bpd", scores.lengths, terms.min_tokens, terms.known.per_token),
-        ("bpb", scores.byte_lengths, terms.min_bytes, terms.known.per_byte),
-    ):
-        if expected is not None and size.all():
-            upper = excess_upper(BASE_MIXTURE, least)
-            excess = np.minimum((chain.base - chain.known) / size + LOSS_MARGIN, upper)
-            losses = Losses(excess, upper, chain.known / size, expected, terms.known.limit + upper)
-            bounds[unit] = store_up(risk_bound(losses, own))
+    paid = TAG_BITS + terms.prediction.bits
+    bounds: dict[str, float] = {}
+    for of in (terms, _unpredicted(terms)):
+        own = dataclasses.replace(of, bits=paid, joint=False)
+        for metric, unit in _units(scores, own).items():
+            losses = _risk(chain.base, _base_upper(unit, own), unit, scores, own)
+            value = store_up(risk_bound(_careful(losses, LOSS_MARGIN), own))
+            bounds[metric] = min(bounds.get(metric, value), value)
     return Baseline(
         name=BASE_NAME,
-        bits=TAG_BITS,
+        bits=paid,
         held_out=None,
         bound=bounds["bpd"],
         held_out_bpb=None,

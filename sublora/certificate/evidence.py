@@ -1,7 +1,6 @@
 """A corpus and a base, ready to measure messages: what issuing and a full replay have in common."""
 
 import importlib.metadata
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,9 @@ from sublora.certificate.assemble import Measured, corpus_part
 from sublora.certificate.baselines import baselines
 from sublora.certificate.draw import draw_units
 from sublora.certificate.held_out import held_out
-from sublora.certificate.known import known_code, measure_known
+from sublora.certificate.known import MeasuredCode, known_code, measure_code
 from sublora.certificate.model import Baseline, HeldOut, How, Known, PretrainedBase, Prior, RandomBase, Why
-from sublora.certificate.terms import make_terms
+from sublora.certificate.terms import bytes_of_a_token, make_terms, min_bytes
 from sublora.coding.message import Header, Message
 from sublora.corpus.corpus import Corpus, Split
 from sublora.corpus.split import common_documents
@@ -34,7 +33,7 @@ class Evidence:
     """The units of a corpus, the code and the base known beforehand, and the processes that score.
 
     Args:
-        header: of the messages that are measured; its mixture weight, prompt and adapter are not looked at.
+        header: of the messages that are measured; its mixture weight, prediction, prompt and adapter are not looked at.
         corpus: whose training documents are certified.
         source: of a pretrained base; "" for a random one.
         published: date of the base, as its user states it.
@@ -46,15 +45,25 @@ class Evidence:
         self.source, self.published = source, published
         self.units = sample_units(corpus, corpus.train, header.setting.bound_type, header.architecture.block_size)
         self.code = known_code(corpus, self.units, header.setting.ngram_order)
+        whole = header.setting.split_seed is not None
+        parts = (corpus.train, corpus.val, corpus.test) if whole else (self.units.split,)
+        splits = [part for part in parts if part is not None]
+        self.measured_code = measure_code(self.code, splits, min_bytes(header.setting), whole)
         self.pretrained = None
         if header.architecture.kind == "pretrained":
             self.pretrained = build_base(header.architecture, header.spec.seed, source)
         self.references = References(self.code.bits, self.pretrained)
 
-    @cached_property
-    def known(self) -> Known:
-        """What is known of the known code, from all n units."""
-        return measure_known(self.code, self.units, self.header.setting, self.header.known_bits)
+    def known(self, header: Header, few: MeasuredCode | None = None) -> Known:
+        """Return what is known of the known code and of the losses that a message predicts.
+
+        Args:
+            header: the message's.
+            few: units that stand for all, where an estimate is enough.
+        """
+        setting = header.setting
+        delta, token = float(setting.delta), bytes_of_a_token(setting)
+        return (few or self.measured_code).known(delta, header.known_bits, header.prediction, token)
 
     def draw(self, data: bytes, samples: int) -> np.ndarray:
         """Return the units that a message is measured on."""
@@ -85,7 +94,7 @@ class Evidence:
     ) -> tuple[tuple[Baseline, ...], HeldOut | None]:
         """Return what a certificate says beside its claims: simple codes, and the loss on held-out text."""
         n = self.units.sample_size(message.header.setting.bound_type)
-        terms = make_terms(message.header, 8 * len(data), n, self.known)
+        terms = make_terms(message.header, 8 * len(data), n, self.known(message.header))
         return (
             baselines(self.corpus, self.code, terms),
             held_out(rebuilt, self.references, self.corpus, terms, protocol, self.processes),
@@ -122,7 +131,7 @@ class Evidence:
             documents=0 if documents is None else len(documents),
             documents_sha256=None if documents is None else documents.content_sha256(),
             prompt_tokens=len(rebuilt.prompt),
-            known=self.known,
+            known=self.known(message.header),
         )
 
     def _documents(self, message: Message) -> Split | None:

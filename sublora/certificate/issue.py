@@ -11,12 +11,13 @@ import numpy as np
 
 from sublora import seeds
 from sublora.certificate.assemble import assemble, coded_setting
-from sublora.certificate.claims import losses_by_metric, projected_bound
+from sublora.certificate.claims import losses_by_metric, projected_claim
 from sublora.certificate.evidence import Evidence
 from sublora.certificate.model import Certificate, write_certificate
-from sublora.certificate.terms import Terms, make_terms
+from sublora.certificate.predicting import best_prediction
+from sublora.certificate.terms import make_terms
 from sublora.coding.message import Encoded, Header, decode_message, encode_message
-from sublora.coding.quantizers import Quantized
+from sublora.coding.prediction import NEUTRAL, Prediction
 from sublora.config import Config
 from sublora.corpus.corpus import BYTES_TOKENIZER, Corpus, open_corpus
 from sublora.errors import ConfigError, CorpusError
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 # seed; those that the risk is measured on are drawn afterwards, from a hash of the message.
 CALIBRATION_UNITS = 64
 MIXTURE_EXPONENTS = range(1, 17)
+# Units that stand for all where the known code's part of the bound is estimated.
+ESTIMATING_UNITS = 2_000
 # Bits per coordinate at which the price of a bit is taken before there is a message.
 PLANNED_RATE = 1.5
 # A near tie of logits counts against the model: another machine may decide it so.
@@ -82,21 +85,13 @@ class Certifier:
         self.protocol = protocol_of(self.header, b.eval_batch_size, RANK_MARGIN)
         self.evidence = Evidence(self.header, corpus, self.config.prior.base, self.config.prior.published, processes)
         self.units, self.processes = self.evidence.units, self.evidence.processes
+        self._few = self.evidence.measured_code.sample(ESTIMATING_UNITS)
         rng = seeds.stream(self.trained.spec.seed, "calibration")
         self.calibration = np.sort(rng.choice(len(self.units), min(CALIBRATION_UNITS, len(self.units)), replace=False))
 
     def _ngram_order(self) -> int:
         order = self.config.prior.ngram_order
         return order if order is not None else USUAL_ORDER[self.corpus.meta["tokenizer"] == BYTES_TOKENIZER]
-
-    def terms(self, bits: int, mixture_exponent: int) -> Terms:
-        """Return what the bound depends on for a message of so many bits."""
-        header = dataclasses.replace(self.header, mixture_exponent=mixture_exponent)
-        return make_terms(header, bits, self.units.sample_size(header.setting.bound_type), self.evidence.known)
-
-    def encode(self, mixture_exponent: int, quantized: Quantized | None, gates: np.ndarray) -> Encoded:
-        """Return the message of a quantized model."""
-        return encode_message(dataclasses.replace(self.header, mixture_exponent=mixture_exponent), quantized, gates)
 
     def score(self, data: bytes, description: str) -> Scores:
         """Return the losses of the calibration units under what a message decodes to."""
@@ -129,27 +124,47 @@ class Certifier:
         """Return by how much one more bit raises the estimated bound of the model before quantization."""
         scores = self.score_unquantized("pricing bits")
         bits = round(PLANNED_RATE * len(self.trained.alpha))
-        low, high = (self.estimate(k, scores, MIXTURE_EXPONENTS[0]) for k in (bits, 2 * bits))
+        header = self._best_header(bits, scores)
+        low, high = (self.estimate(header, k, scores) for k in (bits, 2 * bits))
         return (high - low) / bits
 
-    def estimate(self, bits: int, scores: Scores, mixture_exponent: int) -> float:
+    def estimate(self, header: Header, bits: int, scores: Scores) -> float:
         """Return the bound of a message of so many bits if everything lost what the calibration units lose."""
-        terms = self.terms(bits, mixture_exponent)
+        n = self.units.sample_size(header.setting.bound_type)
+        terms = make_terms(header, bits, n, self.evidence.known(header, self._few))
         metrics = losses_by_metric(scores, terms)
-        return projected_bound(metrics.get("bpb", metrics["bpd"]), terms)
+        return projected_claim(metrics.get("bpb", metrics["bpd"]), terms, header.samples)
+
+    def _best_header(self, bits: int, scores: Scores) -> Header:
+        """The header whose mixture weight and prediction are estimated to be best for a message of so many bits."""
+
+        def at(exponent: int, prediction: Prediction) -> Header:
+            return dataclasses.replace(self.header, mixture_exponent=exponent, prediction=prediction)
+
+        def cost(header: Header) -> float:
+            return self.estimate(header, bits + header.prediction.bits - 1, scores)
+
+        exponent = min(MIXTURE_EXPONENTS, key=lambda e: cost(at(e, NEUTRAL)))
+        if self.header.setting.bound_type == "token_level":
+            return at(exponent, NEUTRAL)
+        prediction = best_prediction(lambda p: cost(at(exponent, p)))
+        exponent = min(MIXTURE_EXPONENTS, key=lambda e: cost(at(e, prediction)))
+        return at(exponent, prediction)
 
     def choose(self) -> Encoded:
-        """Return the message with the lowest estimated bound over quantizations and mixture weights."""
+        """Return the message with the lowest estimated bound over quantizations, mixture weights and predictions."""
         best: tuple[float, Encoded] | None = None
         for quantized, gates in candidates(self.trained, self.price_of_a_bit):
-            draft = self.encode(MIXTURE_EXPONENTS[0], quantized, gates)
+            draft = encode_message(self.header, quantized, gates)
             scores = self.score(draft.data, "calibrating")
-            size = 8 * len(draft.data)
-            exponent = min(MIXTURE_EXPONENTS, key=lambda e: self.estimate(size, scores, e))
-            encoded = self.encode(exponent, quantized, gates)
+            header = self._best_header(8 * len(draft.data), scores)
+            encoded = encode_message(header, quantized, gates)
             size = 8 * len(encoded.data)
-            value = self.estimate(size, scores, exponent)
-            log.info("message of %d bits, mixture weight 2^-%d: estimated bound %.4f", size, exponent, value)
+            value = self.estimate(header, size, scores)
+            log.info(
+                "message of %d bits, mixture weight 2^-%d, %.2f of the known price predicted: estimated bound %.4f",
+                size, header.mixture_exponent, header.prediction.slope, value,
+            )  # fmt: skip
             if best is None or value < best[0]:
                 best = (value, encoded)
         assert best is not None

@@ -125,6 +125,18 @@ class HeldOut(Part):
     """of bpd"""
 
 
+class PredictionPart(Part):
+    """The predicted loss max(c g + a / s, g - R) of a document of s bytes (or tokens) that costs g bits per byte (or
+    token) in the known code. Only what the model does otherwise is bounded for all messages at once."""
+
+    slope: float = Field(gt=0, le=1)
+    """c"""
+    document_bits: int = Field(ge=0)
+    """a"""
+    ceiling: float = Field(ge=0)
+    """R per byte; per token 4 times as much, unless a token is a byte"""
+
+
 class Setting(Part):
     """What the claims are about; read off the message."""
 
@@ -142,6 +154,8 @@ class Setting(Part):
     """new tokens per window where a document is longer than the context"""
     block_size: int
     """context length in tokens"""
+    prediction: PredictionPart
+    """of losses, from their price in the known code"""
     samples: int
     """units drawn to measure the risk; 0: all were measured"""
     min_tokens: int
@@ -226,10 +240,16 @@ class Known(Part):
     """its name"""
     limit: float = Field(gt=0)
     """longest price of a token, in bits"""
+    exact: bool
+    """true: what follows are means over the whole population; false: upper bounds on the mean of a new document"""
     per_token: float = Field(ge=0)
-    """upper bound on the expected bits per token of a new document"""
+    """bits per token"""
     per_byte: float | None = Field(ge=0)
     """the same per byte; null where bytes are not known"""
+    predicted_per_token: float = Field(ge=0)
+    """the loss that the message predicts, in bits per token"""
+    predicted_per_byte: float | None = Field(ge=0)
+    """the same per byte"""
 
 
 class Prior(Part):

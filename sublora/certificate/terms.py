@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass
 
+from sublora.certificate.known import KNOWN_SHARE
 from sublora.certificate.model import Known
 from sublora.coding.message import Header
+from sublora.coding.prediction import BYTES_OF_A_TOKEN, NEUTRAL, Prediction
+from sublora.coding.setting import Setting
 
 # Weight of the known code in the base's mixture with it: fixed by the format.
 BASE_MIXTURE = 2.0**-4
@@ -29,6 +32,8 @@ class Terms:
     known: the code known beforehand.
     has_base: the model falls back on its pretrained base, which falls back on the known code with weight BASE_MIXTURE.
     subsampled: the losses are a draw with replacement from the units, rather than all of them.
+    prediction: of losses, from their price in the known code.
+    bytes_of_a_token: its ceiling per token is so many times that per byte.
     """
 
     bound_type: str
@@ -44,6 +49,8 @@ class Terms:
     known: Known
     has_base: bool
     subsampled: bool
+    prediction: Prediction = NEUTRAL
+    bytes_of_a_token: int = 1
 
     @property
     def paid_bits(self) -> int:
@@ -51,9 +58,25 @@ class Terms:
         return self.bits + self.division_bits
 
     @property
+    def excess_delta(self) -> float:
+        """The share of delta that is left for what a message decides."""
+        return self.delta if self.known.exact else (1 - KNOWN_SHARE) * self.delta
+
+    @property
     def about_tokens(self) -> bool:
         """Whether losses are those of tokens."""
         return self.bound_type == "token_level"
+
+
+def min_bytes(setting: Setting) -> int:
+    """Return how many bytes every document has at least."""
+    # A token is at least one byte, and so is a character: whichever the rule for documents is stricter on.
+    return max(setting.min_tokens, setting.min_characters)
+
+
+def bytes_of_a_token(setting: Setting) -> int:
+    """Return how many bytes a token counts for where a ceiling is per byte."""
+    return 1 if setting.tokenizer_tag is None else BYTES_OF_A_TOKEN
 
 
 def make_terms(header: Header, bits: int, n: int, known: Known) -> Terms:
@@ -78,9 +101,10 @@ def make_terms(header: Header, bits: int, n: int, known: Known) -> Terms:
         # A document's length is given, so end-of-text cannot occur inside it.
         n_symbols=setting.vocab_size - documents,
         min_tokens=setting.min_tokens if documents else header.architecture.block_size,
-        # A token is at least one byte, and so is a character: whichever the rule for documents is stricter on.
-        min_bytes=max(setting.min_tokens, setting.min_characters),
+        min_bytes=min_bytes(setting),
         known=known,
         has_base=header.architecture.kind == "pretrained" and setting.bound_type != "token_level",
         subsampled=header.samples > 0,
+        prediction=header.prediction,
+        bytes_of_a_token=bytes_of_a_token(setting),
     )

@@ -127,6 +127,7 @@ def _check_arithmetic(certificate: Certificate, data: bytes, message: Message, s
         _expect("the longest price of the known code", prior.known.limit, code.limit)
     if not 0 <= prior.known.per_token <= prior.known.limit or (prior.known.per_byte or 0.0) > prior.known.limit:
         raise CertificateError("the expected length in the known code is no length that a document can have")
+    _expect("whether the known code was measured on the population", prior.known.exact, setting.split_seed is not None)
     for claim in certificate.claims:
         # A loss is never negative, and no gain exceeds what the base and the code it falls back on can lose.
         if claim.sense == "at most" and claim.bound < 0:

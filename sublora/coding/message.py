@@ -14,6 +14,7 @@ from sublora.coding.bits import BitReader, BitWriter, read_decimal, read_gamma, 
 from sublora.coding.codebooks import read_codebook, write_codebook
 from sublora.coding.entropy import fit, read_model, write_model
 from sublora.coding.gates import read_gates, write_gates
+from sublora.coding.prediction import NEUTRAL, Prediction, read_prediction, write_prediction
 from sublora.coding.prompt import Prompt, read_prompt, write_prompt
 from sublora.coding.quantizers import Quantized
 from sublora.coding.range_coder import read_payload, write_payload
@@ -23,7 +24,7 @@ from sublora.errors import MessageError
 
 __all__ = ["VERSION", "Encoded", "Header", "Message", "ModelSpec", "decode_message", "encode_message"]
 
-VERSION = 2
+VERSION = 3
 MAX_SYMBOLS = 1 << 22
 MAX_MIXTURE_EXPONENT = 64
 DIVISION_BITS = 24
@@ -48,6 +49,8 @@ class Header:
     stride: int
     """new tokens per window where a document is longer than the context"""
     prompt: Prompt = field(default_factory=Prompt)
+    prediction: Prediction = NEUTRAL
+    """of losses, from their price in the known code"""
 
     def __post_init__(self) -> None:
         if not 1 <= self.mixture_exponent <= MAX_MIXTURE_EXPONENT:
@@ -62,6 +65,8 @@ class Header:
             raise MessageError("the model and the corpus have different vocabularies")
         if self.prompt.documents and self.setting.prior_tag is None:
             raise MessageError("a prompt of known documents needs known documents")
+        if self.prediction != NEUTRAL and self.setting.bound_type == "token_level":
+            raise MessageError("a claim about tokens predicts no losses of documents")
 
     @property
     def division_bits(self) -> int:
@@ -130,6 +135,7 @@ def encode_message(header: Header, quantized: Quantized | None, gates: Float[np.
     _write_stride(writer, header)
     writer.field("mixture")
     write_gamma(writer, header.mixture_exponent)
+    write_prediction(writer, header.prediction)
     write_prompt(writer, header.prompt)
     write_spec(writer, spec)
     if quantized is not None:
@@ -198,10 +204,12 @@ def decode_message(data: bytes, *, max_symbols: int) -> Message:
     ledger.book("scoring")
     mixture_exponent = read_gamma(reader)
     ledger.book("mixture")
+    prediction = read_prediction(reader)
+    ledger.book("prediction")
     prompt = read_prompt(reader)
     ledger.book("prompt")
     spec = read_spec(reader, ledger.book)
-    header = Header(setting, architecture, spec, mixture_exponent, samples, stride, prompt)
+    header = Header(setting, architecture, spec, mixture_exponent, samples, stride, prompt, prediction)
     alpha, gates = np.zeros(0, np.float32), np.zeros(0)
     if spec.adapter != "none":
         alpha, gates = _read_symbols(reader, spec, max_symbols, ledger)

@@ -23,6 +23,7 @@ BOUND_TYPES: tuple[BoundType, ...] = get_args(BoundType)
 CLAIMS = ("auto", "population", "source")
 BATCHINGS = ("crops", "documents")
 PRETRAINED_PARTS = ("all", "lora")
+KNOWN_DOCUMENTS = ("all", "own")
 PRETRAIN_OPTIMIZERS = ("adamw", "muon")
 QUANTIZERS = ("uniform", "kmeans", "trellis", "feedback")
 # Layers, heads and width (Radford et al. 2019, table 2). The largest goes by two names in the literature's code.
@@ -222,6 +223,9 @@ class Pretrain:
 
     trains: str = "all"
     """all: every weight of the base; lora: LoRA on the linear layers inside the layers, merged at the end"""
+    documents: str = "all"
+    """all: every known document; own: only those that the certified source gave itself (--prior-share, --prior-before),
+    not those of its older copy"""
     out_dir: str = ""
     """folder that the base is written to, to be named as prior.base"""
     max_iters: int = 2000
@@ -243,6 +247,7 @@ class Pretrain:
 
     def __post_init__(self) -> None:
         _choice("pretrain.trains", self.trains, PRETRAINED_PARTS)
+        _choice("pretrain.documents", self.documents, KNOWN_DOCUMENTS)
         _choice("pretrain.optimizer", self.optimizer, PRETRAIN_OPTIMIZERS)
         for name in ("max_iters", "batch_size", "lora_r", "eval_interval"):
             _range(f"pretrain.{name}", getattr(self, name), 1)

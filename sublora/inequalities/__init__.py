@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from sublora.inequalities.betting_all import betting, projected_betting
-from sublora.inequalities.betting_drawn import SubsampledBound, betting_subsampled, check_betting_subsampled
+from sublora.inequalities.betting_drawn import (
+    SubsampledBound,
+    betting_subsampled,
+    check_betting_subsampled,
+    projected_subsampled,
+)
 from sublora.inequalities.checks import nats
 from sublora.inequalities.classical import empirical_bernstein, hoeffding, kl_inverse
 from sublora.inequalities.combine import weighted_minimum
@@ -30,6 +35,7 @@ __all__ = [
     "kl_inverse",
     "nats",
     "projected_betting",
+    "projected_subsampled",
     "running_mean",
     "token_azuma",
     "token_betting",

@@ -101,7 +101,7 @@ def betting_subsampled(
             raise ValueError("give either a pilot or choices: bets from outside the draw need no pilot")
         pilot, careful = 0, choices
     else:
-        pilot = min(max(PILOT_LEAST, math.ceil(PILOT_SHARE * len(y))), len(y) // 2) if pilot is None else pilot
+        pilot = _pilot(len(y)) if pilot is None else pilot
         if not 0 < pilot < len(y):
             raise ValueError(f"a pilot of {pilot} of {len(y)} draws: both the pilot and the rest need at least one")
         expected = stage_costs(len(y) - pilot, n, message_nats, delta, claims, CAREFUL_WEIGHT)
@@ -116,6 +116,34 @@ def betting_subsampled(
         costs = stage_costs(len(y) - pilot, n, message_nats, delta, claims, weight)
         tried.append(SubsampledBound(_evaluate(y[pilot:], upper, c, c2, *costs), c, c2, i, pilot))
     return min(tried, key=lambda bound: bound.value)
+
+
+def projected_subsampled(
+    losses: Float[np.ndarray, " m"],
+    *,
+    upper: float,
+    n: int,
+    samples: int,
+    message_nats: float,
+    delta: float,
+    claims: int = 1,
+) -> float:
+    """Return what `betting_subsampled` would give for `samples` draws that are distributed as these losses.
+
+    A projection, not a bound: its bets are the best for these very losses.
+
+    Args:
+        losses, upper, n, message_nats, delta, claims: as in `betting_subsampled`.
+        samples: number of draws that are imagined, at least 2.
+    """
+    y = upper - checked_losses(losses, upper)
+    costs = stage_costs(samples - _pilot(samples), n, message_nats, delta, claims, HEDGE[0][1])
+    return _evaluate(y, upper, *_choose(y, *costs), *costs)
+
+
+def _pilot(draws: int) -> int:
+    """How many draws choose the bets."""
+    return min(max(PILOT_LEAST, math.ceil(PILOT_SHARE * draws)), draws // 2)
 
 
 def check_betting_subsampled(

@@ -76,6 +76,20 @@ def mixture_excess(
     return -np.logaddexp2(gained, math.log2(weight)) / lengths
 
 
+def mixture_bits(
+    bits: Float[np.ndarray, " n"],
+    fallback_bits: Float[np.ndarray, " n"],
+    lengths: Int[np.ndarray, " n"],
+    weight: float,
+) -> Float[np.ndarray, " n"]:
+    """Return the length of documents in the mixture of a code and what it falls back on, in bits.
+
+    Args:
+        bits, fallback_bits, lengths, weight: as in `mixture_excess`.
+    """
+    return fallback_bits + lengths * mixture_excess(bits, fallback_bits, lengths, weight)
+
+
 def excess_upper(weight: float, min_tokens: int) -> float:
     """Return log2(1/e)/T_min, the limit of `mixture_excess` for documents of at least T_min tokens.
 

@@ -12,8 +12,8 @@ from sublora.run_folder import RunFolder
 
 # What decides about the weights, beside the documents and the base to start from. No path of a machine stands here.
 _SECTIONS = {
-    "pretrain": ("trains", "max_iters", "learning_rate", "weight_decay", "batch_size", "warmup_iters", "lora_r",
-                 "optimizer", "eval_interval"),
+    "pretrain": ("trains", "documents", "max_iters", "learning_rate", "weight_decay", "batch_size", "warmup_iters",
+                 "lora_r", "optimizer", "eval_interval"),
     "model": ("n_layer", "n_head", "n_embd", "dropout", "bias", "apply_rope", "use_mistral_sliding_window",
               "attention_window"),
     "data": ("block_size", "batching", "perturb_word_order_window_size"),
@@ -39,7 +39,7 @@ class FittedBase:
     documents: int
     """known documents that it was fitted to, those that were held back among them"""
     documents_sha256: str
-    """their hash, see `sublora.corpus.digest`"""
+    """hash of all known documents, see `sublora.corpus.digest`"""
     start: str
     """the base that the fitting began with, in words"""
     start_is_random: bool

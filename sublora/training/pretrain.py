@@ -113,6 +113,22 @@ def _known_documents(corpus: Corpus) -> Split:
     return corpus.prior
 
 
+def _documents_of_an_older_copy(corpus: Corpus) -> int:
+    """How many known documents, the first ones, are those of an older copy of the source.
+
+    Raises:
+        CorpusError: fewer than two others are left.
+    """
+    assert corpus.prior is not None
+    older = int(corpus.meta.get("prior", {}).get("older", 0))
+    if len(corpus.prior) - older < 2:
+        raise CorpusError(
+            f"{corpus.path} has no known documents but those of the older copy: prepare it with --prior-share or "
+            "--prior-before, or set pretrain.documents=all"
+        )
+    return older
+
+
 def _finished(out_dir: Path, config: Config, documents_sha256: str) -> bool:
     """Whether a folder holds this very base.
 
@@ -157,7 +173,9 @@ class _Pretraining:
     def __init__(self, config: Config, corpus: Corpus, known: Split, documents_sha256: str, out_dir: Path) -> None:
         self.config, self.corpus, self.folder = config, corpus, RunFolder(out_dir)
         self.known, self.documents_sha256 = known, documents_sha256
-        self.fitted, self.held_back = (self._batches(rows) for rows in divide(len(known)))
+        older = _documents_of_an_older_copy(corpus) if config.pretrain.documents == "own" else 0
+        self.documents = len(known) - older
+        self.fitted, self.held_back = (self._batches(older + rows) for rows in divide(self.documents))
         architecture = architecture_from_config(config, corpus.vocab_size)
         base = create_base(architecture, config.system.seed, config.prior.base, config.model.dropout)
         self.start = describe_base(config.prior.base, base)
@@ -355,7 +373,7 @@ class _Pretraining:
             merge(self.net.cpu()).save_pretrained(out_dir)
         record = FittedBase(
             settings=settings_of(self.config),
-            documents=len(self.known),
+            documents=self.documents,
             documents_sha256=self.documents_sha256,
             start=self.start.name,
             start_is_random=not self.config.prior.base,
@@ -370,7 +388,7 @@ class _Pretraining:
             versions={"sublora": sublora.__version__}
             | {name: importlib.metadata.version(name) for name in ("torch", "transformers", "peft", "numpy")},
         )
-        card = {"model_name": f"{self._name()} fitted to {len(self.known):,} known documents"}
+        card = {"model_name": f"{self._name()} fitted to {self.documents:,} known documents"}
         if self.start.licence:
             card["license"] = self.start.licence
         write_text(out_dir / "README.md", f"---\n{yaml.safe_dump(card)}---\n\nSee {folder.pretrain.name}.\n")

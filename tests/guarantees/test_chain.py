@@ -20,7 +20,15 @@ TOKENS, DELTA, WEIGHT, SAMPLES = 20, 0.2, 2.0**-3, 300
 
 
 def terms(n: int, bits: int, *, subsampled: bool = False, known: float = 5.0) -> Terms:
-    code = Known(code="by hand", limit=14.0, per_token=known, per_byte=known)
+    code = Known(
+        code="by hand",
+        exact=False,
+        limit=14.0,
+        per_token=known,
+        per_byte=known,
+        predicted_per_token=known,
+        predicted_per_byte=known,
+    )
     return Terms(
         "document_level",
         bits,

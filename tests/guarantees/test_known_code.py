@@ -2,16 +2,16 @@
 
 import dataclasses
 import math
-from fractions import Fraction
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
 from sublora.certificate.claims import Losses, losses_by_metric, plain, projected_bound, risk_bound
-from sublora.certificate.known import KNOWN_SHARE, known_code, measure_known
+from sublora.certificate.known import KNOWN_SHARE, MeasuredCode, known_code, measure_code
 from sublora.certificate.model import Known
 from sublora.certificate.terms import Terms
+from sublora.coding.prediction import Prediction
 from sublora.coding.setting import Setting, setting_bits
 from sublora.corpus.corpus import BYTES_TOKENIZER, open_corpus
 from sublora.corpus.fallback import UNIT, fallback_code
@@ -50,16 +50,15 @@ def test_what_a_certificate_says_of_it(tmp_path):
     rows = np.array([3, 0, 3])
     by_hand = [sum(int(units.fallback.prices[t]) for t in units.split.document(int(row))) for row in rows]
     assert units.fallback.lengths(units.split, rows).tolist() == by_hand
-    code, setting = known_code(corpus, units, 0), Setting(delta=Fraction(1, 10))
-    measured = measure_known(code, units, setting, setting_bits(setting))
+    code, bits = measure_code(known_code(corpus, units, 0), [units.split], 40, whole=False), setting_bits(Setting())
+    measured = code.known(0.1, bits)
     lengths = units.fallback.lengths(units.split, np.arange(len(units))) * UNIT / units.split.lengths
     assert lengths.mean() < measured.per_token < measured.limit
     assert measured.per_byte == measured.per_token
     # A certificate with a smaller delta has to allow for more.
-    smaller = Setting(delta=Fraction(1, 1000))
-    assert measure_known(code, units, smaller, setting_bits(setting)).per_token > measured.per_token
+    assert code.known(0.001, bits).per_token > measured.per_token
     # And one that had more to choose from.
-    assert measure_known(code, units, setting, setting_bits(setting) + 40).per_token > measured.per_token
+    assert code.known(0.1, bits + 40).per_token > measured.per_token
 
 
 def documents(n: int, samples: int, models: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -90,8 +89,15 @@ def bound(known: np.ndarray, bits: np.ndarray, message: int = 0, *, luck: float 
     return risk_bound(losses, terms(len(bits), message if paid else 0))
 
 
+def known_parts(per_token: float, per_byte: float | None) -> Known:
+    return Known(
+        code="by hand", limit=14.0, exact=False, per_token=per_token, per_byte=per_byte, predicted_per_token=per_token,
+        predicted_per_byte=per_byte,
+    )  # fmt: skip
+
+
 def terms(n: int, bits: int) -> Terms:
-    known = Known(code="by hand", limit=14.0, per_token=0.0, per_byte=None)
+    known = known_parts(0.0, None)
     return Terms(
         "document_level", bits, 0, n, DELTA, False, WEIGHT, 256, TOKENS, TOKENS, known, has_base=False, subsampled=False
     )
@@ -151,7 +157,7 @@ def test_losses_are_those_of_the_mixture_and_errors_are_plain():
         known=np.array([90.0, 180.0]),
         misses=np.tile([[10], [40]], (1, 12)),
     )
-    known = Known(code="by hand", limit=14.0, per_token=4.6, per_byte=4.4)
+    known = known_parts(4.6, 4.4)
     metrics = losses_by_metric(scores, dataclasses.replace(terms(100, 0), known=known))
     mixed = -np.log2(0.75 * 2.0**-scores.bits + 0.25 * 2.0 ** np.array([-90.0, -180.0]))
     np.testing.assert_allclose(metrics["bpd"].values, mixed / [20, 40])
@@ -159,5 +165,42 @@ def test_losses_are_those_of_the_mixture_and_errors_are_plain():
     assert (metrics["bpd"].expected, metrics["bpb"].expected) == (4.6, 4.4)
     assert metrics["bpd"].limit == 14 + 2 / TOKENS
     assert metrics["top_1_error"].values.tolist() == plain(np.array([0.5, 1.0]), 1.0).values.tolist()
-    unknown = dataclasses.replace(terms(100, 0), known=known.model_copy(update={"per_byte": None}))
+    unknown = dataclasses.replace(terms(100, 0), known=known_parts(4.6, None))
     assert "bpb" not in losses_by_metric(scores, unknown)
+
+
+def test_of_a_population_the_mean_is_a_fact(tmp_path):
+    """Every part of the population is read, so that nothing is left to chance and nothing is paid."""
+    rng = stream(1, "population")
+    texts = [" ".join(rng.choice(["sea", "union", "quartz", "of"], rng.integers(12, 60))) for _ in range(300)]
+    (tmp_path / "text.txt").write_text("\n\n".join(texts))
+    corpus = open_corpus(prepare("text", tmp_path / "data", paths=[tmp_path / "text.txt"], val_every=4))
+    parts = [corpus.train, corpus.val, corpus.test]
+    code = known_code(corpus, sample_units(corpus, corpus.train, "document_level", 8), 0)
+    whole, sample = measure_code(code, parts, 1, whole=True), measure_code(code, parts[:1], 1, whole=False)
+    prices = [
+        sum(int(code.fallback.prices[t]) for t in part.document(i)) * UNIT / part.lengths[i]
+        for part in parts
+        for i in range(len(part))
+    ]
+    fact = whole.known(DELTA, 100)
+    assert fact.exact and len(prices) == corpus.population
+    assert fact.per_token == fact.predicted_per_token == pytest.approx(np.mean(prices))
+    assert sample.known(DELTA, 100).per_token > fact.per_token
+    # All of delta is left for the model.
+    exact = dataclasses.replace(terms(len(parts[0]), 500), known=fact)
+    assert exact.excess_delta == DELTA > terms(len(parts[0]), 500).excess_delta
+
+
+def test_the_prediction_of_a_population_is_a_fact_too(tmp_path):
+    lengths = np.arange(10, 210)
+    known = stream(2, "population").gamma(8, 0.5, 200)
+    (tmp_path / "text.txt").write_text("\n\n".join("x" * n for n in lengths))
+    corpus = open_corpus(prepare("text", tmp_path / "data", paths=[tmp_path / "text.txt"]))
+    code = known_code(corpus, sample_units(corpus, corpus.train, "document_level", 8), 0)
+    prediction = Prediction(missing=8, document=6, ceiling=9)
+    measured = MeasuredCode(code, known * lengths, lengths, lengths, 1, 200, True).known(DELTA, 0, prediction, 4)
+    by_hand = np.maximum(0.5 * known + 12 / lengths, known - 1.5)
+    assert measured.predicted_per_byte == pytest.approx(by_hand.mean())
+    # A token counts for four bytes, so its ceiling is four times as high.
+    assert measured.predicted_per_token == pytest.approx(np.maximum(0.5 * known + 12 / lengths, known - 6).mean())
