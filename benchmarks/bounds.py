@@ -29,7 +29,7 @@ import numpy as np
 
 from sublora import inequalities as ineq
 from sublora.certificate.claims import losses_by_metric, projected_bound, reference_bound, risk_bound
-from sublora.certificate.model import read_certificate
+from sublora.certificate.reading import read_certificate
 from sublora.certificate.terms import Terms, make_terms
 from sublora.coding.message import MAX_SYMBOLS, decode_message
 from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID, excess_upper, mixture_excess, token_smoothing_range

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sublora.certificate.model import read_certificate
+from sublora.certificate.reading import read_certificate
 from sublora.report.runs import mean_and_error
 from sublora.report.tables import at_most, claims_table, compared, sure
 

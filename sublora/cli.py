@@ -143,7 +143,7 @@ def _verify(options: argparse.Namespace) -> None:
         raise SubloraError("--base and --reproduced-key need --data DIR: the arithmetic alone measures nothing")
     if (options.retrain_base and not options.base) or (options.start and not options.retrain_base):
         raise SubloraError("--retrain-base needs --base FOLDER, and --start needs --retrain-base")
-    from sublora.certificate.model import read_certificate
+    from sublora.certificate.reading import read_certificate
     from sublora.certificate.verify import verify
 
     run = RunFolder.of(options.certificate)
@@ -167,7 +167,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _attest(options: argparse.Namespace) -> None:
-    from sublora.certificate.model import read_certificate
+    from sublora.certificate.reading import read_certificate
     from sublora.certificate.signing import sign_certificate
 
     run = RunFolder.of(options.run)
@@ -204,7 +204,7 @@ def _show(run: RunFolder) -> None:
     """Print the table of a certified run."""
     from rich.console import Console
 
-    from sublora.certificate.model import read_certificate
+    from sublora.certificate.reading import read_certificate
     from sublora.report.tables import claims_table
 
     files = {path.name: path for path in (run.certificate, run.message, run.report) if path.exists()}

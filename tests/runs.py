@@ -24,8 +24,8 @@ from sublora.certificate.model import (
     Prior,
     RandomBase,
     Setting,
-    write_certificate,
 )
+from sublora.certificate.reading import write_certificate
 from sublora.certificate.wording import limits, metric_name, statement
 from sublora.coding.architecture import Architecture
 from sublora.coding.message import Header, ModelSpec, decode_message, encode_message

@@ -46,6 +46,7 @@ TORCH_FREE = [
     "sublora.certificate.claims",
     "sublora.certificate.attestation",
     "sublora.certificate.model",
+    "sublora.certificate.reading",
     "sublora.certificate.schema",
     "sublora.certificate.signing",
     "sublora.certificate.draw",

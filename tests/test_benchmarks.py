@@ -8,7 +8,7 @@ import pytest
 from runs import issue_run
 
 from sublora.certificate.claims import LOSS_MARGIN
-from sublora.certificate.model import read_certificate
+from sublora.certificate.reading import read_certificate
 from sublora.coding.quantizers import quantize
 from sublora.scoring.scores import read_scores
 from sublora.seeds import stream

@@ -10,7 +10,7 @@ from certified_run import flags
 
 from sublora.certificate.draw import draw_units
 from sublora.certificate.issue import certify
-from sublora.certificate.model import read_certificate
+from sublora.certificate.reading import read_certificate
 from sublora.certificate.verify import verify
 from sublora.certificate.wording import beaten_by
 from sublora.config import load_config

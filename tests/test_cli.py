@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from runs import issue_run, make_certificate, make_metrics, with_base, write_metrics
 
-from sublora.certificate.model import read_certificate, write_certificate
+from sublora.certificate.reading import read_certificate, write_certificate
 from sublora.certificate.verify import Verified
 from sublora.cli import _show, demo, main
 from sublora.config import load_config

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sublora.certificate.model import FORMAT, Certificate, read_certificate
+from sublora.certificate.model import FORMAT, Certificate
+from sublora.certificate.reading import read_certificate
 from sublora.certificate.schema import schema_text
 from sublora.certificate.verify import verify
 from sublora.certificate.wording import beaten_by

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GPT2LMHeadModel
 
 from sublora.certificate.evidence import why_known
 from sublora.certificate.issue import certify
-from sublora.certificate.model import read_certificate
+from sublora.certificate.reading import read_certificate
 from sublora.certificate.retrain import retrain_base
 from sublora.certificate.verify import verify
 from sublora.cli import main
@@ -94,6 +94,23 @@ def test_nothing_but_known_documents_is_read(base, corpus_dir, tmp_path):
         # A split in memory does not agree with its file.
         patch.setattr(type(fewer.prior), "content_sha256", lambda self: "0" * 64)
         assert sha256(module.fit_base(config, fewer, tmp_path / "c")) != sha256(base)
+
+
+def test_the_documents_of_an_older_copy_can_be_left_out(tmp_path):
+    """The base is the same whatever the older copy says, as long as the share is the same."""
+    texts = [f"union of states number {k} in congress {k * k}" for k in range(80)]
+    (tmp_path / "new.txt").write_text("\n\n".join(texts))
+    bases = []
+    for name, older in (("a", "treaty of peace and revenue, article"), ("b", "quartz and sphinx, judge my vow, again")):
+        (tmp_path / f"{name}.txt").write_text("\n\n".join(f"{older} {k}" for k in range(30)))
+        data = prepare(
+            "text", tmp_path / name, paths=[tmp_path / "new.txt"], absent_from=[tmp_path / f"{name}.txt"],
+            prior_share=0.5,
+        )  # fmt: skip
+        bases.append(fit(data, tmp_path / f"base-{name}", "--pretrain.documents=own"))
+        record, prior = read_fitted_base(bases[-1]), open_corpus(data).prior
+        assert record.documents == len(prior) - 30 == 40
+    assert sha256(bases[0]) == sha256(bases[1]) != sha256(fit(data, tmp_path / "all"))
 
 
 def test_documents_that_are_held_back_are_not_trained_on(corpus_dir):
@@ -272,6 +289,11 @@ def test_last_digits_are_reported_and_not_refused(issued, base, corpus_dir, tmp_
 def test_what_cannot_be_fitted_is_said_in_one_line(base, corpus_dir, data_dir, tmp_path):
     with pytest.raises(CorpusError, match=r"no documents known beforehand.*--prior-share"):
         fit(data_dir, tmp_path / "b")
+    (tmp_path / "old.txt").write_text("\n\n".join(f"a sentence of an older copy, number {k}" for k in range(60)))
+    (tmp_path / "new.txt").write_text("\n\n".join(f"a sentence of a newer copy, number {k}" for k in range(60)))
+    older = prepare("text", tmp_path / "older", paths=[tmp_path / "new.txt"], absent_from=[tmp_path / "old.txt"])
+    with pytest.raises(CorpusError, match=r"no known documents but those of the older copy.*--prior-share"):
+        fit(older, tmp_path / "b", "--pretrain.documents=own")
     with pytest.raises(ConfigError, match=r"--pretrain\.out_dir=FOLDER"):
         pretrain(load_config([f"--data.dataset_dir={corpus_dir}"]))
     with pytest.raises(ConfigError, match="holds another base"):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
-from sublora.certificate.model import read_certificate
+from sublora.certificate.reading import read_certificate
 from sublora.certificate.selection import read_selection, write_selection
 from sublora.certificate.verify import verify
 from sublora.cli import main

@@ -1,6 +1,7 @@
 """A corpus and a base, ready to measure messages: what issuing and a full replay have in common."""
 
 import importlib.metadata
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,11 @@ class Evidence:
             self.pretrained = build_base(header.architecture, header.spec.seed, source)
         self.references = References(self.code.bits, self.pretrained)
 
+    @cached_property
+    def content_sha256(self) -> str:
+        """The hash of the certified units."""
+        return self.units.content_sha256()
+
     def known(self, header: Header, few: MeasuredCode | None = None) -> Known:
         """Return what is known of the known code and of the losses that a message predicts.
 
@@ -67,7 +73,7 @@ class Evidence:
 
     def draw(self, data: bytes, samples: int) -> np.ndarray:
         """Return the units that a message is measured on."""
-        return draw_units(data, self.units.content_sha256(), len(self.units), samples)
+        return draw_units(data, self.content_sha256, len(self.units), samples)
 
     def losses(
         self, data: bytes, message: Message, protocol: Protocol, run: RunFolder | None = None
@@ -83,8 +89,7 @@ class Evidence:
         drawn = self.draw(data, message.header.samples)
         kept: Path | None = None
         if run is not None:
-            content = self.units.content_sha256()
-            kept = run.scoring / scoring_key(data, content, self.units, drawn, protocol)
+            kept = run.scoring / scoring_key(data, self.content_sha256, self.units, drawn, protocol)
         return rebuilt, score(
             rebuilt, self.references, self.units, drawn, protocol, self.processes, "measuring the risk", kept
         )
@@ -97,7 +102,7 @@ class Evidence:
         terms = make_terms(message.header, 8 * len(data), n, self.known(message.header))
         return (
             baselines(self.corpus, self.code, terms),
-            held_out(rebuilt, self.references, self.corpus, terms, protocol, self.processes),
+            held_out(rebuilt, self.references, self.corpus, terms, protocol, self.processes, message.header.samples),
         )
 
     def measured(

@@ -12,8 +12,8 @@ from sublora.corpus.units import held_out_units
 from sublora.scoring.measure import Protocol, Rebuilt, References, score
 from sublora.scoring.processes import Processes
 
-# Enough for a standard error of a few hundredths of a bit; every one is scored twice where there is a base.
-UNITS = 250
+# A tenth of the units that the claim is measured on, but enough for a standard error of a few hundredths of a bit.
+SHARE, LEAST, OF_ALL = 10, 100, 250
 
 
 def held_out(
@@ -23,6 +23,7 @@ def held_out(
     terms: Terms,
     protocol: Protocol,
     processes: Processes,
+    samples: int,
 ) -> HeldOut | None:
     """Return mean losses on evenly spaced test units, and the standard error; None where there are none.
 
@@ -35,13 +36,15 @@ def held_out(
         terms: what a loss is.
         protocol: how units are scored.
         processes: that share the work.
+        samples: units that the claim is measured on, 0 for all of them.
     """
     units = held_out_units(corpus, terms.bound_type, protocol.block_size)
     if units is None:
         return None
     part = corpus.val if corpus.test is None else corpus.test
     assert part is not None
-    chosen = np.unique(np.linspace(0, len(units) - 1, UNITS).astype(int))
+    count = max(LEAST, samples // SHARE) if samples else OF_ALL
+    chosen = np.unique(np.linspace(0, len(units) - 1, count).astype(int))
     scores = score(rebuilt, references, units, chosen, protocol, processes, "measuring held-out text")
     metrics = losses_by_metric(scores, terms)
     # Tokens of a unit depend on each other, so the error of the mean is that of units.

@@ -13,8 +13,9 @@ from sublora import seeds
 from sublora.certificate.assemble import assemble, coded_setting
 from sublora.certificate.claims import losses_by_metric, projected_claim
 from sublora.certificate.evidence import Evidence
-from sublora.certificate.model import Certificate, write_certificate
+from sublora.certificate.model import Certificate
 from sublora.certificate.predicting import best_prediction
+from sublora.certificate.reading import write_certificate
 from sublora.certificate.terms import make_terms
 from sublora.coding.message import Encoded, Header, decode_message, encode_message
 from sublora.coding.prediction import NEUTRAL, Prediction

@@ -1,27 +1,17 @@
-"""The certificate as one typed object, read strictly and written in one form. Torch-free.
+"""The certificate as one typed object; `reading` has its file. Torch-free.
 
-A certificate from elsewhere is untrusted input: an unknown or repeated field, a number of another type, a bound that no
-loss can have, another order or layout of the file are all refused. Nothing in it names anything that is loaded.
+Nothing in it names anything that is loaded.
 """
 
 import datetime
 import json
-import unicodedata
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from sublora.errors import CertificateError
-from sublora.files import canonical_json, read_bytes, sha256, write_text
-from sublora.run_folder import RunFolder
+from sublora.files import canonical_json, sha256
 
 FORMAT: Literal[3] = 3
-MOST_BYTES = 1 << 20
-"""of a certificate's file; a usual one has ten thousand"""
-# Categories of Unicode that change what stands around them: controls, marks of direction, separators of lines.
-_UNPRINTED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 Sha256 = Field(pattern="^[0-9a-f]{64}$")
 Why = Literal[
@@ -176,7 +166,8 @@ class MessagePart(Part):
     division_bits: int = Field(ge=0)
     """paid beside K for the choice of how the population was divided"""
     setting_bits: int = Field(ge=1)
-    """what pays for the choice of the code known beforehand: the setting's bits in the message, and division_bits"""
+    """what pays for the choice of the code known beforehand where no population gives its mean: the setting's bits in
+    the message, and division_bits"""
     coordinates: int = Field(ge=0)
     """numbers that the message holds for the adapter"""
     sha256: str = Sha256
@@ -365,79 +356,3 @@ class Certificate(Part):
     def to_text(self) -> str:
         """Return the one text of the certificate."""
         return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def write_certificate(run: RunFolder, certificate: Certificate) -> Certificate:
-    """Seal and write a certificate; return it sealed."""
-    sealed = certificate.sealed()
-    write_text(run.certificate, sealed.to_text())
-    return sealed
-
-
-def read_certificate(path: Path) -> Certificate:
-    """Read a certificate: its fields, their types, its form and its digest are checked, nothing else.
-
-    Args:
-        path: the JSON file, or the folder that holds it.
-
-    Raises:
-        CertificateError: it is missing, not a certificate, of another format, or was changed.
-    """
-    path = path if path.suffix == ".json" else RunFolder.of(path).certificate
-    try:
-        text = read_bytes(path, "the certificate", CertificateError, MOST_BYTES).decode()
-    except UnicodeDecodeError as error:
-        raise CertificateError(f"the certificate {path} is damaged: it is not UTF-8") from error
-    certificate = parse_certificate(text, str(path))
-    if certificate.compute_digest() != certificate.digest:
-        raise CertificateError(f"{path} was changed: its digest does not match its content")
-    return certificate
-
-
-def parse_certificate(text: str, where: str) -> Certificate:
-    """Return the certificate that a text is, in its one form.
-
-    Raises:
-        CertificateError: a field is unknown, missing, repeated, of another type, or in another place or layout.
-    """
-    try:
-        raw = json.loads(text, object_pairs_hook=_unique)
-        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-            raise CertificateError(f"{where} is not a certificate of format {FORMAT}: issue it again with this version")
-        # Through JSON: there, tuples are arrays, and still no number becomes another type.
-        certificate = Certificate.model_validate_json(text)
-    except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise CertificateError(f"{where} is no certificate: {place}: {first['msg'].lower()}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, CertificateError):
-            raise
-        raise CertificateError(f"the certificate {where} is damaged: {error}") from error
-    if hidden := next((c for c in _characters(raw) if unicodedata.category(c) in _UNPRINTED), None):
-        raise CertificateError(f"{where} holds the character U+{ord(hidden):04X}, which is not printed as it is")
-    if certificate.to_text() != text:
-        raise CertificateError(f"{where} is not in the form that certificates are written in: was it edited?")
-    return certificate
-
-
-def _characters(value: Any) -> Iterator[str]:
-    """The characters of all strings in a value of JSON: its sentences are shown to people."""
-    if isinstance(value, str):
-        yield from value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from key
-            yield from _characters(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _characters(inner)
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in out:
-            raise CertificateError(f"the field {name!r} is there twice")
-        out[name] = value
-    return out

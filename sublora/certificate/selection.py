@@ -10,7 +10,8 @@ import json
 
 from sublora.certificate.assemble import Measured
 from sublora.certificate.claims import make_claims
-from sublora.certificate.model import Certificate, Claim, Part, read_certificate
+from sublora.certificate.model import Certificate, Claim, Part
+from sublora.certificate.reading import read_certificate
 from sublora.coding.message import MAX_SYMBOLS, decode_message
 from sublora.errors import CertificateError
 from sublora.files import canonical_json, sha256, sha256_file, write_text

@@ -12,13 +12,13 @@ from typing import Any
 
 from sublora.certificate.assemble import Measured, assemble, coded_setting
 from sublora.certificate.claims import LOSS_MARGIN
-from sublora.certificate.model import Baseline, Certificate, Claim, HeldOut, Part, read_certificate
+from sublora.certificate.model import Baseline, Certificate, Claim, HeldOut, Part
+from sublora.certificate.reading import read_certificate
 from sublora.certificate.wording import beaten_by, limits, statement
 from sublora.coding.message import MAX_BYTES, MAX_SYMBOLS, Message, decode_message
-from sublora.corpus.corpus import Corpus, open_corpus
+from sublora.corpus.corpus import META, Corpus, open_corpus
 from sublora.corpus.fallback import fallback_code
 from sublora.corpus.split import check_split
-from sublora.corpus.units import sample_units
 from sublora.errors import CertificateError
 from sublora.files import read_bytes, sha256
 from sublora.run_folder import RunFolder
@@ -96,7 +96,7 @@ def verify(path: Path, data_dir: Path | None, dataset: str = "", *, base: str = 
     setting = message.header.setting
     known_vocabulary = (
         {}
-        if (data_dir / "meta.json").exists()
+        if (data_dir / META).exists()
         else {
             "eot_token": setting.eot_token,
             "vocab_size": setting.vocab_size,
@@ -166,8 +166,6 @@ def _replay(certificate: Certificate, data: bytes, message: Message, corpus: Cor
         )
     if setting.split_seed is not None:
         check_split(corpus)
-    units = sample_units(corpus, corpus.train, setting.bound_type, header.architecture.block_size)
-    _expect("the hash of the corpus", certificate.corpus.sha256, units.content_sha256())
 
     from sublora.certificate.evidence import Evidence
     from sublora.scoring.measure import protocol_of
@@ -176,6 +174,7 @@ def _replay(certificate: Certificate, data: bytes, message: Message, corpus: Cor
     prior_base = certificate.prior.base
     published = prior_base.published or "" if prior_base.kind == "pretrained" else ""
     evidence = Evidence(header, corpus, base, published, Processes("cpu"))
+    _expect("the hash of the corpus", certificate.corpus.sha256, evidence.content_sha256)
     # Nothing is added to the new losses and exact ties alone are misses, so a claim that passes follows from them
     # without any tolerance.
     protocol = protocol_of(header, certificate.how.batch_size)

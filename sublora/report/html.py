@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from sublora.certificate.model import Certificate, read_certificate
+from sublora.certificate.model import Certificate
+from sublora.certificate.reading import read_certificate
 from sublora.errors import SubloraError
 from sublora.files import write_text
 from sublora.report import figures

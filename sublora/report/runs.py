@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from sublora.certificate.model import Certificate, parse_certificate, read_certificate
+from sublora.certificate.model import Certificate
+from sublora.certificate.reading import parse_certificate, read_certificate
 from sublora.certificate.selection import Selection, read_selection
 from sublora.config import Sublora
 from sublora.errors import CertificateError, SubloraError

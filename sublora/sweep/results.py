@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from sublora.certificate.model import read_certificate
+from sublora.certificate.reading import read_certificate
 from sublora.certificate.selection import read_selection
 from sublora.config import Config
 from sublora.errors import CertificateError, ConfigError

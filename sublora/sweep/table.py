@@ -160,7 +160,7 @@ def print_table(table: Table) -> None:
 
 def run_numbers(run: RunFolder) -> dict[str, float]:
     """Return the held-out loss and the bound of a finished run, by name."""
-    from sublora.certificate.model import read_certificate
+    from sublora.certificate.reading import read_certificate
     from sublora.report.tables import held_out_loss
 
     certificate = read_certificate(run.certificate)

@@ -14,7 +14,8 @@ from certified_run import flags, write_corpus
 from sublora.certificate.assemble import assemble
 from sublora.certificate.draw import DRAW_BITS, draw_units
 from sublora.certificate.issue import certify
-from sublora.certificate.model import Certificate, parse_certificate, read_certificate, write_certificate
+from sublora.certificate.model import Certificate
+from sublora.certificate.reading import parse_certificate, read_certificate, write_certificate
 from sublora.certificate.rounding import confidence, downward, store_down, store_up, upward
 from sublora.certificate.verify import verify
 from sublora.certificate.wording import statement

@@ -15,7 +15,7 @@ from certified_run import write_corpus
 
 from sublora.certificate.assemble import assemble
 from sublora.certificate.evidence import Evidence
-from sublora.certificate.model import parse_certificate, read_certificate, write_certificate
+from sublora.certificate.reading import parse_certificate, read_certificate, write_certificate
 from sublora.certificate.verify import verify
 from sublora.coding.architecture import Architecture, tag
 from sublora.coding.message import Header, ModelSpec, decode_message, encode_message
