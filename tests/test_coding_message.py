@@ -237,6 +237,10 @@ HEADERS = [
         for d in ((0,), (1,), (0, 0), (9, 3))
     ),
     *(
+        replace(header_of(UNIFORM), prompt=Prompt(texts=texts))
+        for texts in (((0,),), ((1,),), ((0, 0),), ((0,), (0,)), ((9, 3), (255,)))
+    ),
+    *(
         replace(header_of(UNIFORM), prediction=Prediction(*numbers))
         for numbers in ((1, 0, 0), (0, 15, 0), (0, 0, 1), (5, 4, 6))
     ),
@@ -472,7 +476,7 @@ def as_json(message: Message) -> dict[str, object]:
         "mixture_exponent": header.mixture_exponent,
         "samples": header.samples,
         "stride": header.stride,
-        "prompt": list(header.prompt.documents),
+        "prompt": [*header.prompt.documents, *map(list, header.prompt.texts)],
         "prediction": asdict(header.prediction),
         "alpha_float32_bits": message.alpha.view(np.uint32).tolist(),
         "gates": message.gates.tolist(),
@@ -487,7 +491,7 @@ def test_golden_messages_decode_for_ever(path: Path) -> None:
 
 
 def test_there_are_golden_messages() -> None:
-    assert len(list(GOLDEN.glob("message_*.bin"))) == 8
+    assert len(list(GOLDEN.glob("message_*.bin"))) == 10
 
 
 @pytest.mark.parametrize("bits", [1, 5, 16])

@@ -9,10 +9,13 @@ from certified_run import flags, write_corpus
 
 from sublora.certificate.issue import certify
 from sublora.certificate.verify import verify
-from sublora.coding.bits import BitReader, BitWriter
+from sublora.coding.bits import BitReader, BitWriter, write_delta
 from sublora.coding.prompt import MAX_DOCUMENTS, Prompt, read_prompt, write_prompt
+from sublora.coding.setting import Setting
+from sublora.coding.text import MAX_TOKENS
 from sublora.config import load_config
-from sublora.corpus.corpus import open_corpus
+from sublora.corpus.corpus import BYTES_TOKENIZER, open_corpus
+from sublora.corpus.fallback import UNIT, fallback_code
 from sublora.corpus.prepare import prepare
 from sublora.errors import CertificateError, ConfigError, MessageError, SubloraError
 from sublora.scoring.prompt import prompt_tokens
@@ -35,24 +38,68 @@ def known_dir(tmp_path_factory):
 @pytest.mark.parametrize("documents", [(), (0,), (5,), (3, 3, 0), (2**30, 1), tuple(range(MAX_DOCUMENTS))])
 def test_what_is_written_is_read(documents):
     writer = BitWriter()
-    write_prompt(writer, Prompt(documents))
-    assert read_prompt(BitReader(writer.to_bytes())) == Prompt(documents)
+    write_prompt(writer, Prompt(documents), Setting())
+    assert read_prompt(BitReader(writer.to_bytes()), Setting()) == Prompt(documents)
+
+
+OTHER = Setting(tokenizer_tag=1, vocab_size=5000, eot_token=0)
+
+
+@pytest.mark.parametrize(
+    ("setting", "texts"),
+    [
+        (Setting(), ((116, 104, 101),)),
+        (Setting(), ((0,), (255, 32, 0), tuple(range(256)))),
+        (OTHER, ((4999,),)),
+        (OTHER, ((1, 2, 3), (4999, 0, 17))),
+        (OTHER, ((7,),) * 100),
+    ],
+)
+def test_texts_are_written_out(setting, texts):
+    writer = BitWriter()
+    write_prompt(writer, Prompt(texts=texts), setting)
+    reader = BitReader(writer.to_bytes())
+    assert read_prompt(reader, setting) == Prompt(texts=texts)
+    assert reader.position == writer.length - writer.ledger["padding"]
+
+
+def test_a_text_costs_what_the_known_code_says():
+    text = tuple(b"the union of the states and the peace of the people")
+    writer = BitWriter()
+    write_prompt(writer, Prompt(texts=(text,)), Setting())
+    price = fallback_code(BYTES_TOKENIZER, 257).prices[list(text)].sum() * UNIT
+    # How many texts, which kind, and the length of one; then at most two bits more than the price.
+    head = 3 + 1 + 10
+    assert price - 1 < writer.length - head < price + 2 < 5 * len(text)
+
+
+def test_texts_that_no_message_holds_are_refused():
+    with pytest.raises(MessageError, match="not both"):
+        Prompt((1,), ((2,),))
+    for texts in (((),), ((1,) * (MAX_TOKENS + 1),)):
+        with pytest.raises(MessageError, match="writes out at most"):
+            Prompt(texts=texts)
+    writer = BitWriter()
+    writer.write(0b0101, 4)
+    write_delta(writer, 2**40)
+    with pytest.raises(MessageError, match="writes out at most"):
+        read_prompt(BitReader(writer.to_bytes()), Setting())
 
 
 def test_a_prompt_costs_what_it_names():
     writer = BitWriter()
-    write_prompt(writer, Prompt((137_923, 5, 70_000)))
-    # gamma(4), the width among 40, and 18 bits for each of three positions.
-    assert writer.length == 5 + 5 + 3 * 18
+    write_prompt(writer, Prompt((137_923, 5, 70_000)), Setting())
+    # gamma(4), which kind, the width among 40, and 18 bits for each of three positions.
+    assert writer.length == 5 + 1 + 5 + 3 * 18
 
 
 def test_a_longer_code_of_the_same_prompt_is_refused():
     writer = BitWriter()
-    writer.write(0b010, 3)
+    writer.write(0b0100, 4)
     writer.write(5, 5)
     writer.write(1, 5)
     with pytest.raises(MessageError, match="canonical"):
-        read_prompt(BitReader(writer.to_bytes()))
+        read_prompt(BitReader(writer.to_bytes()), Setting())
 
 
 def test_tokens_stand_behind_end_of_text(known_dir):
@@ -60,6 +107,7 @@ def test_tokens_stand_behind_end_of_text(known_dir):
     tokens = prompt_tokens(Prompt((3, 0)), corpus.prior, corpus.eot_token)
     third, first = corpus.prior.document(3), corpus.prior.document(0)
     assert tokens.tolist() == [256, *third.tolist(), 256, *first.tolist()]
+    assert prompt_tokens(Prompt(texts=((5, 6), (7,))), None, 256).tolist() == [256, 5, 6, 256, 7]
     with pytest.raises(MessageError, match="does not have"):
         prompt_tokens(Prompt((len(corpus.prior),)), corpus.prior, corpus.eot_token)
 
@@ -96,11 +144,29 @@ def test_the_search_is_the_same_every_time_and_keeps_the_best(known_dir, base, t
     monkeypatch.setattr(prompt_search, "TOKENS", (8, 100))
     found = search_prompt(config, corpus)
     assert found == search_prompt(config, corpus) and len(found.documents) == 1
-    search = prompt_search._Search(config, corpus)
+    search = prompt_search._Search(config, corpus, corpus.prior)
     others = [search.loss([d], search.rows) for d in range(6)]
     assert search.loss(list(found.documents), search.rows) < np.mean(others)
+    # Documents of the training text are written out.
+    own = load_config(prompt_flags(known_dir, base, tmp_path, "--prompt.documents=2", "--prompt.source=training"))
+    written = search_prompt(own, dataclasses.replace(corpus, prior=None))
+    texts = {tuple(corpus.train.document(i).tolist()) for i in range(len(corpus.train))}
+    assert len(written.texts) == 2 and not written.documents and set(written.texts) <= texts
     with pytest.raises(ConfigError, match="--absent-from or --prior-share"):
         search_prompt(config, dataclasses.replace(corpus, prior=None))
+
+
+@pytest.mark.parametrize("adapter", ["none", "lora"])
+def test_a_prompt_that_is_written_out_is_certified_without_known_documents(data_dir, base, tmp_path, adapter):
+    extra = ("--prompt.documents=1", "--prompt.source=training", f"--sublora.adapter={adapter}")
+    options = prompt_flags(data_dir, base, tmp_path, *extra)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(prompt_search, "TOKENS", (8, 100))
+        train(load_config(options))
+    certify(load_config(options))
+    certificate = verify(tmp_path, data_dir, base=str(base)).certificate
+    assert certificate.prior.documents == 0 and certificate.prior.prompt_tokens > 8
+    assert certificate.message.ledger["prompt"] > 3 * (certificate.prior.prompt_tokens - 1)
 
 
 @pytest.mark.parametrize("adapter", ["none", "lora", "spectral"])

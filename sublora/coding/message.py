@@ -65,6 +65,8 @@ class Header:
             raise MessageError("the model and the corpus have different vocabularies")
         if self.prompt.documents and self.setting.prior_tag is None:
             raise MessageError("a prompt of known documents needs known documents")
+        if any(not 0 <= token < self.setting.vocab_size for text in self.prompt.texts for token in text):
+            raise MessageError("a prompt has tokens that the vocabulary does not have")
         if self.prediction != NEUTRAL and self.setting.bound_type == "token_level":
             raise MessageError("a claim about tokens predicts no losses of documents")
 
@@ -136,7 +138,7 @@ def encode_message(header: Header, quantized: Quantized | None, gates: Float[np.
     writer.field("mixture")
     write_gamma(writer, header.mixture_exponent)
     write_prediction(writer, header.prediction)
-    write_prompt(writer, header.prompt)
+    write_prompt(writer, header.prompt, header.setting)
     write_spec(writer, spec)
     if quantized is not None:
         if spec.intrinsic_dim == 0:
@@ -206,7 +208,7 @@ def decode_message(data: bytes, *, max_symbols: int) -> Message:
     ledger.book("mixture")
     prediction = read_prediction(reader)
     ledger.book("prediction")
-    prompt = read_prompt(reader)
+    prompt = read_prompt(reader, setting)
     ledger.book("prompt")
     spec = read_spec(reader, ledger.book)
     header = Header(setting, architecture, spec, mixture_exponent, samples, stride, prompt, prediction)

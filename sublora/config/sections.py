@@ -24,6 +24,7 @@ CLAIMS = ("auto", "population", "source")
 BATCHINGS = ("crops", "documents")
 PRETRAINED_PARTS = ("all", "lora")
 KNOWN_DOCUMENTS = ("all", "own")
+PROMPT_SOURCES = ("known", "training")
 PRETRAIN_OPTIMIZERS = ("adamw", "muon")
 QUANTIZERS = ("uniform", "kmeans", "trellis", "feedback")
 # Layers, heads and width (Radford et al. 2019, table 2). The largest goes by two names in the literature's code.
@@ -261,19 +262,23 @@ SIZES = ("size", "n_layer", "n_head", "n_embd", "bias", "apply_rope", "use_mistr
 
 @dataclass
 class Prompt:
-    """Known documents that stand before every document: chosen by search, named in the message."""
+    """Documents that stand before every document: chosen by search, named or written out in the message."""
 
     documents: int = 0
-    """how many of the corpus's known documents stand before every document, found by search; 0: none"""
+    """how many documents stand before every document, found by search; 0: none"""
+    source: str = "known"
+    """where they are from: known (documents known beforehand, which the message names in some 17 bits each) or training
+    (documents of the training text, whose tokens the message writes out)"""
     indices: list[int] = field(default_factory=list)
     """these known documents instead, by their positions: what an earlier search has found"""
     candidates: int = 32
-    """known documents that are tried for each place of the prompt"""
+    """documents that are tried for each place of the prompt"""
     search_documents: int = 40
     """training documents that decide between them"""
 
     def __post_init__(self) -> None:
         _range("prompt.documents", self.documents, 0, 1024)
+        _choice("prompt.source", self.source, PROMPT_SOURCES)
         _range("prompt.candidates", self.candidates, 1)
         if self.indices and self.documents not in (0, len(self.indices)):
             raise ConfigError("prompt.documents and prompt.indices contradict each other: give one of them")

@@ -4,7 +4,6 @@ import numpy as np
 import torch
 
 from sublora.coding.gates import quantize_gates
-from sublora.coding.prompt import Prompt
 from sublora.config import Config
 from sublora.corpus.corpus import Corpus
 from sublora.nn.create_model import architecture_from_config, get_model, spec_from_config
@@ -26,7 +25,7 @@ class Trained:
     def __init__(self, config: Config, checkpoint: Checkpoint, corpus: Corpus, device: torch.device) -> None:
         self.config = config
         self.corpus, self.train = corpus, corpus.train
-        self.prompt = Prompt(checkpoint.prompt)
+        self.prompt = checkpoint.prompt
         self.prompt_tokens = prompt_tokens(self.prompt, corpus.prior, corpus.eot_token)
         self.device = device
         self.vocab_size = checkpoint.vocab_size

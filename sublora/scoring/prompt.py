@@ -1,4 +1,4 @@
-"""The tokens of a prompt: known documents that stand before every document."""
+"""The tokens of a prompt: documents that stand before every document."""
 
 import numpy as np
 from jaxtyping import Int64
@@ -14,9 +14,10 @@ def prompt_tokens(prompt: Prompt, known: Split | None, eot_token: int) -> Int64[
     Raises:
         MessageError: a document that the known documents do not have.
     """
-    if not prompt.documents:
+    if prompt == Prompt():
         return np.zeros(0, np.int64)
-    if known is None or max(prompt.documents) >= len(known):
+    if prompt.documents and (known is None or max(prompt.documents) >= len(known)):
         raise MessageError("the prompt names documents that the corpus does not have: give the corpus it was made with")
-    parts = [np.append(eot_token, known.document(i)) for i in prompt.documents]
-    return np.concatenate(parts).astype(np.int64)
+    named = [] if known is None else [known.document(i) for i in prompt.documents]
+    written = [np.array(text, np.int64) for text in prompt.texts]
+    return np.concatenate([np.append(eot_token, document) for document in (*named, *written)]).astype(np.int64)

@@ -1,13 +1,14 @@
 """Checkpoints: a safetensors file with alpha, gates and optimizer moments, and the run's settings as metadata."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from sublora.coding.prompt import Prompt
 from sublora.config import Config, config_from_json
 from sublora.errors import TrainingError
 from sublora.files import write_bytes
@@ -27,8 +28,8 @@ class Checkpoint:
     vocab_size: int
     corpus_sha256: str
     config: Config
-    prompt: tuple[int, ...] = ()
-    """known documents that stand before every document"""
+    prompt: Prompt = field(default_factory=Prompt)
+    """documents that stand before every document"""
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -39,7 +40,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "vocab_size": str(checkpoint.vocab_size),
         "corpus_sha256": checkpoint.corpus_sha256,
         "config": json.dumps(checkpoint.config.to_dict()),
-        "prompt": json.dumps(checkpoint.prompt),
+        "prompt": json.dumps([*checkpoint.prompt.documents, *checkpoint.prompt.texts]),
     }
     write_bytes(path, save(dict(checkpoint.tensors), metadata))
 
@@ -68,7 +69,13 @@ def load_checkpoint(path: Path) -> Checkpoint:
             int(header["vocab_size"]),
             header["corpus_sha256"],
             config_from_json(header["config"]),
-            tuple(map(int, json.loads(header["prompt"]))),
+            _prompt(json.loads(header["prompt"])),
         )
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise TrainingError(f"the checkpoint {path} is damaged or was not written by sublora: {error}") from error
+
+
+def _prompt(examples: list[int | list[int]]) -> Prompt:
+    """The prompt whose examples are positions of known documents, or tokens."""
+    named = tuple(example for example in examples if isinstance(example, int))
+    return Prompt(named, tuple(tuple(example) for example in examples if not isinstance(example, int)))

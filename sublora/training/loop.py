@@ -128,7 +128,7 @@ def _keep_base(config: Config, corpus: Corpus, out_dir: Path, prompt: Prompt, ac
     """Without an adapter there is nothing to train: the checkpoint holds the prompt alone."""
     if accelerator.is_main_process:
         write_text(RunFolder(out_dir).config, config.to_yaml())
-        checkpoint = Checkpoint({}, 0, math.inf, corpus.vocab_size, corpus.train.sha256, config, prompt.documents)
+        checkpoint = Checkpoint({}, 0, math.inf, corpus.vocab_size, corpus.train.sha256, config, prompt)
         save_checkpoint(out_dir / BEST, checkpoint)
     accelerator.wait_for_everyone()
     return out_dir
@@ -137,7 +137,7 @@ def _keep_base(config: Config, corpus: Corpus, out_dir: Path, prompt: Prompt, ac
 def _prompt(config: Config, corpus: Corpus, checkpoint: Checkpoint | None) -> Prompt:
     """The prompt of a checkpoint, or the one that a search finds; every process finds the same."""
     if checkpoint is not None:
-        return Prompt(checkpoint.prompt)
+        return checkpoint.prompt
     if config.prompt.indices:
         return Prompt(tuple(config.prompt.indices))
     return search_prompt(config, corpus) if config.prompt.documents else Prompt()
@@ -249,7 +249,7 @@ class Run:
             self.corpus.vocab_size,
             self.corpus.train.sha256,
             self.config,
-            self.prompt.documents,
+            self.prompt,
         )
 
     def loop(self, resumed: bool) -> None:
