@@ -77,6 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     attest.add_argument("run", type=Path, help="folder of the certificate")
     attest.add_argument("--key", required=True, type=Path, metavar="PEM", help="private key")
     attest.add_argument("--base", default="", help="folder of the base, if its files are to be signed too")
+    export = commands.add_parser("export", help="write the decoded model as an adapter of PEFT, or merged")
+    export.add_argument("run", type=Path, help="folder of the certificate")
+    export.add_argument("--to", required=True, type=Path, metavar="DIR", help="folder to write")
+    export.add_argument("--base", default="", help="your own copy of a pretrained base: folder, GGUF file or hub id")
+    export.add_argument("--data", type=Path, help="the corpus, where the prompt names documents of it")
+    export.add_argument("--merged", action="store_true", help="write a whole model of transformers instead")
     report = commands.add_parser("report", help="write the page of a run, or one that compares several")
     report.add_argument("runs", type=Path, nargs="+", help="a run's folder; several, or with --out, are compared")
     report.add_argument("--out", type=Path, help="folder of the comparison")
@@ -200,6 +206,13 @@ def _sweep(options: argparse.Namespace, rest: Sequence[str]) -> None:
     )
 
 
+def _export(options: argparse.Namespace) -> None:
+    from sublora.export.export import export
+
+    written = export(options.run, options.to, base=options.base, data_dir=options.data, merged=options.merged)
+    sys.stdout.write(f"{written}\n")
+
+
 def _show(run: RunFolder) -> None:
     """Print the table of a certified run."""
     from rich.console import Console
@@ -293,7 +306,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif rest:
             raise SubloraError(f"unexpected argument {rest[0]!r}; see sublora {options.command} --help")
         else:
-            plain = {"prepare": _prepare, "verify": _verify, "attest": _attest, "report": _report}
+            plain = {
+                "prepare": _prepare,
+                "verify": _verify,
+                "attest": _attest,
+                "export": _export,
+                "report": _report,
+            }
             plain[options.command](options)
     except (SubloraError, OSError) as error:
         sys.stderr.write(f"sublora: error: {error}\n")

@@ -30,6 +30,7 @@ ORDER = [
     "training",
     "quantizing",
     "certificate",
+    "export",
     "report",
     "sweep",
     "cli",

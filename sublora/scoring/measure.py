@@ -19,6 +19,7 @@ from sublora.corpus.units import Units, window_tokens
 from sublora.errors import CertificateError, ConfigError, MessageError
 from sublora.files import canonical_json, sha256
 from sublora.nn.create_model import build_base, build_model, merge
+from sublora.nn.subspace import SubspaceModule
 from sublora.scoring.chunks import score_in_chunks
 from sublora.scoring.processes import Processes
 from sublora.scoring.prompt import prompt_tokens
@@ -87,7 +88,22 @@ def rebuild(message: Message, source: str, known: Split | None) -> Rebuilt:
     if message.spec.adapter == "none":
         base = build_base(header.architecture, message.spec.seed, source)
         return Rebuilt(base, str(base.base_sha256), 0, tokens)
-    model = build_model(header.architecture, message.spec, source)
+    model = decoded_model(message, source)
+    return Rebuilt(merge(model), str(model.base_sha256), model.D, tokens)
+
+
+def decoded_model(message: Message, source: str) -> SubspaceModule:
+    """Return the model of a message that has an adapter, which is not merged yet.
+
+    Args:
+        message: decoded.
+        source: of the base weights, where they are pretrained.
+
+    Raises:
+        ConfigError: the base cannot be loaded, or is another one than the message's.
+        MessageError: the message does not fit its architecture.
+    """
+    model = build_model(message.header.architecture, message.spec, source)
     trained = {"subspace_params": message.alpha}
     if len(message.gates):
         # The gates are coded as gammas; the model holds their logits.
@@ -98,7 +114,7 @@ def rebuild(message: Message, source: str, known: Split | None) -> Rebuilt:
             raise MessageError(f"the message's {name} do not fit the model that its header describes")
         with torch.no_grad():
             parameter.copy_(torch.from_numpy(np.asarray(values, dtype=np.float32)))
-    return Rebuilt(merge(model), str(model.base_sha256), model.D, tokens)
+    return model
 
 
 Lengths = Callable[[Split, Int[np.ndarray, " m"]], Float64[np.ndarray, " m"]]
