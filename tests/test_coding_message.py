@@ -255,7 +255,10 @@ def test_every_fact_that_could_be_chosen_is_in_the_message() -> None:
         decoded = decode_message(encoded.data, max_symbols=8)
         assert decoded.header == header
         assert decoded.ledger == encoded.ledger
-        assert encoded.ledger["setting"] == header.known_bits - header.division_bits == setting_bits(header.setting)
+        assert encoded.ledger["setting"] == setting_bits(header.setting)
+        # Blocks have a length that the known code is asked in, documents have not.
+        length = header.known_bits - header.division_bits - setting_bits(header.setting)
+        assert (length > 0) == (header.setting.bound_type != "document_level")
         assert (header.division_bits > 0) == (header.setting.split_seed is not None)
         seen.add(encoded.data)
     assert len(seen) == len(HEADERS)

@@ -90,6 +90,7 @@ def corpus_part(corpus: Corpus, units: Units, header: Header) -> CorpusPart:
         n=units.sample_size(setting.bound_type),
         distinct=units.split.n_distinct(),
         population=None if setting.split_seed is None else corpus.population,
+        population_sha256=None if setting.split_seed is None else corpus.population_sha256(),
         split_seed=setting.split_seed,
     )
 

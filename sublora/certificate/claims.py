@@ -330,15 +330,19 @@ def base_alone(scores: Scores, terms: Terms) -> Baseline | None:
     """
     if not terms.has_base:
         return None
-    chain = chain_of(scores, terms)
-    paid = TAG_BITS + terms.prediction.bits
-    bounds: dict[str, float] = {}
-    for of in (terms, _unpredicted(terms)):
-        own = dataclasses.replace(of, bits=paid, joint=False)
-        for metric, unit in _units(scores, own).items():
-            losses = _risk(chain.base, _base_upper(unit, own), unit, scores, own)
-            value = store_up(risk_bound(_careful(losses, LOSS_MARGIN), own))
-            bounds[metric] = min(bounds.get(metric, value), value)
+    return min(
+        (_base_bound(scores, of) for of in (terms, _unpredicted(terms))),
+        key=lambda b: b.bound if b.bound_bpb is None else b.bound_bpb,
+    )
+
+
+def _base_bound(scores: Scores, terms: Terms) -> Baseline:
+    chain, paid = chain_of(scores, terms), TAG_BITS + terms.prediction.bits
+    own = dataclasses.replace(terms, bits=paid, joint=False)
+    bounds = {}
+    for metric, unit in _units(scores, own).items():
+        losses = _risk(chain.base, _base_upper(unit, own), unit, scores, own)
+        bounds[metric] = store_up(risk_bound(_careful(losses, LOSS_MARGIN), own))
     return Baseline(
         name=BASE_NAME,
         bits=paid,

@@ -9,6 +9,7 @@ import numpy as np
 import sublora
 from sublora.certificate.assemble import Measured, corpus_part
 from sublora.certificate.baselines import baselines
+from sublora.certificate.division import check_bytes, check_division
 from sublora.certificate.draw import draw_units
 from sublora.certificate.held_out import held_out
 from sublora.certificate.known import MeasuredCode, known_code, measure_code
@@ -46,10 +47,12 @@ class Evidence:
         self.source, self.published = source, published
         self.units = sample_units(corpus, corpus.train, header.setting.bound_type, header.architecture.block_size)
         self.code = known_code(corpus, self.units, header.setting.ngram_order)
-        whole = header.setting.split_seed is not None
-        parts = (corpus.train, corpus.val, corpus.test) if whole else (self.units.split,)
-        splits = [part for part in parts if part is not None]
-        self.measured_code = measure_code(self.code, splits, min_bytes(header.setting), whole)
+        whole, least = header.setting.split_seed is not None, min_bytes(header.setting)
+        self.measured_code = measure_code(self.code, corpus.parts if whole else (self.units.split,), least, whole)
+        if header.setting.bound_type == "document_level":
+            check_bytes(corpus, least)
+        if whole:
+            check_division(self.measured_code, len(self.units))
         self.pretrained = None
         if header.architecture.kind == "pretrained":
             self.pretrained = build_base(header.architecture, header.spec.seed, source)
@@ -168,7 +171,7 @@ class Evidence:
 
 
 def absent_from_older_copy(corpus: Corpus) -> bool:
-    """Whether a corpus holds an older copy of its source, among its known documents, and no training document of it.
+    """Whether a corpus holds an older copy of its source, among its known documents, and none of the others is in it.
 
     That it is an older copy of the source is what its description says; whoever prepared the corpus himself knows.
     """
@@ -176,7 +179,7 @@ def absent_from_older_copy(corpus: Corpus) -> bool:
     older = prior.get("older") if isinstance(prior, dict) else None
     if not corpus.meta.get("older_copy") or not older or corpus.prior is None:
         return False
-    return not common_documents(corpus.train, corpus.prior)
+    return not any(common_documents(part, corpus.prior) for part in corpus.parts)
 
 
 def why_known(source: str, sha256: str, corpus: Corpus, known: Split | None) -> Why:

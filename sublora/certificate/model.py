@@ -277,6 +277,8 @@ class CorpusPart(Part):
     """how many of the n units differ (token-level claims: of the blocks)"""
     population: int | None
     """N documents of which the n were drawn at random by the seed; None: drawn from a source"""
+    population_sha256: str | None = Field(pattern="^[0-9a-f]{64}$")
+    """of the kept documents of all its parts: training, validation and test"""
     split_seed: int | None
     """that divided the population; null: none did"""
 

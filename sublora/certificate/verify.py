@@ -12,10 +12,12 @@ from typing import Any
 
 from sublora.certificate.assemble import Measured, assemble, coded_setting
 from sublora.certificate.claims import LOSS_MARGIN
-from sublora.certificate.model import Baseline, Certificate, Claim, HeldOut, Part
+from sublora.certificate.model import Baseline, Certificate, Claim, HeldOut, Known, Part
 from sublora.certificate.reading import read_certificate
+from sublora.certificate.terms import bytes_of_a_token
 from sublora.certificate.wording import beaten_by, limits, statement
-from sublora.coding.message import MAX_BYTES, MAX_SYMBOLS, Message, decode_message
+from sublora.coding.message import MAX_BYTES, MAX_SYMBOLS, Header, Message, decode_message
+from sublora.coding.prediction import NEUTRAL
 from sublora.corpus.corpus import META, Corpus, open_corpus
 from sublora.corpus.fallback import fallback_code
 from sublora.corpus.split import check_split
@@ -128,6 +130,7 @@ def _check_arithmetic(certificate: Certificate, data: bytes, message: Message, s
     if not 0 <= prior.known.per_token <= prior.known.limit or (prior.known.per_byte or 0.0) > prior.known.limit:
         raise CertificateError("the expected length in the known code is no length that a document can have")
     _expect("whether the known code was measured on the population", prior.known.exact, setting.split_seed is not None)
+    _check_prediction(header, prior.known)
     for claim in certificate.claims:
         # A loss is never negative, and no gain exceeds what the base and the code it falls back on can lose.
         if claim.sense == "at most" and claim.bound < 0:
@@ -139,6 +142,28 @@ def _check_arithmetic(certificate: Certificate, data: bytes, message: Message, s
         _expect(f"the bound on {claimed.metric}", claimed.bound, found.bound, _ARITHMETIC_TOLERANCE)
     _compare(certificate, again, _ARITHMETIC_TOLERANCE, without={"digest"})
     log.info("message and ledger agree, and what follows from the recorded losses")
+
+
+def _check_prediction(header: Header, known: Known) -> None:
+    """Check that what is predicted can follow from the prices in the known code: the mean of a maximum is no smaller
+    than the maximum of means, and no larger than the sum."""
+    prediction, weight = header.prediction, bytes_of_a_token(header.setting)
+    _expect("where bytes are known", known.predicted_per_byte is None, known.per_byte is None)
+    for price, predicted, unit in (
+        (known.per_token, known.predicted_per_token, weight),
+        (known.per_byte, known.predicted_per_byte, 1),
+    ):
+        if price is None or predicted is None:
+            continue
+        low = max(prediction.slope * price, price - prediction.ceiling_per(unit))
+        if not known.exact and prediction != NEUTRAL:
+            # Bounds on two means say nothing of each other.
+            low = 0.0
+        high = price + prediction.document_bits if known.exact else prediction.limit(known.limit, 1, unit)
+        if not low - _ARITHMETIC_TOLERANCE <= predicted <= high + _ARITHMETIC_TOLERANCE:
+            raise CertificateError(
+                f"a predicted loss of {predicted} bits does not follow from a price of {price} in the known code"
+            )
 
 
 def _replay(certificate: Certificate, data: bytes, message: Message, corpus: Corpus, base: str) -> tuple[Claim, ...]:

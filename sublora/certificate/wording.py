@@ -119,7 +119,7 @@ def limits(setting: "Setting", corpus: "CorpusPart", prior: "Prior") -> tuple[st
     if prior.documents:
         out.append(
             f"{prior.documents:,} documents count as known beforehand, and n does not count them: whatever is learned "
-            "from them is free. They must not be documents of the certified ones under another form."
+            "from them is free. They must not be documents of the certified or held-out ones under another form."
         )
     out.append(
         f"The tokenizer ({prior.tokenizer}) counts as known beforehand: if it was fitted to the certified text, the "
@@ -161,7 +161,8 @@ _UNIT = {"document_level": "documents", "sequence_level": "blocks", "token_level
 _POPULATION = (
     "The claims are about the average over the documents of the population, of which the certified ones are a random "
     "choice by a seed that is paid for. Nothing is assumed about where the documents come from, and nothing is said "
-    "about documents outside the population."
+    "about documents outside the population. The seed divides the documents in the order of their source: who could "
+    "choose that order could choose the division."
 )
 _SOURCE = (
     "The claims are about documents drawn independently from the source of the training documents; paragraphs of one "

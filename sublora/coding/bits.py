@@ -173,6 +173,13 @@ def write_decimal(writer: BitWriter, value: int) -> None:
     write_delta(writer, value + 1)
 
 
+def decimal_length(value: int) -> int:
+    """Return how many bits `write_decimal` writes."""
+    writer = BitWriter()
+    write_decimal(writer, value)
+    return writer.length
+
+
 def read_decimal(reader: BitReader) -> int:
     """Read an integer >= 0 written by `write_decimal`; a rest that ends in 0 is not canonical."""
     zeros = read_gamma(reader) - 1

@@ -10,7 +10,15 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from sublora.coding.architecture import Architecture, read_architecture, write_architecture
-from sublora.coding.bits import BitReader, BitWriter, read_decimal, read_gamma, write_decimal, write_gamma
+from sublora.coding.bits import (
+    BitReader,
+    BitWriter,
+    decimal_length,
+    read_decimal,
+    read_gamma,
+    write_decimal,
+    write_gamma,
+)
 from sublora.coding.codebooks import read_codebook, write_codebook
 from sublora.coding.entropy import fit, read_model, write_model
 from sublora.coding.gates import read_gates, write_gates
@@ -77,8 +85,13 @@ class Header:
 
     @property
     def known_bits(self) -> int:
-        """Bits that pay for the choice of the code known beforehand and of what it is asked."""
-        return setting_bits(self.setting) + self.division_bits
+        """Bits that pay for the choice of the code known beforehand and of what it is asked.
+
+        Blocks are asked in a length that stands outside the setting.
+        """
+        blocks = self.setting.bound_type != "document_level"
+        length = decimal_length(self.architecture.block_size) if blocks else 0
+        return setting_bits(self.setting) + length + self.division_bits
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from sublora import seeds
 from sublora.corpus.digest import count_distinct, document_digests, hash_documents
 from sublora.corpus.index import HOW_TO_GET_DATA, TOKEN, UNKNOWN, index_path, load_index, scan
 from sublora.errors import CorpusError
-from sublora.files import read_bytes
+from sublora.files import read_bytes, sha256
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +136,15 @@ class Corpus:
     prior: Split | None = None
     population: int | None = None
     split_seed: int | None = None
+
+    @property
+    def parts(self) -> tuple[Split, ...]:
+        """All documents that are not known beforehand: training, validation and test, as far as they are there."""
+        return tuple(part for part in (self.train, self.val, self.test) if part is not None)
+
+    def population_sha256(self) -> str:
+        """Return a hash of all parts, in their order; the token files are read again."""
+        return sha256("".join(part.content_sha256() for part in self.parts).encode())
 
 
 def open_corpus(

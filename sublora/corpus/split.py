@@ -109,20 +109,22 @@ def check_split(corpus: Corpus) -> None:
 
 
 def check_known(corpus: Corpus) -> None:
-    """Check that no training document is one of those that are known beforehand.
+    """Check that no training, validation or test document is one of those that are known beforehand.
 
-    What it cannot show: that none is there under another form, with a word changed.
+    A claim about a population is about all three. What it cannot show: that none is there under another form, with a
+    word changed.
 
     Raises:
-        CorpusError: there are no known documents, or one of them is a training document.
+        CorpusError: there are no known documents, or one of them is another one.
     """
     if corpus.prior is None:
         raise CorpusError(f"{corpus.path} has no documents known beforehand: give the corpus that was certified")
-    if both := common_documents(corpus.train, corpus.prior):
-        raise CorpusError(
-            f"{both} of the training documents of {corpus.path} are among those that are said to be known beforehand: "
-            "what is learned from them is not free"
-        )
+    for name, part in zip(SPLITS, (corpus.train, corpus.val, corpus.test), strict=False):
+        if part is not None and (both := common_documents(part, corpus.prior)):
+            raise CorpusError(
+                f"{both} of the {name} documents of {corpus.path} are among those that are said to be known "
+                "beforehand: what is learned from them is not free"
+            )
 
 
 def common_documents(one: Split, other: Split) -> int:
