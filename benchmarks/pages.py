@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from sublora.certificate.reading import read_certificate
+from sublora.certificate.rounding import downward
+from sublora.certificate.wording import DIGITS
 from sublora.report.runs import mean_and_error
-from sublora.report.tables import at_most, claims_table, compared, sure
+from sublora.report.tables import at_most, claims_table, compared, minus, sure
 
 ROOT = Path(__file__).resolve().parent.parent
+SMOLLM2 = ("demo", "smollm2_docs", "smollm2_share")
 SUITE, SMALL_BUDGET = ROOT / "results" / "adaptive", ROOT / "results" / "adaptive_d200"
 SHORT = {
     "hoeffding_subsampling": "Hoeffding, subsampled (the reference)",
@@ -94,6 +97,39 @@ def certificate(run: str) -> str:
     """Return what `sublora verify` prints of a committed certificate."""
     printed = claims_table(read_certificate(ROOT / "results" / run), {})
     return table(["", ""], [list(row) for row in zip(*(column.cells for column in printed.columns), strict=True)])
+
+
+def runs(names: Iterable[str]) -> str:
+    """Return several certificates with a pretrained base, a row each, in bits per byte."""
+    rows = []
+    for name in names:
+        c = read_certificate(ROOT / "results" / name)
+        claim, gain, alone = (c.claim(metric) for metric in ("bpb", "bpb_gain", "bpb_gain_alone"))
+        assert claim and gain and alone and c.held_out and c.held_out.bpb is not None
+        best = min((b for b in c.beside if b.bound_bpb is not None), key=lambda b: b.bound_bpb or 0.0)
+        rows.append(
+            [
+                f"[{name}](../results/{name})",
+                f"{c.message.bits:,}",
+                f"{claim.model_alone:.3f}",
+                f"{c.held_out.bpb:.3f}",
+                f"**{at_most(claim.bound)}**",
+                minus(downward(gain.bound, DIGITS)),
+                minus(downward(alone.bound, DIGITS)),
+                f"{at_most(best.bound_bpb or 0.0)}: {best.name}",
+            ]
+        )
+    header = [
+        "run",
+        "K, bits",
+        "model alone",
+        "held out, with its fallback",
+        "certified at most",
+        "below the base with the same fallback, at least",
+        "below the base alone, at least",
+        "best simple code, certified",
+    ]
+    return table(header, rows)
 
 
 def annotated(run: str) -> str:
@@ -225,6 +261,7 @@ PAGES = {
         "gaps: demo": lambda: gaps("demo"),
         "scoring": scoring,
     },
+    "docs/smollm2.md": {"runs": lambda: runs(SMOLLM2)},
     "docs/certificate.md": {"certificate": lambda: annotated("demo")},
     "docs/allocation.md": {
         "suite": lambda: suite(SUITE),

@@ -19,7 +19,7 @@ from sublora.quantizing.wrapper import QuantizingWrapper
 log = logging.getLogger(__name__)
 
 # Quantization steps that are tried, as multiples of the root mean square of alpha. Feedback affords coarser ones.
-STEPS = {"trellis": (0.1, 0.15, 0.21, 0.3), "feedback": (0.3, 0.6, 1.0)}
+STEPS = {"trellis": (0.1, 0.15, 0.21, 0.3), "feedback": (0.5, 1.0, 1.5, 2.0)}
 
 Candidate = tuple[Quantized | None, Float[np.ndarray, " gates"]]
 
