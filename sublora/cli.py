@@ -83,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--base", default="", help="your own copy of a pretrained base: folder, GGUF file or hub id")
     export.add_argument("--data", type=Path, help="the corpus, where the prompt names documents of it")
     export.add_argument("--merged", action="store_true", help="write a whole model of transformers instead")
+    show = commands.add_parser("show", help="say what a message or a certificate is, field by field")
+    show.add_argument("file", type=Path, help="message, certificate, or the folder of both")
     report = commands.add_parser("report", help="write the page of a run, or one that compares several")
     report.add_argument("runs", type=Path, nargs="+", help="a run's folder; several, or with --out, are compared")
     report.add_argument("--out", type=Path, help="folder of the comparison")
@@ -206,6 +208,12 @@ def _sweep(options: argparse.Namespace, rest: Sequence[str]) -> None:
     )
 
 
+def _show_file(options: argparse.Namespace) -> None:
+    from sublora.report.show import show
+
+    sys.stdout.write(f"{show(options.file)}\n")
+
+
 def _export(options: argparse.Namespace) -> None:
     from sublora.export.export import export
 
@@ -312,6 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "attest": _attest,
                 "export": _export,
                 "report": _report,
+                "show": _show_file,
             }
             plain[options.command](options)
     except (SubloraError, OSError) as error:

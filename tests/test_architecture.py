@@ -54,6 +54,7 @@ TORCH_FREE = [
     "sublora.certificate.verify",
     "sublora.certificate.selection",
     "sublora.report.html",
+    "sublora.report.show",
     "sublora.sweep.sweep",
     "sublora.cli",
 ]

@@ -9,6 +9,7 @@ from sublora.inequalities.betting_all import betting
 from sublora.inequalities.betting_drawn import betting_subsampled
 from sublora.inequalities.checks import nats
 from sublora.inequalities.classical import kl_inverse
+from sublora.inequalities.combine import weighted_minimum
 
 
 def bound(
@@ -53,5 +54,10 @@ def bound(
         return betting_subsampled(values, upper=upper, n=n, message_nats=bits * math.log(2), delta=delta).value
     if lower is None:
         return betting(values, upper=upper, nats=nats(bits, delta))
-    half = nats(bits, delta / 2)
-    return min(betting(values, upper=upper, nats=half), kl_inverse(values, lower=lower, upper=upper, nats=half))
+    return weighted_minimum(
+        [
+            (0.5, lambda nats: betting(values, upper=upper, nats=nats)),
+            (0.5, lambda nats: kl_inverse(values, lower=lower, upper=upper, nats=nats)),
+        ],
+        nats(bits, delta),
+    )

@@ -1,0 +1,74 @@
+"""What a file of ours is, in words: a message field by field, or a certificate. Torch-free."""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sublora.certificate.model import Certificate
+from sublora.certificate.reading import read_certificate
+from sublora.coding.message import MAX_BYTES, MAX_SYMBOLS, Message, decode_message
+from sublora.errors import CertificateError, SubloraError
+from sublora.files import read_bytes
+from sublora.run_folder import RunFolder
+
+
+def show(path: Path) -> str:
+    """Return what a file says: a message, a certificate, or the folder of both.
+
+    Args:
+        path: the file or folder. It is read strictly, and nothing that it names is loaded.
+
+    Raises:
+        SubloraError: it is neither.
+    """
+    if path.is_dir():
+        run = RunFolder(path)
+        parts = [shown for file in (run.certificate, run.message) if file.exists() for shown in (show(file),)]
+        if not parts:
+            raise CertificateError(f"{path} holds neither a certificate nor a message")
+        return "\n\n".join(parts)
+    if path.suffix == ".json":
+        return "\n".join(_certificate(read_certificate(path)))
+    data = read_bytes(path, "the file", CertificateError, MAX_BYTES)
+    try:
+        message = decode_message(data, max_symbols=MAX_SYMBOLS)
+    except SubloraError as error:
+        raise CertificateError(f"{path} is neither a certificate (.json) nor a message: {error}") from error
+    return "\n".join(_message(data, message))
+
+
+def _message(data: bytes, message: Message) -> Iterator[str]:
+    header = message.header
+    yield f"message of {len(data):,} bytes, K = {8 * len(data):,} bits, {len(message.alpha):,} coordinates"
+    for part in ("setting", "architecture", "spec", "prediction"):
+        yield f"{part}: {_fields(getattr(header, part))}"
+    texts = "" if not header.prompt.texts else f", {sum(map(len, header.prompt.texts))} tokens written out"
+    named = list(header.prompt.documents)
+    yield f"prompt: {'none' if not named and not texts else f'known documents {named}{texts}'}"
+    yield (
+        f"mixture weight 2^-{header.mixture_exponent}, {header.samples or 'all'} documents measured, "
+        f"windows in steps of {header.stride}"
+    )
+    if len(message.gates):
+        yield f"gates: {', '.join(f'{gate:.3f}' for gate in message.gates)}"
+    yield "bits: " + ", ".join(f"{name} {bits:g}" for name, bits in message.ledger.items() if bits)
+
+
+def _fields(part: Any) -> str:
+    return ", ".join(f"{field.name} {getattr(part, field.name)}" for field in dataclasses.fields(part))
+
+
+def _certificate(certificate: Certificate) -> Iterator[str]:
+    yield f"certificate of format {certificate.format}"
+    yield certificate.statement
+    yield "what it does not say:"
+    yield from (f"  {limit}" for limit in certificate.limits)
+    yield "claims:"
+    for claim in certificate.claims:
+        yield f"  {claim.name}: {claim.sense} {claim.bound:.4f} (measured {claim.empirical:.4f})"
+    yield "simple codes through the same bound, in bits per token:"
+    yield from (f"  {baseline.name}: {baseline.bound:.4f}" for baseline in certificate.beside)
+    yield f"digest: {certificate.digest}"
+    yield f"versions: {json.dumps(certificate.how.versions)}"
