@@ -1,7 +1,6 @@
 """Losses that are predicted from the known code: whether the claim still holds, and what it gains."""
 
 import dataclasses
-import itertools
 import math
 
 import numpy as np
@@ -13,9 +12,9 @@ from scipy.stats import binom
 from sublora.certificate.claims import chain_of, losses_by_metric, make_claims, projected_claim, risk_bound
 from sublora.certificate.known import KNOWN_SHARE
 from sublora.certificate.model import Known
-from sublora.certificate.predicting import best_prediction
+from sublora.certificate.predicting import TRIED, best_prediction
 from sublora.certificate.terms import Terms
-from sublora.coding.prediction import CEILINGS, DOCUMENT_BITS, NEUTRAL, Prediction
+from sublora.coding.prediction import CEILINGS, NEUTRAL, Prediction
 from sublora.inequalities import betting
 from sublora.scoring.scores import Scores
 from sublora.seeds import stream
@@ -133,13 +132,6 @@ def test_it_makes_the_claim_smaller():
     assert gaps[1] < 0.9 * gaps[0]
 
 
-def test_the_search_finds_what_is_planted():
-    def cost(p: Prediction) -> float:
-        return abs(p.slope - 0.5) + abs(math.log((DOCUMENT_BITS[p.document] + 1) / 13)) + abs(CEILINGS[p.ceiling] - 1.5)
-
-    assert best_prediction(cost) == Prediction(missing=8, document=6, ceiling=9)
-
-
 def test_the_search_is_no_worse_than_no_prediction():
     sizes, known, model = (part[0] for part in documents(1, 64))
     scores = scores_of(sizes, known, model)
@@ -149,6 +141,9 @@ def test_the_search_is_no_worse_than_no_prediction():
         return projected_claim(losses_by_metric(scores, t)["bpb"], t, 1000)
 
     found = best_prediction(cost)
-    assert cost(found) < cost(NEUTRAL)
-    near = (dataclasses.replace(found, ceiling=c) for c in range(16))
-    assert all(cost(found) <= cost(p) for p in itertools.islice(near, 16))
+    assert cost(found) < cost(NEUTRAL) and cost(found) == min(map(cost, TRIED))
+
+
+def test_few_predictions_are_tried():
+    """The best of thousands on a few dozen documents is worse on others than a usual one."""
+    assert NEUTRAL in TRIED and len(set(TRIED)) == len(TRIED) < 20
