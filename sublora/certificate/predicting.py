@@ -1,8 +1,8 @@
 """Which prediction of losses makes the claim smallest. Torch-free.
 
-A message can say 4,096 predictions, but they are compared on a few dozen documents, and the best of so many on so few is
-worse on others than a usual one. So a handful is tried: slopes and ceilings around those that were best for models of
-subwords over an n-gram (docs/log.md), with a document's own price of 8 bits, and no prediction.
+A message can say 4,096 predictions, but they are compared on a few dozen documents, and the best of so many on so few
+is worse on others than a usual one. So a handful is tried: slopes and ceilings around those that were best for models
+of subwords over an n-gram (docs/log.md), with a document's own price of 8 bits, and no prediction.
 """
 
 from collections.abc import Callable
