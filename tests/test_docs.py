@@ -19,9 +19,9 @@ from sublora.run_folder import RunFolder
 
 ROOT = Path(__file__).parent.parent
 # Folders of results/ that hold a certificate of the present format.
-COMMITTED = ["demo", "demo_scratch"]
+COMMITTED = ["demo", "demo_scratch", "smollm2_docs", "smollm2_share"]
 # Valid, and no better than some simple code: they say so themselves.
-UNINTERESTING = {"demo", "demo_scratch"}
+UNINTERESTING = {"demo", "demo_scratch", "smollm2_docs", "smollm2_share"}
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = [
     pytest.param(code, id=f"{page.name}-{i}")
@@ -102,6 +102,7 @@ def test_the_operators_page_shows_the_committed_benchmark():
         ("README.md", "demo"),
         ("docs/bounds.md", "demo"),
         ("docs/certificate.md", "demo"),
+        ("docs/smollm2.md", "smollm2_share"),
         ("docs/allocation.md", None),
     ],
 )
