@@ -47,9 +47,10 @@ class Evidence:
         self.source, self.published = source, published
         self.units = sample_units(corpus, corpus.train, header.setting.bound_type, header.architecture.block_size)
         self.code = known_code(corpus, self.units, header.setting.ngram_order)
-        whole, least = header.setting.split_seed is not None, min_bytes(header.setting)
+        documents, least = header.setting.bound_type == "document_level", min_bytes(header.setting)
+        whole = documents and header.setting.split_seed is not None
         self.measured_code = measure_code(self.code, corpus.parts if whole else (self.units.split,), least, whole)
-        if header.setting.bound_type == "document_level":
+        if documents:
             check_bytes(corpus, least)
         if whole:
             check_division(self.measured_code, len(self.units))
