@@ -75,25 +75,23 @@ def test_another_draw_costs_nothing_to_the_bound_because_all_are_paid_for():
 def test_the_certificate_pays_for_the_draws(run):
     """The bound of the certificate is the one with 2^40 draws, and the one without is smaller and refused."""
     certificate, scores = read_certificate(run.certificate), read_scores(run.losses)
-    known = certificate.prior.known
-    excess = (
-        -np.logaddexp2(
-            np.log2(1 - certificate.setting.mixture_weight) + scores.known - scores.bits,
-            np.log2(certificate.setting.mixture_weight),
-        )
-        / scores.lengths
+    known, predicted = certificate.prior.known, certificate.setting.prediction
+    weight, price = certificate.setting.mixture_weight, scores.known / scores.lengths
+    mixed = -np.logaddexp2(np.log2(1 - weight) - scores.bits, np.log2(weight) - scores.known) / scores.lengths
+    prediction = np.maximum(
+        predicted.slope * price + predicted.document_bits / scores.lengths, price - predicted.ceiling
     )
-    upper = -np.log2(certificate.setting.mixture_weight) / certificate.setting.min_tokens
+    upper = -np.log2(weight) / certificate.setting.min_tokens + predicted.ceiling
     values = {
         claims: betting_subsampled(
-            np.minimum(excess + 1e-4, upper),
+            np.minimum(mixed - prediction + 1e-4, upper),
             upper=upper,
             n=certificate.corpus.n,
             message_nats=(certificate.message.bits + certificate.message.division_bits) * np.log(2),
-            delta=0.9 * 0.05,
+            delta=0.05,
             claims=claims,
         ).value
-        + known.per_token
+        + known.predicted_per_token
         for claims in (1, 2**40)
     }
     bound = certificate.claim("bpd").bound
