@@ -26,7 +26,7 @@ def test_a_run_is_shown_with_its_assumptions(certified, capsys):
     text, certificate = capsys.readouterr().out, read_certificate(certified)
     assert certificate.statement in text and certificate.digest in text
     assert all(limit in text for limit in certificate.limits)
-    assert all(f"{claim.bound:.4f}" in text for claim in certificate.claims)
+    assert all(f"{claim.bound:.6f}" in text for claim in certificate.claims)
     assert f"message of {certificate.message.bits // 8:,} bytes" in text
 
 

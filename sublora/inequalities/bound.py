@@ -56,8 +56,8 @@ def bound(
         return betting(values, upper=upper, nats=nats(bits, delta))
     return weighted_minimum(
         [
-            (0.5, lambda nats: betting(values, upper=upper, nats=nats)),
-            (0.5, lambda nats: kl_inverse(values, lower=lower, upper=upper, nats=nats)),
+            (0.5, lambda exponent: betting(values, upper=upper, nats=exponent)),
+            (0.5, lambda exponent: kl_inverse(values, lower=lower, upper=upper, nats=exponent)),
         ],
         nats(bits, delta),
     )

@@ -11,6 +11,7 @@ from sublora.certificate.reading import read_certificate
 from sublora.coding.message import MAX_BYTES, MAX_SYMBOLS, Message, decode_message
 from sublora.errors import CertificateError, SubloraError
 from sublora.files import read_bytes
+from sublora.report.tables import at_most
 from sublora.run_folder import RunFolder
 
 
@@ -44,9 +45,9 @@ def _message(data: bytes, message: Message) -> Iterator[str]:
     yield f"message of {len(data):,} bytes, K = {8 * len(data):,} bits, {len(message.alpha):,} coordinates"
     for part in ("setting", "architecture", "spec", "prediction"):
         yield f"{part}: {_fields(getattr(header, part))}"
-    texts = "" if not header.prompt.texts else f", {sum(map(len, header.prompt.texts))} tokens written out"
-    named = list(header.prompt.documents)
-    yield f"prompt: {'none' if not named and not texts else f'known documents {named}{texts}'}"
+    named, texts = header.prompt.documents, header.prompt.texts
+    written = f"{len(texts)} documents of {sum(map(len, texts))} tokens, written out" if texts else "none"
+    yield f"prompt: {f'known documents {list(named)}' if named else written}"
     yield (
         f"mixture weight 2^-{header.mixture_exponent}, {header.samples or 'all'} documents measured, "
         f"windows in steps of {header.stride}"
@@ -67,8 +68,9 @@ def _certificate(certificate: Certificate) -> Iterator[str]:
     yield from (f"  {limit}" for limit in certificate.limits)
     yield "claims:"
     for claim in certificate.claims:
-        yield f"  {claim.name}: {claim.sense} {claim.bound:.4f} (measured {claim.empirical:.4f})"
+        # Bounds are stored with six digits, rounded to the safe side: none is rounded again.
+        yield f"  {claim.name}: {claim.sense} {claim.bound:.6f} (measured {claim.empirical:.4f})"
     yield "simple codes through the same bound, in bits per token:"
-    yield from (f"  {baseline.name}: {baseline.bound:.4f}" for baseline in certificate.beside)
+    yield from (f"  {baseline.name}: {at_most(baseline.bound)}" for baseline in certificate.beside)
     yield f"digest: {certificate.digest}"
     yield f"versions: {json.dumps(certificate.how.versions)}"
