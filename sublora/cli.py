@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--prior-before-year", type=int, metavar="YEAR", help="so are those before a year (sotu)")
     for name, text in (
         ("pretrain", "fit a base to the documents known beforehand"),
+        ("practise", "give a base a frame that is learned from the documents known beforehand"),
         ("train", "train alpha"),
         ("bounds", "quantize, write the message, and certify"),
         ("demo", "prepare, train, bounds, verify and report in one go"),
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--data", type=Path, help="corpus: rebuild the model from the message, draw and score again")
     verify.add_argument("--arithmetic", action="store_true", help="check the arithmetic from the recorded losses only")
     verify.add_argument("--base", default="", help="your own copy of a pretrained base: folder, GGUF file or hub id")
-    verify.add_argument("--retrain-base", action="store_true", help="also fit the base again to the known documents")
+    verify.add_argument("--retrain-base", action="store_true", help="also make the base again from the known documents")
     verify.add_argument("--start", default="", help="your own copy of the base that the fitting began with")
     verify.add_argument("--public-key", type=Path, metavar="PEM", help="also check who signed the certificate")
     verify.add_argument("--reproduced-key", type=Path, metavar="PEM", help="sign with this key that you reproduced it")
@@ -123,6 +124,15 @@ def _pretrain(arguments: Sequence[str]) -> None:
     sys.stdout.write(f"{pretrain(config)}\n")
 
 
+def _practise(arguments: Sequence[str]) -> None:
+    from sublora.config import load_config
+
+    config = load_config(arguments)
+    from sublora.training.practise import practise
+
+    sys.stdout.write(f"{practise(config)}\n")
+
+
 def _train(arguments: Sequence[str]) -> None:
     from sublora.config import load_config
 
@@ -164,10 +174,16 @@ def _verify(options: argparse.Namespace) -> None:
     verified = verify(options.certificate, options.data, base=options.base)
     sys.stdout.write(f"{verified.in_words()}\n")
     if options.retrain_base:
+        from sublora.certificate.practised_again import practise_again
         from sublora.certificate.retrain import retrain_base
 
-        again = retrain_base(verified.certificate, options.data, Path(options.base), options.start)
-        sys.stdout.write(f"{again.in_words()}\n")
+        base = Path(options.base)
+        if (frame := practise_again(verified.certificate, options.data, base)) is not None:
+            sys.stdout.write(f"{frame.in_words()}\n")
+        # A frame can be that of a base that nobody here fitted.
+        if frame is None or RunFolder(base).pretrain.is_file():
+            again = retrain_base(verified.certificate, options.data, base, options.start)
+            sys.stdout.write(f"{again.in_words()}\n")
     if options.reproduced_key:
         from sublora.certificate.signing import sign_reproduction
 
@@ -300,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     # matplotlib embeds fonts in PDF figures with it, and it reports every table of a font.
     logging.getLogger("fontTools").setLevel(logging.WARNING)
-    configured = {"pretrain": _pretrain, "train": _train, "bounds": _bounds, "demo": _demo}
+    configured = {"pretrain": _pretrain, "practise": _practise, "train": _train, "bounds": _bounds, "demo": _demo}
     try:
         if options.command in configured:
             if {"-h", "--help"} & set(rest):

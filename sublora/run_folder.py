@@ -114,6 +114,16 @@ class RunFolder:
         return self.path / "pretraining"
 
     @property
+    def frame(self) -> Path:
+        """The frame that a base brings with it."""
+        return self.path / "frame.safetensors"
+
+    @property
+    def practice(self) -> Path:
+        """What a base's frame was learned from and how."""
+        return self.path / "practice.json"
+
+    @property
     def tensorboard(self) -> Path:
         """Files of TensorBoard."""
         return self.path / "tensorboard"

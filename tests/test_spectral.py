@@ -186,7 +186,7 @@ def test_ranks_that_do_not_fit_are_said(spec, message):
 
 def test_frames_are_made_once_for_the_same_weights(monkeypatch):
     base, calls = create_base(LLAMA, 1), []
-    nothing = Frame(np.zeros((1, 1), np.float32), np.zeros((1, 1), np.float32))
+    nothing = Frame(*(np.zeros((1, 1), np.float32) for _ in range(3)))
     monkeypatch.setattr(spectral, "_frame", lambda *a: calls.append(a) or nothing)
     monkeypatch.setattr(spectral._Latest, "key", None)
     for sha256, rank in (("a", 2), ("a", 2), ("b", 2), ("b", 3)):
@@ -196,21 +196,22 @@ def test_frames_are_made_once_for_the_same_weights(monkeypatch):
 
 
 def test_the_name_of_frames_sees_turns_and_not_rounding():
+    ones = np.ones((3, 3), np.float32)
     frames = {
-        "layer": Frame(normal("l", 40, 3).astype(np.float32), normal("r", 3, 30).astype(np.float32)),
-        "next": Frame(normal("l2", 40, 3).astype(np.float32), normal("r2", 3, 30).astype(np.float32)),
+        "layer": Frame(normal("l", 40, 3).astype(np.float32), normal("r", 3, 30).astype(np.float32), ones),
+        "next": Frame(normal("l2", 40, 3).astype(np.float32), normal("r2", 3, 30).astype(np.float32), ones),
     }
     name = frame_sha256(frames)
     frame = frames["next"]
-    noisy = Frame(frame.left_or * (1 + 1e-6 * normal("n", 40, 3).astype(np.float32)), frame.right_ri + 1e-7)
+    noisy = Frame(frame.left_or * (1 + 1e-6 * normal("n", 40, 3).astype(np.float32)), frame.right_ri + 1e-7, ones)
     assert frame_sha256({**frames, "next": noisy}) == name
     order = [1, 0, 2]
     sign = np.float32([1, -1, 1])
     turn = np.linalg.qr(normal("q", 3, 3))[0].astype(np.float32)
     for other in (
-        Frame(frame.left_or[:, order], frame.right_ri[order]),
-        Frame(frame.left_or * sign, frame.right_ri * sign[:, None]),
-        Frame(frame.left_or @ turn, turn.T @ frame.right_ri),
+        Frame(frame.left_or[:, order], frame.right_ri[order], ones),
+        Frame(frame.left_or * sign, frame.right_ri * sign[:, None], ones),
+        Frame(frame.left_or @ turn, turn.T @ frame.right_ri, ones),
     ):
         assert frame_sha256({**frames, "next": other}) != name
     assert frame_sha256({"layer": frames["layer"]}) != name

@@ -21,12 +21,14 @@ from sublora.corpus.split import common_documents
 from sublora.corpus.units import sample_units
 from sublora.nn.base import describe_base
 from sublora.nn.create_model import build_base
+from sublora.nn.practised import with_frame
 from sublora.nn.sources import find_source
 from sublora.run_folder import RunFolder
 from sublora.scoring.measure import Protocol, Rebuilt, References, rebuild, score, scoring_key
 from sublora.scoring.processes import Processes
 from sublora.scoring.scores import Scores
 from sublora.training.fitted_base import read_fitted_base
+from sublora.training.practice_record import read_practice
 
 PACKAGES = ("torch", "transformers", "peft", "numpy", "constriction")
 
@@ -187,8 +189,8 @@ def why_known(source: str, sha256: str, corpus: Corpus, known: Split | None) -> 
     """Return why a base's weights cannot have been fitted to the certified documents.
 
     Args:
-        source: of the base; a folder may say that it was fitted to known documents.
-        sha256: of its weights.
+        source: of the base; a folder may say that it was fitted to known documents, or that its frame was.
+        sha256: that names it.
         corpus: that is certified.
         known: the known documents that the message names, None where it names none.
 
@@ -196,8 +198,25 @@ def why_known(source: str, sha256: str, corpus: Corpus, known: Split | None) -> 
         ConfigError: there is no such base, or what its folder says is damaged.
     """
     found = find_source(source)
-    if found.kind == "folder" and known is not None:
+    if found.kind == "folder":
+        weights = _weights_without_frame(found.path, sha256, known)
+        if weights is None:
+            return "assumed"
         fitted = read_fitted_base(found.path)
-        if fitted is not None and (fitted.sha256, fitted.documents_sha256) == (sha256, known.content_sha256()):
+        if (
+            fitted is not None
+            and known is not None
+            and (fitted.sha256, fitted.documents_sha256) == (weights, known.content_sha256())
+        ):
             return "known documents" if fitted.start_is_random else "known documents, from an assumed start"
     return "documents absent from an older copy" if absent_from_older_copy(corpus) else "assumed"
+
+
+def _weights_without_frame(folder: Path, sha256: str, known: Split | None) -> str | None:
+    """The hash of a base's weights alone; None where its frame is not said to be of the known documents."""
+    if not RunFolder(folder).frame.is_file():
+        return sha256
+    record = read_practice(folder)
+    if record is None or known is None or record.documents_sha256 != known.content_sha256():
+        return None
+    return record.weights_sha256 if with_frame(record.weights_sha256, record.frame_sha256) == sha256 else None

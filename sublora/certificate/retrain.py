@@ -12,7 +12,7 @@ from sublora.corpus.corpus import Corpus, open_corpus
 from sublora.corpus.units import sample_units
 from sublora.draws import shuffled
 from sublora.errors import CertificateError
-from sublora.nn.pretrained import load_pretrained
+from sublora.nn.pretrained import load_pretrained, source_sha256
 from sublora.nn.weights import hash_weights
 from sublora.run_folder import RunFolder
 from sublora.scoring.risk import score_units
@@ -73,7 +73,7 @@ def retrain_base(certificate: Certificate, data_dir: Path, base: Path, start: st
     if corpus.prior is None or corpus.prior.content_sha256() != fitted.documents_sha256:
         raise CertificateError(f"{base} says that it was fitted to other documents than those of {data_dir}")
     claimed, sha256 = load_pretrained(str(base), corpus.vocab_size)
-    if not sha256 == fitted.sha256 == certificate.prior.base.sha256:
+    if sha256 != fitted.sha256 or source_sha256(str(base)) != certificate.prior.base.sha256:
         raise CertificateError(f"the weights in {base} are not those that its record and the certificate name")
     found = _fit_again(fitted, corpus, start)
     if hash_weights(found) == sha256:
@@ -88,7 +88,7 @@ def _fit_again(fitted: FittedBase, corpus: Corpus, start: str) -> torch.nn.Modul
             if start
             else f"the fitting began with another base ({fitted.start}): give your own copy with --start"
         )
-    if start and (found := load_pretrained(start)[1]) != fitted.start_sha256:
+    if start and (found := source_sha256(start)) != fitted.start_sha256:
         raise CertificateError(
             f"the fitting began with a base of hash {fitted.start_sha256[:6]}..., but {start} has {found[:6]}..."
         )

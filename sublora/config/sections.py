@@ -256,6 +256,38 @@ class Pretrain:
             _range(f"pretrain.{name}", getattr(self, name), 0)
 
 
+@dataclass
+class Practise:
+    """`sublora practise`: learn from the corpus's known documents where the adapters of a base live, and how far they
+    move; the base gets a frame that cores of adapter spectral stand between."""
+
+    out_dir: str = ""
+    """folder that the base and its frame are written to, to be named as prior.base"""
+    documents: str = "all"
+    """known documents that are practised on, as in pretrain.documents"""
+    parts: int = 12
+    """consecutive parts of the known documents; LoRA is fitted to each of them alone, from the base on"""
+    max_iters: int = 24
+    """optimizer steps on each part"""
+    learning_rate: float = 3e-3
+    """peak learning rate; a cosine to 0 follows the warm-up"""
+    batch_size: int = 8
+    """crops or documents in a step, see data.batching"""
+    warmup_iters: int = 4
+    """steps of linear warm-up"""
+    lora_r: int = 8
+    """rank of LoRA"""
+    rank: int = 8
+    """vectors of each side of the frame in every layer"""
+
+    def __post_init__(self) -> None:
+        _choice("practise.documents", self.documents, KNOWN_DOCUMENTS)
+        for name in ("parts", "max_iters", "batch_size", "lora_r", "rank"):
+            _range(f"practise.{name}", getattr(self, name), 1)
+        for name in ("learning_rate", "warmup_iters"):
+            _range(f"practise.{name}", getattr(self, name), 0)
+
+
 # What a pretrained base knows itself.
 SIZES = ("size", "n_layer", "n_head", "n_embd", "bias", "apply_rope", "use_mistral_sliding_window", "attention_window")
 
@@ -534,6 +566,7 @@ class Config:
     learning_rate: LearningRate = field(default_factory=LearningRate)
     prior: Prior = field(default_factory=Prior)
     pretrain: Pretrain = field(default_factory=Pretrain)
+    practise: Practise = field(default_factory=Practise)
     prompt: Prompt = field(default_factory=Prompt)
     model: Model = field(default_factory=Model)
     sublora: Sublora = field(default_factory=Sublora)
@@ -566,6 +599,7 @@ SECTIONS: dict[str, type] = {
     "learning_rate": LearningRate,
     "prior": Prior,
     "pretrain": Pretrain,
+    "practise": Practise,
     "prompt": Prompt,
     "model": Model,
     "sublora": Sublora,

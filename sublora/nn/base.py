@@ -17,6 +17,7 @@ from transformers import (
 from sublora import seeds
 from sublora.coding.architecture import Architecture, tag
 from sublora.errors import ConfigError
+from sublora.nn.practised import read_practised, with_frame
 from sublora.nn.pretrained import describe_pretrained, load_pretrained, require_memory
 from sublora.nn.sources import BaseFacts
 from sublora.nn.weights import fill, hash_weights
@@ -28,7 +29,9 @@ RESIDUAL_PROJECTIONS = ("c_proj.weight", "o_proj.weight", "down_proj.weight")
 
 
 def create_base(architecture: Architecture, seed: int, source: str = "", dropout: float = 0.0) -> PreTrainedModel:
-    """Return the base model in float32; the hash of its weights is its attribute `base_sha256`.
+    """Return the base model in float32; the hash that names it is its attribute `base_sha256`.
+
+    A pretrained one has a second attribute: `practised_frames`, None where it brings none.
 
     Random weights are GPT-2's (Radford et al. 2019) in every family: N(0, 0.02^2), residual projections scaled by
     1 / sqrt(2 n_layer), zero biases, unit norms. GPT-2's output head is its input embedding; Llama (Touvron et al.
@@ -77,9 +80,12 @@ def _pretrained(a: Architecture, source: str, dropout: float) -> PreTrainedModel
         raise ConfigError(
             f"the base is pretrained (tag {a.base_tag:06x}): name its folder, file or hub id (prior.base)"
         )
-    model, sha256 = load_pretrained(source, a.vocab_size, a.block_size, dropout)
+    model, weights_sha256 = load_pretrained(source, a.vocab_size, a.block_size, dropout)
+    practised = read_practised(source)
+    sha256 = with_frame(weights_sha256, practised.sha256 if practised else None)
     if tag(sha256) != a.base_tag:
         raise ConfigError(f"the base in {source} has hash {sha256[:6]}..., the message names {a.base_tag:06x}...")
+    model.practised_frames = practised.frames if practised else None  # type: ignore[assignment]
     return _named(model, sha256)
 
 

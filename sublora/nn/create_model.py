@@ -64,7 +64,13 @@ def build_model(
             lora_dropout=lora_dropout,
         )
     elif spec.adapter == "spectral":
-        net = add_spectral(base, rank=spec.rank, targets=spec.targets, base_sha256=base_sha256)
+        net = add_spectral(
+            base,
+            rank=spec.rank,
+            targets=spec.targets,
+            base_sha256=base_sha256,
+            practised=getattr(base, "practised_frames", None),
+        )
     model = create_intrinsic_model(
         net,
         intrinsic_dim=spec.intrinsic_dim,

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from sublora.errors import ConfigError
 from sublora.nn.gguf import dequantized, facts_of
+from sublora.nn.practised import read_practised, with_frame
 from sublora.nn.quiet import quiet_transformers
 from sublora.nn.sources import BaseFacts, Source, find_source, first_line, folder_facts, stored_parameters
 from sublora.nn.weights import hash_weights
@@ -118,12 +119,15 @@ def require_memory(source: str, parameters: int) -> None:
 
 @functools.cache
 def source_sha256(source: str) -> str:
-    """Return the hash of a pretrained base's weights; it is loaded once in a process to find out.
+    """Return the hash that names a pretrained base: of its weights, and of the frame that it may bring with it.
+
+    It is loaded once in a process to find out.
 
     Raises:
-        ConfigError: as `load_pretrained`.
+        ConfigError: as `load_pretrained`, or the frame is damaged.
     """
-    return load_pretrained(source)[1]
+    practised = read_practised(source)
+    return with_frame(load_pretrained(source)[1], practised.sha256 if practised else None)
 
 
 def describe_pretrained(source: str, sha256: str, parameters: int) -> BaseFacts:

@@ -6,6 +6,7 @@ For a linear layer W (out x in) with the leading singular triples U, S, V of ran
 
 (LoRA-XS, Balazy et al. 2024, arXiv:2405.17604, eq. 2, with S divided between both sides; TinyLoRA 2026,
 arXiv:2602.04118, puts a random projection before R, as P does here). It is LoRA with A = S^1/2 V^T and B = U S^1/2 R.
+A base may bring another frame with it (`sublora.nn.practised`); then that one takes the place of U S^1/2 and S^1/2 V^T.
 
 What is guaranteed: the triples are computed in float64, and the same libraries on the same machine give the same bits.
 Elsewhere the last digits differ: a computed singular vector is off by about 1e-16 s_1^2 / (s_i^2 - s_(i+1)^2), with s_i
@@ -42,10 +43,18 @@ DENSE = 256
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """The two sides of a layer's core: left = U S^1/2 and right = S^1/2 V^T."""
+    """The two sides of a layer's core, and a scale for each of its entries.
+
+    Of the base's own singular vectors the sides are U S^1/2 and S^1/2 V^T, and every scale is 1.
+    """
 
     left_or: Float32[np.ndarray, "o r"]
     right_ri: Float32[np.ndarray, "r i"]
+    scale_rr: Float32[np.ndarray, "r r"]
+
+    def leading(self, rank: int) -> "Frame":
+        """Return the frame of the first so many vectors of each side."""
+        return Frame(self.left_or[:, :rank].copy(), self.right_ri[:rank].copy(), self.scale_rr[:rank, :rank].copy())
 
 
 def leading_singular_triples(
@@ -89,39 +98,42 @@ def _leading_eigenvectors(gram: Float64[np.ndarray, "m m"], rank: int) -> Float6
 
 
 class SpectralLinear(nn.Module):
-    """A frozen linear layer with a trained core between its singular vectors.
+    """A frozen linear layer with a trained core between the vectors of a frame.
 
     Args:
         base_layer: nn.Linear, or transformers' Conv1D, which keeps its weight transposed.
-        frame: of its weight.
+        frame: of this layer.
     """
 
     left_or: Tensor
     right_ri: Tensor
+    scale_rr: Tensor
 
     def __init__(self, base_layer: nn.Module, frame: Frame) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.register_buffer("left_or", torch.from_numpy(frame.left_or), persistent=False)
         self.register_buffer("right_ri", torch.from_numpy(frame.right_ri), persistent=False)
+        self.register_buffer("scale_rr", torch.from_numpy(frame.scale_rr), persistent=False)
         self.core = nn.Parameter(torch.zeros(frame.right_ri.shape[0], frame.right_ri.shape[0]))
 
     def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
-        """Return (W + U S^1/2 R S^1/2 V^T) x."""
+        """Return (W + left (scale * R) right) x."""
         rows = x.flatten(0, -2)
         out = self.base_layer(rows)
-        low = F.linear(F.linear(rows, self.right_ri.to(x.dtype)), self.core)
+        low = F.linear(F.linear(rows, self.right_ri.to(x.dtype)), self.core * self.scale_rr)
         return out.addmm_(low.to(out.dtype), self.left_or.t().to(out.dtype)).view(*x.shape[:-1], -1)
 
     @torch.no_grad()
     def lora_form(self) -> tuple[Float[Tensor, "r i"], Float[Tensor, "o r"]]:
-        """Return A and B of the LoRA without a scale that computes the same: A = S^1/2 V^T, B = U S^1/2 R."""
-        return self.right_ri.clone(), self.left_or @ self.core
+        """Return A and B of the LoRA without a scale that computes the same: A = right, B = left (scale * R)."""
+        return self.right_ri.clone(), self.left_or @ (self.core * self.scale_rr)
 
     @torch.no_grad()
     def merged(self) -> nn.Module:
         """Write the change into the linear layer and return that."""
-        change = (self.left_or @ self.core) @ self.right_ri
+        a, b = self.lora_form()
+        change = b @ a
         weight: Any = self.base_layer.weight
         weight += change.t() if isinstance(self.base_layer, Conv1D) else change
         return self.base_layer
@@ -154,31 +166,57 @@ def frames_of(model: nn.Module, targets: str, rank: int, base_sha256: str) -> Ma
 
 
 def _frame(name: str, module: nn.Module, rank: int) -> Frame:
-    weight: Any = module.weight
-    matrix = weight.detach().float().cpu().numpy()
-    matrix = matrix.T if isinstance(module, Conv1D) else matrix
+    matrix = _matrix(module).float().cpu().numpy()
     if rank > min(matrix.shape):
         raise ConfigError(f"{name} has {min(matrix.shape)} singular vectors: set sublora.spectral_r to at most that")
     left, values, right = leading_singular_triples(matrix, rank)
     root = np.sqrt(values)
-    return Frame((left * root).astype(np.float32), (root[:, None] * right).astype(np.float32))
+    sides = (left * root).astype(np.float32), (root[:, None] * right).astype(np.float32)
+    return Frame(*sides, np.ones((rank, rank), np.float32))
 
 
-def add_spectral(model: nn.Module, *, rank: int, targets: str, base_sha256: str) -> nn.Module:
+def add_spectral(
+    model: nn.Module, *, rank: int, targets: str, base_sha256: str, practised: Mapping[str, Frame] | None = None
+) -> nn.Module:
     """Put a core on every target, freeze everything else, and return the model.
 
     The r x r numbers of every core are what is trained; they are named `<layer>.core`.
 
+    Args:
+        model: the base.
+        rank: r.
+        targets: see `find_targets`.
+        base_sha256: hash of the base.
+        practised: frames that the base brings with it, by the names of its layers; None: its own singular vectors.
+
     Raises:
-        ConfigError: the rank is 0, a layer is too small for it, or there are no targets.
+        ConfigError: the rank is 0 or above a frame's, a layer is too small for it, or there are no targets.
     """
     if rank < 1:
         raise ConfigError("cores of rank 0 change nothing: set sublora.spectral_r to at least 1")
-    frames = frames_of(model, targets, rank, base_sha256)
+    if practised is None:
+        frames = frames_of(model, targets, rank, base_sha256)
+    else:
+        frames = {name: _practised_frame(practised, name, m, rank) for name, m in find_targets(model, targets)}
     model.requires_grad_(False)
     for name, frame in frames.items():
         model.set_submodule(name, SpectralLinear(model.get_submodule(name), frame))
     return model
+
+
+def _practised_frame(practised: Mapping[str, Frame], name: str, module: nn.Module, rank: int) -> Frame:
+    frame = practised.get(name)
+    if frame is None or (len(frame.left_or), frame.right_ri.shape[1]) != _matrix(module).shape:
+        raise ConfigError(f"the base's frame does not fit its layer {name}: practise again with this base")
+    if rank > len(frame.scale_rr):
+        raise ConfigError(f"the base's frame has rank {len(frame.scale_rr)}: set sublora.spectral_r to at most that")
+    return frame.leading(rank)
+
+
+def _matrix(module: nn.Module) -> Float[Tensor, "o i"]:
+    """The weight of a linear layer, outputs first."""
+    weight: Any = module.weight
+    return weight.detach().t() if isinstance(module, Conv1D) else weight.detach()
 
 
 def merge_spectral(model: nn.Module) -> None:

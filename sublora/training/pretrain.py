@@ -85,7 +85,7 @@ def fit_base(config: Config, corpus: Corpus, out_dir: Path) -> Path:
         corpus: whose known documents are read.
         out_dir: folder of the base.
     """
-    known = _known_documents(corpus)
+    known = known_documents(corpus)
     documents_sha256 = known.content_sha256()
     if _finished(out_dir, config, documents_sha256):
         log.info("%s holds this base already", out_dir)
@@ -102,7 +102,12 @@ def fit_base(config: Config, corpus: Corpus, out_dir: Path) -> Path:
     return out_dir
 
 
-def _known_documents(corpus: Corpus) -> Split:
+def known_documents(corpus: Corpus) -> Split:
+    """Return the documents known beforehand.
+
+    Raises:
+        CorpusError: there are fewer than two.
+    """
     if corpus.prior is None:
         raise CorpusError(
             f"{corpus.path} has no documents known beforehand, which a base is fitted to: prepare the corpus with "
@@ -113,8 +118,8 @@ def _known_documents(corpus: Corpus) -> Split:
     return corpus.prior
 
 
-def _documents_of_an_older_copy(corpus: Corpus) -> int:
-    """How many known documents, the first ones, are those of an older copy of the source.
+def older_documents(corpus: Corpus) -> int:
+    """Return how many known documents, the first ones, are those of an older copy of the source.
 
     Raises:
         CorpusError: fewer than two others are left.
@@ -156,8 +161,8 @@ def divide(n: int) -> tuple[Int64[np.ndarray, " fitted"], Int64[np.ndarray, " he
     return np.sort(order[held_back:]), np.sort(order[:held_back])
 
 
-def _part(split: Split, rows: Int64[np.ndarray, " n"]) -> Split:
-    """Some documents of a split with a token stream of their own, so that crops are cut from them alone."""
+def part_of(split: Split, rows: Int64[np.ndarray, " n"]) -> Split:
+    """Return some documents of a split with a token stream of their own, so that crops are cut from them alone."""
     lengths = split.lengths[rows]
     starts = np.cumsum(lengths + 1) - lengths - 1
     tokens = np.full(int(lengths.sum()) + len(rows), split.eot_token, np.dtype("<u2"))
@@ -173,7 +178,7 @@ class _Pretraining:
     def __init__(self, config: Config, corpus: Corpus, known: Split, documents_sha256: str, out_dir: Path) -> None:
         self.config, self.corpus, self.folder = config, corpus, RunFolder(out_dir)
         self.known, self.documents_sha256 = known, documents_sha256
-        older = _documents_of_an_older_copy(corpus) if config.pretrain.documents == "own" else 0
+        older = older_documents(corpus) if config.pretrain.documents == "own" else 0
         self.documents = len(known) - older
         self.fitted, self.held_back = (self._batches(older + rows) for rows in divide(self.documents))
         architecture = architecture_from_config(config, corpus.vocab_size)
@@ -195,7 +200,7 @@ class _Pretraining:
     def _batches(self, rows: Int64[np.ndarray, " n"]) -> Batches:
         d = self.config.data
         perturb = d.perturb_word_order_window_size
-        batches = Batches(_part(self.known, rows), d.block_size, d.batching, perturb_window=perturb)
+        batches = Batches(part_of(self.known, rows), d.block_size, d.batching, perturb_window=perturb)
         if not batches.enough:
             raise CorpusError(
                 f"the documents known beforehand have {len(self.known.tokens)} tokens, and the {len(rows)} of one part "
