@@ -76,7 +76,8 @@ class Answer:
 
 def answer_all(runs: Sequence[Run]) -> list[Answer]:
     """Answer every question; those without data say so."""
-    return [asymmetry(runs), learning(runs), same_pattern(runs), depth(runs), gradient(runs)]
+    in_frames = [frames(runs)] if {"spectral", "practised"} & {run.mode for run in runs} else []
+    return [asymmetry(runs), learning(runs), *in_frames, same_pattern(runs), depth(runs), gradient(runs)]
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -119,6 +120,12 @@ def learning(runs: Sequence[Run]) -> Answer:
     gated = sorted({run.mode for run in runs if run.gamma() is not None}, key=mode_order)
     others = [(mode, other) for other in ("fixed-equal", "fixed-bheavy") for mode in gated]
     return _compare("Does it help to learn the division?", runs, [(mode, "uniform") for mode in gated], others)
+
+
+def frames(runs: Sequence[Run]) -> Answer:
+    """Does it help to put the adapter into a frame: the base's singular vectors, or one learned from known documents?"""
+    decisive = [("practised", "uniform"), ("practised", "spectral")]
+    return _compare("Does it help to practise?", runs, decisive, [("spectral", "uniform"), ("practised", "learned")])
 
 
 def _compare(

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -20,8 +21,11 @@ from sublora.report.metrics import check_metrics, read_metrics
 from sublora.run_folder import RunFolder
 
 # The order of modes in tables and legends; others follow by name.
-MODES = ("uniform", "fixed-aheavy", "fixed-equal", "fixed-bheavy", "learned")
+MODES = ("uniform", "fixed-aheavy", "fixed-equal", "fixed-bheavy", "learned", "spectral", "practised")
 _FIXED = {0.2: "fixed-aheavy", 0.5: "fixed-equal", 0.8: "fixed-bheavy"}
+
+# A sweep names its runs by their configurations, which may differ in more than the allocation.
+_OF_A_SWEEP = re.compile(r"sublora-d(?P<d>\d+)-(?P<mode>.+)-seed(?P<seed>\d+)")
 
 Configuration = tuple[str, int]
 
@@ -31,7 +35,7 @@ class Run:
     """One run: what was configured and what came out.
 
     name: of the file or folder.
-    mode: how the coordinates are divided, as in "fixed-bheavy".
+    mode: how the coordinates are divided, as in "fixed-bheavy"; of a run of a sweep, the name of its configuration.
     d: number of coordinates.
     D: number of LoRA parameters, None where the run does not record it.
     seed: root seed.
@@ -169,6 +173,9 @@ def _read_folder(path: Path) -> Run:
             mode = _FIXED.get(ratio, f"fixed-{ratio:g}")
         elif mode == "learned" and sublora["allocation_scope"] != Sublora.allocation_scope:
             mode = f"learned-{sublora['allocation_scope']}"
+        named = _OF_A_SWEEP.fullmatch(path.resolve().name)
+        if named and (int(named["d"]), int(named["seed"])) == (d, seed):
+            mode = named["mode"]
     except OSError as error:
         raise SubloraError(f"cannot read {run.config}: {error.strerror}") from error
     except (yaml.YAMLError, KeyError, TypeError) as error:
