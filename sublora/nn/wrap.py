@@ -7,6 +7,7 @@ from sublora.config import Sublora
 from sublora.errors import ConfigError
 from sublora.nn.base import named
 from sublora.nn.create_model import adapt, spec_of
+from sublora.nn.operators import OPERATORS
 from sublora.nn.origin import Origin
 from sublora.nn.projectors import create_intrinsic_model
 from sublora.nn.subspace import SubspaceModule
@@ -53,6 +54,8 @@ def wrap(
         raise ConfigError("this model is in a subspace already: wrap the model that is in it before it was wrapped")
     if adapter not in ("lora", "spectral"):
         raise ConfigError(f"adapter {adapter!r} not recognized: lora or spectral")
+    if operator not in OPERATORS:
+        raise ConfigError(f"operator {operator!r} not recognized: {', '.join(OPERATORS)}")
     section = Sublora(
         adapter=adapter,
         targets=targets,
@@ -85,6 +88,9 @@ def wrap(
     for name, part in wrapped.named_children():
         if name != "net":
             part.to(wrapped.theta0.device)
+    if getattr(model, "is_activation_checkpointing", False):
+        # As transformers does it, layers would be computed again without what is trained.
+        wrapped.gradient_checkpointing_enable()
     return wrapped.train(model.training)
 
 
