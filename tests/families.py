@@ -22,7 +22,8 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-VOCABULARY = 64
+# Bytes and end-of-text.
+VOCABULARY = 257
 LAYERS = {"vocab_size": VOCABULARY, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 16}
 LENGTH = {"max_position_embeddings": 64}
 FEW = {"num_key_value_heads": 2}

@@ -1,10 +1,10 @@
-"""From a model in Python to a certificate: the same path as from the command line, and clear words where there is none."""
+"""From a model in Python to a certificate: by the path of the command line, or with clear words."""
 
 import json
 
 import pytest
 import torch
-from families import make_base
+from families import FAMILIES, make_base
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
@@ -99,7 +99,9 @@ def test_a_message_of_the_command_line_gets_the_same_certificate(certified, data
     assert RunFolder(tmp_path / "run").losses.read_bytes() == run.losses.read_bytes()
 
 
-@pytest.mark.parametrize("options", [{"adapter": "spectral", "targets": "linear", "rank": 2}, {"allocation": "fixed", "ratio": 0.8}])
+@pytest.mark.parametrize(
+    "options", [{"adapter": "spectral", "targets": "linear", "rank": 2}, {"allocation": "fixed", "ratio": 0.8}]
+)
 def test_every_choice_of_wrap_can_be_written_down(options, base, data_dir):
     model = sublora.wrap(load(base), d=20, seed=4, operator="sparse", **options)
     data = sublora.compress(train(model, data_dir, 2), data_dir, quantizer="uniform", block_size=48, delta=0.01)
@@ -109,6 +111,21 @@ def test_every_choice_of_wrap_can_be_written_down(options, base, data_dir):
     assert torch.equal(again.fingerprint, model.fingerprint)
     spectral = [m for m in again.net.modules() if isinstance(m, SpectralLinear)]
     assert bool(spectral) == (options.get("adapter") == "spectral")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_rebuilt_from_its_message(family, data_dir, tmp_path):
+    make_base(family).save_pretrained(tmp_path)
+    model = train(sublora.wrap(load(tmp_path), d=20, allocation="learned", seed=4), data_dir, 2)
+    data = sublora.compress(model, data_dir, quantizer="uniform", block_size=32)
+    message = decode_message(data, max_symbols=20)
+    decoded = decoded_model(message, str(tmp_path))
+    assert torch.equal(decoded.fingerprint, model.fingerprint)
+    trained = loss_of(model, data_dir)
+    with torch.no_grad():
+        model.subspace_params.copy_(torch.from_numpy(message.alpha))
+        model.gating_params.copy_(torch.from_numpy(message.gates).logit())
+    assert loss_of(decoded, data_dir) == pytest.approx(loss_of(model, data_dir), abs=1e-5) != trained
 
 
 def test_a_message_is_of_one_corpus_and_one_base(message, base, data_dir, tmp_path):
@@ -143,7 +160,7 @@ def test_only_what_can_be_rebuilt_is_written_down(trained, base, data_dir, tmp_p
 
 
 def test_texts_are_prepared_as_a_file_of_them_is(tmp_path):
-    texts = [f"text {i} with é, \"quotes\" and\ntwo lines" for i in range(60)]
+    texts = [f'text {i} with é, "quotes" and\ntwo lines' for i in range(60)]
     folder = sublora.prepare(texts, tmp_path / "a", split_seed=5, prior_share=0.2)
     assert sublora.prepare(texts, folder, split_seed=5, prior_share=0.2) == folder
     (tmp_path / "documents.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))

@@ -1,4 +1,7 @@
-"""From a trained checkpoint, or a message, to a certificate: quantize, write the message, measure what it decodes to, bound, seal."""
+"""From a trained checkpoint to a certificate: quantize, write the message, measure what it decodes to, bound, seal.
+
+A message that somebody has already starts at its second step.
+"""
 
 import dataclasses
 import logging

@@ -1,6 +1,7 @@
 """What makes a model in its subspace answer as a model of transformers or PEFT does, so that their tools take it."""
 
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,4 +121,5 @@ class LanguageModel(nn.Module):
         """Print these two numbers, as PEFT does."""
         trained, everything = self.get_nb_trainable_parameters()
         share = 100 * trained / everything
-        print(f"trainable params: {trained:,d} || all params: {everything:,d} || trainable%: {share:.4f}")
+        line = f"trainable params: {trained:,d} || all params: {everything:,d} || trainable%: {share:.4f}"
+        sys.stdout.write(f"{line}\n")

@@ -47,7 +47,7 @@ class LoraLinear(lora.Linear):
         return out.addmm_(low.to(out.dtype), up.to(out.dtype), alpha=self.scaling[ADAPTER]).view(*x.shape[:-1], -1)
 
     def _as_adapter(self, rows: Float[Tensor, "n n_in"]) -> Float[Tensor, "n n_in"]:
-        """The inputs in the adapter's precision, which is float32 on a base of bfloat16 too; autocast sees to its own."""
+        """The inputs in the adapter's precision: float32 on a base of bfloat16 too. Autocast sees to its own."""
         if torch.is_autocast_enabled(rows.device.type):
             return rows
         return rows.to(cast(Tensor, self.lora_A[ADAPTER].weight).dtype)

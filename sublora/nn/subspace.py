@@ -166,8 +166,8 @@ class SubspaceModule(LanguageModel, ABC):
         found = state_dict.get("fingerprint")
         if found is None or not torch.equal(torch.as_tensor(found).cpu(), self.fingerprint.cpu()):
             raise ConfigError(
-                "this state belongs to another theta0, operator or allocation: make the model as it was made then, with "
-                "the same LoRA initialisation, d and seed (sublora.wrap of the plain base adds LoRA from the seed)"
+                "this state belongs to another theta0, operator or allocation: make the model as it was made then, "
+                "with the same LoRA initialisation, d and seed (sublora.wrap of a plain base adds LoRA from the seed)"
             )
         own = self.state_dict()
         result = super().load_state_dict({k: state_dict[k] for k in own if k in state_dict}, False, assign)

@@ -24,8 +24,8 @@ def find_targets(model: nn.Module, targets: str) -> list[tuple[str, nn.Module]]:
 
     Args:
         model: of transformers, without an adapter.
-        targets: "attention": the query and value projections (fused with the key's in GPT-2 and Phi-3); "linear": every linear
-            layer inside the transformer layers, the output head not among them.
+        targets: "attention": the query and value projections (fused with the key's in GPT-2 and Phi-3); "linear": every
+            linear layer inside the transformer layers, the output head not among them.
 
     Raises:
         ConfigError: there are none.

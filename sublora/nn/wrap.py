@@ -102,9 +102,10 @@ def _has_adapter(model: nn.Module) -> bool:
 def _with_adapter(model: nn.Module, section: Sublora, seed: int) -> SubspaceModule:
     if not isinstance(model, PreTrainedModel):
         raise ConfigError(
-            f"{type(model).__name__} is no model of transformers or PEFT: use sublora.nn.projectors.create_intrinsic_model"
+            f"{type(model).__name__} is no model of transformers or PEFT: "
+            "use sublora.nn.projectors.create_intrinsic_model"
         )
     sha256 = hash_weights(model)
     wrapped = adapt(named(model, sha256), spec_of(section, seed), gating_init=section.gamma_init)
-    wrapped.origin = Origin(section, seed, sha256, model.name_or_path)
+    wrapped.origin = Origin(section, seed, sha256, model.name_or_path or "")
     return wrapped
