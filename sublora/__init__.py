@@ -1,6 +1,22 @@
 """SubLoRA: train a language model in a few hundred numbers, and prove how well it does on unseen text."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from sublora.inequalities.bound import bound
 
-__all__ = ["__version__", "bound"]
+if TYPE_CHECKING:
+    from sublora.api import certify, compress, prepare, verify
+    from sublora.nn.wrap import wrap
+
+__all__ = ["__version__", "bound", "certify", "compress", "prepare", "verify", "wrap"]
 __version__ = "0.1.0"
+
+# Loaded when they are asked for: torch takes seconds, and bounds need none of it.
+_LATER = {name: "sublora.api" for name in ("certify", "compress", "prepare", "verify")} | {"wrap": "sublora.nn.wrap"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)

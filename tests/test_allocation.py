@@ -14,6 +14,7 @@ from sublora.nn.allocation import (
     find_groups,
     largest_remainder,
     layer_of,
+    layers_of,
     side_of,
     split_budget,
 )
@@ -100,3 +101,26 @@ def test_energy_tree_by_hand():
     assert tree.gates == ("layer0", "layer1", OUTSIDE_SHARE)
     expected = [0.75 * 0.5 * 0.4, 0.75 * 0.5 * 0.6, 0.75 * 0.5 * 0.7, 0.75 * 0.5 * 0.3, 0.25]
     np.testing.assert_allclose(shares(tree, [0.6, 0.3, 0.25]), expected)
+
+
+def test_the_layers_of_a_decoder_follow_those_of_its_encoder():
+    """T5 numbers both from 0; what it calls `layer` inside a block is no layer of the model."""
+    names = [
+        f"base.{stack}.block.{i}.layer.{part}.{kind}.q.lora_{side}.default.weight"
+        for stack, parts in (("encoder", ["SelfAttention"]), ("decoder", ["SelfAttention", "EncDecAttention"]))
+        for i in range(2)
+        for part, kind in enumerate(parts)
+        for side in "AB"
+    ]
+    assert layers_of([*names, "base.lm_head.lora_A.default.weight"]) == [0, 0, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, None]
+    groups = find_groups(names)
+    assert [g.name for g in groups] == [f"layer{i}.{side}" for i in range(4) for side in "AB"]
+    for group in groups:
+        assert len({names[i].split(".")[1] for i in group.members}) == 1
+
+
+@pytest.mark.parametrize("layers", ["h", "model.layers", "model.decoder.layers", "encoder.layer"])
+def test_one_stack_of_layers_keeps_its_numbers(layers):
+    """Also where an adapter is on some of the layers only, and layers hold lists of their own."""
+    names = ["lm_head.weight", *(f"m.{layers}.{i}.experts.layers.7.weight" for i in (3, 5, 4))]
+    assert layers_of(names) == [None, 3, 5, 4] == [layer_of(name) for name in names]

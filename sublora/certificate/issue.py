@@ -1,4 +1,7 @@
-"""From a trained checkpoint to a certificate: quantize, write the message, measure what it decodes to, bound, seal."""
+"""From a trained checkpoint to a certificate: quantize, write the message, measure what it decodes to, bound, seal.
+
+A message that somebody has already starts at its second step.
+"""
 
 import dataclasses
 import logging
@@ -13,11 +16,12 @@ from sublora import seeds
 from sublora.certificate.assemble import assemble, coded_setting
 from sublora.certificate.claims import losses_by_metric, projected_claim
 from sublora.certificate.evidence import Evidence
+from sublora.certificate.matching import require_match
 from sublora.certificate.model import Certificate
 from sublora.certificate.predicting import best_prediction
 from sublora.certificate.reading import write_certificate
 from sublora.certificate.terms import make_terms
-from sublora.coding.message import Encoded, Header, decode_message, encode_message
+from sublora.coding.message import MAX_SYMBOLS, Encoded, Header, decode_message, encode_message
 from sublora.coding.prediction import NEUTRAL, Prediction
 from sublora.config import Config
 from sublora.corpus.corpus import BYTES_TOKENIZER, Corpus, open_corpus
@@ -172,30 +176,64 @@ class Certifier:
         return best[1]
 
     def run(self, run: RunFolder) -> Certificate:
-        """Write message, losses and certificate; return the certificate.
+        """Write message, losses and certificate, see `issue`; return the certificate."""
+        return issue(self.choose().data, self.evidence, self.config.bounds.eval_batch_size, run)
 
-        The message is written before anything is drawn. Scores of finished chunks are kept in the run's folder until
-        all are there, so that an interrupted run goes on where it was.
-        """
-        encoded = self.choose()
-        if self.processes.main:
-            # An older certificate belongs to an older message: a run that is interrupted from here on leaves none.
-            run.certificate.unlink(missing_ok=True)
-            write_bytes(run.message, encoded.data)
-        self.processes.wait()
-        data = run.message.read_bytes()
-        message = decode_message(data, max_symbols=max(len(self.trained.alpha), 1))
-        rebuilt, scores = self.evidence.losses(data, message, self.protocol, run)
-        beside = self.evidence.beside(data, message, rebuilt, self.protocol)
-        measured = self.evidence.measured(message, rebuilt, scores, beside, self.protocol.batch_size)
-        certificate = assemble(data, message, measured).sealed()
-        if self.processes.main:
-            write_bytes(run.losses, measured.scores.to_bytes())
-            write_certificate(run, certificate)
-            # What an older, interrupted scoring of another message left behind.
-            shutil.rmtree(run.scoring, ignore_errors=True)
-        self.processes.wait()
-        return certificate
+
+def issue(data: bytes, evidence: Evidence, batch_size: int, run: RunFolder) -> Certificate:
+    """Measure what a message decodes to, and write message, losses and certificate; return the certificate.
+
+    The message is written before anything is drawn. Scores of finished chunks are kept in the run's folder until
+    all are there, so that an interrupted run goes on where it was.
+
+    Args:
+        data: the message.
+        evidence: of its header.
+        batch_size: windows scored at once.
+        run: where everything is written.
+    """
+    processes = evidence.processes
+    if processes.main:
+        # An older certificate belongs to an older message: a run that is interrupted from here on leaves none.
+        run.certificate.unlink(missing_ok=True)
+        write_bytes(run.message, data)
+    processes.wait()
+    data = run.message.read_bytes()
+    message = decode_message(data, max_symbols=MAX_SYMBOLS)
+    protocol = protocol_of(message.header, batch_size, RANK_MARGIN)
+    rebuilt, scores = evidence.losses(data, message, protocol, run)
+    beside = evidence.beside(data, message, rebuilt, protocol)
+    measured = evidence.measured(message, rebuilt, scores, beside, batch_size)
+    certificate = assemble(data, message, measured).sealed()
+    if processes.main:
+        write_bytes(run.losses, measured.scores.to_bytes())
+        write_certificate(run, certificate)
+        # What an older, interrupted scoring of another message left behind.
+        shutil.rmtree(run.scoring, ignore_errors=True)
+    processes.wait()
+    return certificate
+
+
+def certify_message(
+    data: bytes, corpus: Corpus, run: RunFolder, *, base: str = "", published: str = "", batch_size: int = 32
+) -> Certificate:
+    """Certify a message that somebody has, by the same steps as one that was just written.
+
+    Args:
+        data: the message. What it claims, and how it is measured, stands in it.
+        corpus: that it was written for.
+        run: where message, losses and certificate are written.
+        base: source of the pretrained base, where it names one.
+        published: date of that base, as its user states it.
+        batch_size: windows scored at once.
+
+    Raises:
+        MessageError: it is no message.
+        CertificateError, ConfigError: it was written for another corpus or base.
+    """
+    header = decode_message(data, max_symbols=MAX_SYMBOLS).header
+    require_match(header, corpus, base)
+    return issue(data, Evidence(header, corpus, base, published, Processes()), batch_size, run)
 
 
 def certify(config: Config) -> Path:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sublora.certificate.assemble import Measured, assemble, coded_setting
+from sublora.certificate.assemble import Measured, assemble
 from sublora.certificate.claims import LOSS_MARGIN
+from sublora.certificate.matching import require_match
 from sublora.certificate.model import Baseline, Certificate, Claim, HeldOut, Known, Part
 from sublora.certificate.reading import read_certificate
 from sublora.certificate.terms import bytes_of_a_token
@@ -20,7 +21,6 @@ from sublora.coding.message import MAX_BYTES, MAX_SYMBOLS, Header, Message, deco
 from sublora.coding.prediction import NEUTRAL
 from sublora.corpus.corpus import META, Corpus, open_corpus
 from sublora.corpus.fallback import fallback_code
-from sublora.corpus.split import check_split
 from sublora.errors import CertificateError
 from sublora.files import read_bytes, sha256
 from sublora.run_folder import RunFolder
@@ -168,29 +168,7 @@ def _check_prediction(header: Header, known: Known) -> None:
 
 def _replay(certificate: Certificate, data: bytes, message: Message, corpus: Corpus, base: str) -> tuple[Claim, ...]:
     header = message.header
-    setting = header.setting
-    if (header.architecture.kind == "pretrained") != bool(base):
-        raise CertificateError(
-            f"the message names a pretrained base ({_base_name(certificate)}): give your own copy with --base"
-            if not base
-            else "the message's base is random, made from its seed: leave out --base"
-        )
-    found = coded_setting(
-        corpus,
-        bound_type=setting.bound_type,
-        delta=setting.delta,
-        joint=setting.joint,
-        population=setting.split_seed is not None,
-        prior=setting.prior_tag is not None,
-        ngram_order=setting.ngram_order,
-    )
-    if found != setting:
-        name = next(name for name, value in vars(setting).items() if value != getattr(found, name))
-        raise CertificateError(
-            f"{name} differs: the message says {getattr(setting, name)}, but the corpus has {getattr(found, name)}"
-        )
-    if setting.split_seed is not None:
-        check_split(corpus)
+    require_match(header, corpus, base, _base_name(certificate))
 
     from sublora.certificate.evidence import Evidence
     from sublora.scoring.measure import protocol_of

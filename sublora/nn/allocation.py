@@ -59,12 +59,31 @@ def layer_of(name: str) -> int | None:
     return int(match.group(2)) if match else None
 
 
+def layers_of(names: Sequence[str]) -> list[int | None]:
+    """Return the layer of every parameter, None outside the layers.
+
+    Where a model has several stacks of layers, as an encoder and a decoder are, the layers of one are numbered behind
+    those of the stack before it.
+    """
+    found = [_LAYER.search(name) for name in names]
+    stacks = [match and match.string[: match.start(1)] for match in found]
+    sizes: dict[str, int] = {}
+    for match, stack in zip(found, stacks, strict=True):
+        if match is not None and stack is not None:
+            sizes[stack] = max(sizes.get(stack, 0), int(match.group(2)) + 1)
+    starts = dict(zip(sizes, np.cumsum([0, *sizes.values()]).tolist(), strict=False))
+    return [
+        None if match is None or stack is None else starts[stack] + int(match.group(2))
+        for match, stack in zip(found, stacks, strict=True)
+    ]
+
+
 def find_groups(names: Sequence[str]) -> list[Group]:
     """Group parameters by (layer, side): layers first in their order, then what lies outside them.
 
     Logs what was found, with a warning when there are no layers.
     """
-    keys = [(layer_of(name), side_of(name)) for name in names]
+    keys = [(layer, side_of(name)) for layer, name in zip(layers_of(names), names, strict=True)]
     order = sorted(set(keys), key=lambda k: (k[0] is None, k[0] or 0, k[1]))
     groups = [Group(side, layer, tuple(i for i, k in enumerate(keys) if k == (layer, side))) for layer, side in order]
     n_layers = len({layer for layer, _ in order if layer is not None})

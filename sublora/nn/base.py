@@ -61,7 +61,7 @@ def create_base(architecture: Architecture, seed: int, source: str = "", dropout
         else:
             scale = 0.02 / math.sqrt(2 * a.n_layer) if name.endswith(RESIDUAL_PROJECTIONS) else 0.02
             fill(parameter, seeds.stream(seed, "base", name).standard_normal(parameter.shape, dtype="float32") * scale)
-    return _named(model, hash_weights(model))
+    return named(model, hash_weights(model))
 
 
 def _parameters(a: Architecture) -> int:
@@ -69,7 +69,8 @@ def _parameters(a: Architecture) -> int:
     return a.n_embd * (2 * a.vocab_size + a.block_size + 12 * a.n_layer * a.n_embd)
 
 
-def _named(model: PreTrainedModel, sha256: str) -> PreTrainedModel:
+def named(model: PreTrainedModel, sha256: str) -> PreTrainedModel:
+    """Return a base that knows the hash of its weights and their number, before anything is added to it."""
     model.base_sha256 = sha256  # type: ignore[assignment]
     model.base_parameters = sum(p.numel() for p in model.parameters())  # type: ignore[assignment]
     return model
@@ -86,7 +87,7 @@ def _pretrained(a: Architecture, source: str, dropout: float) -> PreTrainedModel
     if tag(sha256) != a.base_tag:
         raise ConfigError(f"the base in {source} has hash {sha256[:6]}..., the message names {a.base_tag:06x}...")
     model.practised_frames = practised.frames if practised else None  # type: ignore[assignment]
-    return _named(model, sha256)
+    return named(model, sha256)
 
 
 def describe_base(source: str, model: nn.Module) -> BaseFacts:

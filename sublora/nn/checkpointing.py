@@ -8,14 +8,19 @@ from typing import Any
 from torch import Tensor, nn
 
 
-def enable_gradient_checkpointing(net: Any) -> None:
+def enable_gradient_checkpointing(net: Any, **options: Any) -> None:
     """Make a transformers model, with or without PEFT's adapter, keep only the inputs of its layers for backward.
 
     A layer is computed again during the backward pass (Chen et al. 2016, "Training deep nets with sublinear memory
     cost"), with the parameters that stood in the model when it was computed first.
+
+    Args:
+        net: the model.
+        options: further ones of transformers' `activation_checkpointing_enable`: every_n_layers, offload.
     """
     model = net.get_base_model() if hasattr(net, "get_base_model") else net
-    model.activation_checkpointing_enable({"use_reentrant": False, "context_fn": partial(_contexts, net)})
+    how = {"use_reentrant": False, "context_fn": partial(_contexts, net)}
+    model.activation_checkpointing_enable(how, **options)
 
 
 def _contexts(net: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:

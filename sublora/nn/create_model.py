@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from sublora.coding.architecture import Architecture, tag
 from sublora.coding.spec import ModelSpec
-from sublora.config import Config
+from sublora.config import Config, Sublora
 from sublora.errors import ConfigError
 from sublora.nn.allocation import split_budget
 from sublora.nn.base import create_base
@@ -48,7 +48,24 @@ def build_model(
     if spec.adapter == "none":
         raise ConfigError("without an adapter nothing can be trained: set sublora.adapter to lora, spectral or weights")
     base = create_base(architecture, spec.seed, source, dropout)
-    base_sha256, base_parameters = cast(str, base.base_sha256), base.base_parameters
+    model = adapt(base, spec, lora_dropout=lora_dropout, gating_init=gating_init)
+    model.base_sha256, model.base_parameters = base.base_sha256, base.base_parameters  # type: ignore[assignment]
+    log.info("model: D = %d trainable parameters, d = %d coordinates", model.D, model.d)
+    return model
+
+
+def adapt(
+    base: PreTrainedModel, spec: ModelSpec, *, lora_dropout: float = 0.0, gating_init: float = 0.5
+) -> SubspaceModule:
+    """Return a base with an adapter in its subspace, at theta0.
+
+    Args:
+        base: is changed in place; with spectral cores, what `create_base` returns.
+        spec, lora_dropout, gating_init: as in `build_model`.
+
+    Raises:
+        ConfigError: sizes that do not fit each other.
+    """
     rank, width = max(spec.rank, spec.head_rank), cast(nn.Embedding, base.get_input_embeddings()).embedding_dim
     if spec.adapter == "lora" and rank > width:
         raise ConfigError(f"a rank of {rank} is above the width {width} of the base: lower it")
@@ -68,10 +85,10 @@ def build_model(
             base,
             rank=spec.rank,
             targets=spec.targets,
-            base_sha256=base_sha256,
+            base_sha256=cast(str, base.base_sha256),
             practised=getattr(base, "practised_frames", None),
         )
-    model = create_intrinsic_model(
+    return create_intrinsic_model(
         net,
         intrinsic_dim=spec.intrinsic_dim,
         seed=spec.seed,
@@ -82,9 +99,6 @@ def build_model(
         gating_steepness=spec.gating_steepness,
         budget_b=spec.budget_b,
     )
-    model.base_sha256, model.base_parameters = base_sha256, base_parameters  # type: ignore[assignment]
-    log.info("model: D = %d trainable parameters, d = %d coordinates", model.D, model.d)
-    return model
 
 
 def build_base(architecture: Architecture, seed: int, source: str = "") -> PreTrainedModel:
@@ -128,10 +142,21 @@ def spec_from_config(config: Config, n_gates: int = 0) -> ModelSpec:
         config: sections sublora and system are read.
         n_gates: of the model, where gates are learned.
     """
-    s = config.sublora
+    return spec_of(config.sublora, config.system.seed, n_gates)
+
+
+def spec_of(section: Sublora, seed: int, n_gates: int = 0) -> ModelSpec:
+    """Return what a message says of an adapter and a subspace.
+
+    Args:
+        section: their configuration.
+        seed: root seed.
+        n_gates: of the model, where gates are learned.
+    """
+    s = section
     by_layer = s.allocation_mode == "learned" and s.allocation_scope == "layer"
     return ModelSpec(
-        seed=config.system.seed,
+        seed=seed,
         intrinsic_dim=s.intrinsic_dim,
         intrinsic_mode=s.intrinsic_mode,
         adapter=s.adapter,
@@ -172,7 +197,7 @@ def merge(model: nn.Module) -> PreTrainedModel:
         model: a SubspaceModule, which is used up: its wrapped module is the returned one; or a base with PEFT's
             adapter, or without any, which is returned as it is.
     """
-    net: Any = model.materialize() if isinstance(model, SubspaceModule) else model
+    net: Any = model.release() if isinstance(model, SubspaceModule) else model
     if not hasattr(net, "merge_and_unload"):
         merge_spectral(net)
         return net.eval()

@@ -5,6 +5,7 @@ import math
 import warnings
 from typing import Any, cast
 
+import torch
 from jaxtyping import Float
 from peft import LoraConfig, get_peft_model
 from peft.tuners import lora
@@ -39,11 +40,17 @@ class LoraLinear(lora.Linear):
         if self.merged or self.disable_adapters:
             return super().forward(x, *args, **kwargs)
         rows = x.flatten(0, -2)
-        low = self.lora_A[ADAPTER](self.lora_dropout[ADAPTER](rows))
+        low = self.lora_A[ADAPTER](self.lora_dropout[ADAPTER](self._as_adapter(rows)))
         out = self.base_layer(rows)
         # Not always a parameter: a subspace puts a tensor in its place.
         up = cast(Tensor, self.lora_B[ADAPTER].weight).t()
         return out.addmm_(low.to(out.dtype), up.to(out.dtype), alpha=self.scaling[ADAPTER]).view(*x.shape[:-1], -1)
+
+    def _as_adapter(self, rows: Float[Tensor, "n n_in"]) -> Float[Tensor, "n n_in"]:
+        """The inputs in the adapter's precision: float32 on a base of bfloat16 too. Autocast sees to its own."""
+        if torch.is_autocast_enabled(rows.device.type):
+            return rows
+        return rows.to(cast(Tensor, self.lora_A[ADAPTER].weight).dtype)
 
 
 def add_lora(
@@ -64,7 +71,7 @@ def add_lora(
         targets: "attention" or "linear", see `find_targets`.
 
     Raises:
-        ConfigError: both ranks are 0, or the targets are not found.
+        ConfigError: both ranks are 0, or the targets or the head are not found.
     """
     ranks: dict[str, int] = {}
     if rank:
@@ -72,6 +79,8 @@ def add_lora(
         ranks |= dict.fromkeys(sorted({name.rpartition(".")[2] for name, _ in find_targets(model, targets)}), rank)
     if head_rank:
         head = model.get_output_embeddings()
+        if head is None:
+            raise ConfigError(f"{type(model).__name__} has no output head: take a causal language model")
         ranks[next(name for name, module in model.named_modules() if module is head)] = head_rank
     if not ranks:
         raise ConfigError(

@@ -28,8 +28,10 @@ from sublora.nn.subspace import SubspaceModule
 class IDModule(SubspaceModule):
     """One operator over all D parameters: allocation mode `uniform` (Lotfi et al. 2022, eq. 4; Li et al. 2018)."""
 
+    allocation = "uniform"
+
     def __init__(self, net: nn.Module, intrinsic_dim: int, *, seed: int, intrinsic_mode: str = "rdkronqr") -> None:
-        super().__init__(net, intrinsic_dim)
+        super().__init__(net, intrinsic_dim, (self.allocation, intrinsic_mode, seed))
         self.operator = make_operator(intrinsic_mode, self.D, intrinsic_dim, (seed, "operator"))
 
     def _scaled(self, values_D: Float[Tensor, " D"]) -> Float[Tensor, " D"]:
@@ -69,6 +71,7 @@ class SharedIDModule(IDModule):
         ConfigError: no LoRA parameters.
     """
 
+    allocation = "learned, shared"
     gating_params: nn.Parameter
     log_constants: Tensor
     taken: Tensor
@@ -186,12 +189,14 @@ class StructuredIDModule(SubspaceModule):
         gating_steepness: float = 10,
         budget_b: int | None = None,
     ) -> None:
-        super().__init__(net, intrinsic_dim)
+        fixed = allocation_mode == "fixed"
+        d_b = split_budget(intrinsic_dim, allocation_ratio)[1] if budget_b is None else budget_b
+        budget = d_b if fixed else float(gating_steepness)
+        super().__init__(net, intrinsic_dim, (allocation_mode, intrinsic_mode, seed, budget))
         _require_sides(self.groups, allocation_mode)
         self.steepness = float(gating_steepness)
         self.steepness_factor = 1.0
-        if allocation_mode == "fixed":
-            d_b = split_budget(intrinsic_dim, allocation_ratio)[1] if budget_b is None else budget_b
+        if fixed:
             readings = self._fixed_readings(d_b)
         else:
             readings = self._learned_readings()

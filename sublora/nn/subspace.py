@@ -3,7 +3,10 @@
 Shape suffixes: d subspace coordinates, D parameters, g parameters of one block.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,27 +16,39 @@ from torch.func import functional_call
 
 from sublora.errors import ConfigError
 from sublora.nn.allocation import Group, find_groups
+from sublora.nn.language_model import FORWARD, LanguageModel
+from sublora.nn.origin import Origin
 
 
-class SubspaceModule(nn.Module, ABC):
+class SubspaceModule(LanguageModel, ABC):
     """A module whose trainable parameters are replaced, at every call, by theta0 + (a linear function of alpha).
 
+    A causal language model in it still answers as one of transformers or PEFT: it generates, is trained by their
+    Trainer, and saves the trained adapter. Its state is alpha, the gates and a fingerprint, and nothing else.
+
     Args:
-        net: any module with trainable parameters. Their values at this moment are theta0; they are frozen here.
+        net: any module with trainable parameters. Their values at this moment are theta0; they are frozen here. What
+            `net` itself saves from now on are the trained parameters.
         intrinsic_dim: d, the number of coordinates, at least 1 and at most D.
+        map_name: what the linear function follows from, beside the parameters: kind, seed, budgets.
 
     Attributes:
         subspace_params: alpha, shape (d,), zero at the start, so that the model starts at theta0.
         gating_params: logits of the gates, trained too; None where nothing is gated.
         names: the D parameters' names, in `named_parameters()` order.
+        fingerprint: SHA-256 of theta0 and of what alpha means, as 32 numbers. A state is loaded only where it has the
+            same.
+        origin: how theta0 is made again, where a message can say it.
 
     Raises:
         ConfigError: nothing is trainable, or d is outside 1..D.
     """
 
     theta0: Tensor
+    fingerprint: Tensor
+    origin: Origin | None = None
 
-    def __init__(self, net: nn.Module, intrinsic_dim: int) -> None:
+    def __init__(self, net: nn.Module, intrinsic_dim: int, map_name: Sequence[str | int | float] = ()) -> None:
         super().__init__()
         trainable = [(name, p) for name, p in net.named_parameters() if p.requires_grad]
         if not trainable:
@@ -55,6 +70,8 @@ class SubspaceModule(nn.Module, ABC):
         for _, p in trainable:
             p.requires_grad_(False)
         self.subspace_params = nn.Parameter(torch.zeros(intrinsic_dim, device=theta0.device))
+        self.register_buffer("fingerprint", self._fingerprint(map_name))
+        self._on_saving = net.register_state_dict_pre_hook(self._before_saving)
         self.groups = find_groups(self.names)
         self.gating_params: nn.Parameter | None = None
         self.gate_names: tuple[str, ...] = ()
@@ -107,7 +124,58 @@ class SubspaceModule(nn.Module, ABC):
 
     @torch.no_grad()
     def materialize(self) -> nn.Module:
-        """Write theta0 + P alpha into the wrapped module and return it."""
+        """Write theta0 + P alpha into the wrapped module and return it.
+
+        This module never reads them there: its own theta0 stays what it was.
+        """
         for name, value in self.parameters_by_name().items():
             self.net.get_parameter(name).copy_(value)
         return self.net
+
+    def release(self) -> nn.Module:
+        """Write theta0 + P alpha into the wrapped module, let go of it, and return it."""
+        self._on_saving.remove()
+        return self.materialize()
+
+    def _before_saving(self, *_: Any) -> None:
+        """The wrapped module is asked for its state: what it holds is what was trained."""
+        self.materialize()
+
+    def _fingerprint(self, map_name: Sequence[str | int | float]) -> Tensor:
+        digest = hashlib.sha256(repr((*map_name, self.d, self.names, list(map(tuple, self.shapes)))).encode())
+        digest.update(self.theta0.cpu().numpy().data)
+        return torch.tensor(list(digest.digest()), dtype=torch.uint8, device=self.theta0.device)
+
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """Return alpha, the gates and the fingerprint; the frozen model is not part of the state."""
+        state: Any = OrderedDict() if destination is None else destination
+        self._save_to_state_dict(state, prefix, keep_vars)
+        return state
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take alpha and the gates of a state that was made on the same theta0.
+
+        Args:
+            state_dict: of a model that was made in the same way.
+            strict: whether every name must be there, and no other.
+            assign: as in torch.
+
+        Raises:
+            ConfigError: another theta0, operator or allocation, with `strict` or without; other names.
+        """
+        found = state_dict.get("fingerprint")
+        if found is None or not torch.equal(torch.as_tensor(found).cpu(), self.fingerprint.cpu()):
+            raise ConfigError(
+                "this state belongs to another theta0, operator or allocation: make the model as it was made then, "
+                "with the same LoRA initialisation, d and seed (sublora.wrap of a plain base adds LoRA from the seed)"
+            )
+        own = self.state_dict()
+        result = super().load_state_dict({k: state_dict[k] for k in own if k in state_dict}, False, assign)
+        result.missing_keys[:] = [name for name in own if name not in state_dict]
+        result.unexpected_keys[:] = [name for name in state_dict if name not in own]
+        if strict and (wrong := [*result.missing_keys, *result.unexpected_keys]):
+            raise ConfigError(f"this state is not that of a subspace: {wrong[0]} is missing or too much")
+        return result
+
+
+SubspaceModule.forward.__signature__ = FORWARD  # type: ignore[attr-defined]

@@ -6,8 +6,17 @@ from transformers.pytorch_utils import Conv1D
 from sublora.errors import ConfigError
 from sublora.nn.allocation import layer_of
 
-# The attention projections, by the names that architectures give them; the first that exist are taken.
-ATTENTION_TARGETS = (("c_attn",), ("q_proj", "v_proj"), ("query_key_value",), ("query", "value"))
+# The attention projections, by the names that architectures give them; the first that exist are taken. A message says
+# "attention" and means these, so what stands here keeps its place, and a new name goes to the end.
+ATTENTION_TARGETS = (
+    ("c_attn",),
+    ("q_proj", "v_proj"),
+    ("query_key_value",),
+    ("query", "value"),
+    ("qkv_proj",),
+    ("Wqkv",),
+    ("q", "v"),
+)
 
 
 def find_targets(model: nn.Module, targets: str) -> list[tuple[str, nn.Module]]:
@@ -15,8 +24,8 @@ def find_targets(model: nn.Module, targets: str) -> list[tuple[str, nn.Module]]:
 
     Args:
         model: of transformers, without an adapter.
-        targets: "attention": the query and value projections (fused with the key's in GPT-2); "linear": every linear
-            layer inside the transformer layers, the output head not among them.
+        targets: "attention": the query and value projections (fused with the key's in GPT-2 and Phi-3); "linear": every
+            linear layer inside the transformer layers, the output head not among them.
 
     Raises:
         ConfigError: there are none.

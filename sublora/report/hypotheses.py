@@ -123,7 +123,7 @@ def learning(runs: Sequence[Run]) -> Answer:
 
 
 def frames(runs: Sequence[Run]) -> Answer:
-    """Does it help to put the adapter into a frame: the base's singular vectors, or one learned from known documents?"""
+    """Does it help to put the adapter into a frame: of the base, or learned from known documents?"""
     decisive = [("practised", "uniform"), ("practised", "spectral")]
     return _compare("Does it help to practise?", runs, decisive, [("spectral", "uniform"), ("practised", "learned")])
 

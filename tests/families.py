@@ -1,0 +1,54 @@
+"""Tiny models of random weights, one of each family that people adapt."""
+
+import torch
+from transformers import (
+    FalconConfig,
+    FalconForCausalLM,
+    GemmaConfig,
+    GemmaForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
+    Phi3Config,
+    Phi3ForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+# Bytes and end-of-text.
+VOCABULARY = 257
+LAYERS = {"vocab_size": VOCABULARY, "num_hidden_layers": 2, "num_attention_heads": 4, "hidden_size": 16}
+LENGTH = {"max_position_embeddings": 64}
+FEW = {"num_key_value_heads": 2}
+NO_SPECIAL = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+WIDE = {"intermediate_size": 32}
+GPT2 = {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64}
+OPT = {"ffn_dim": 32, "word_embed_proj_dim": 16}
+
+FAMILIES = {
+    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2, **NO_SPECIAL)),
+    "llama": lambda: LlamaForCausalLM(LlamaConfig(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL)),
+    "qwen2_tied": lambda: Qwen2ForCausalLM(
+        Qwen2Config(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL, tie_word_embeddings=True)
+    ),
+    "mistral": lambda: MistralForCausalLM(MistralConfig(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL)),
+    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**LAYERS, **LENGTH, **WIDE, **NO_SPECIAL)),
+    "opt": lambda: OPTForCausalLM(OPTConfig(**LAYERS, **LENGTH, **OPT, **(NO_SPECIAL | {"pad_token_id": 1}))),
+    "gemma": lambda: GemmaForCausalLM(GemmaConfig(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL, head_dim=4)),
+    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL)),
+    "falcon": lambda: FalconForCausalLM(FalconConfig(**LAYERS, **NO_SPECIAL)),
+}
+
+
+def make_base(family, seed=0):
+    """A model of a family, in evaluation mode; the same for the same seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return FAMILIES[family]().eval()
