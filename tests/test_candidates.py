@@ -1,4 +1,4 @@
-"""Several trained checkpoints compete for one certificate: the best estimate wins, and the message says which d it has."""
+"""Several trained checkpoints compete for one certificate: the best estimate wins, and the message says its d."""
 
 import logging
 import shutil
