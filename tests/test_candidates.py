@@ -65,7 +65,7 @@ def test_the_choice_is_by_the_estimates_that_candidates_get_alone(runs, data_dir
     """One seed draws the same training units for all, so what a candidate is estimated at depends on no other."""
     corpus, config = open_corpus(data_dir), load_config(flags(data_dir, runs[0], *SHORT))
     alone = [Certifier(config, load_checkpoint(run), corpus).choose() for run in runs]
-    certifier, encoded = best_candidate(config, runs, corpus)
+    certifier, encoded = best_candidate(config, {run: load_checkpoint(run) for run in runs}, corpus)
     value, expected = min(alone, key=lambda pair: pair[0])
     assert encoded.data == expected.data
     assert certifier.choose()[0] == value

@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,7 @@ from sublora.corpus.corpus import BYTES_TOKENIZER, Corpus, open_corpus
 from sublora.errors import ConfigError, CorpusError
 from sublora.files import write_bytes
 from sublora.nn.create_model import merge
-from sublora.quantizing.candidates import candidates
+from sublora.quantizing.candidates import candidates as quantizations
 from sublora.quantizing.trained import Trained
 from sublora.run_folder import RunFolder
 from sublora.scoring.measure import (
@@ -181,7 +181,7 @@ class Certifier:
     def choose(self) -> tuple[float, Encoded]:
         """Return the lowest estimated bound over quantizations, mixture weights and predictions, and its message."""
         best: tuple[float, Encoded] | None = None
-        for quantized, gates in candidates(self.trained, self.price_of_a_bit):
+        for quantized, gates in quantizations(self.trained, self.price_of_a_bit):
             draft = encode_message(self.header, quantized, gates)
             scores = self.score(draft.data, "calibrating")
             header = self._best_header(8 * len(draft.data), scores)
@@ -229,7 +229,7 @@ def _base_of(header: Header) -> tuple[Architecture, int | None]:
     return architecture, header.spec.seed if architecture.kind == "random" else None
 
 
-def best_candidate(config: Config, paths: Sequence[Path], corpus: Corpus) -> tuple[Certifier, Encoded]:
+def best_candidate(config: Config, candidates: Mapping[Path, Checkpoint], corpus: Corpus) -> tuple[Certifier, Encoded]:
     """Return the checkpoint, and its message, whose estimated bound is lowest.
 
     Every candidate is quantized as if it were alone, and all are estimated on the same training units. They may differ
@@ -239,14 +239,13 @@ def best_candidate(config: Config, paths: Sequence[Path], corpus: Corpus) -> tup
 
     Args:
         config: of the certificate.
-        paths: of the checkpoints, or of the folders of their runs.
+        candidates: the checkpoints, by their paths or those of the folders of their runs.
         corpus: that all were trained on.
 
     Raises:
-        TrainingError, CorpusError, ConfigError: a checkpoint cannot be used, or was trained on another corpus or base
-            than the first.
+        CorpusError, ConfigError: a checkpoint cannot be used, or was trained on another corpus or base than the first.
     """
-    checkpoints = [load_checkpoint(path) for path in paths]
+    paths, checkpoints = list(candidates), list(candidates.values())
     for path, checkpoint in zip(paths, checkpoints, strict=True):
         if checkpoint.vocab_size != corpus.vocab_size:
             raise CorpusError(
@@ -286,9 +285,10 @@ def certify(config: Config) -> Path:
     paths = [Path(path) for path in ([first] if first else []) + config.bounds.candidates]
     if not paths:
         raise ConfigError("give the checkpoint to certify: --model.best_checkpoint_path=FOLDER_OF_THE_RUN")
+    candidates = {path: load_checkpoint(path) for path in paths}
     data = config.data
     corpus = open_corpus(Path(data.dataset_dir), data.dataset, eot_token=data.eot_token, vocab_size=data.vocab_size)
-    certifier, encoded = best_candidate(config, paths, corpus)
+    certifier, encoded = best_candidate(config, candidates, corpus)
     run = RunFolder.of(paths[0])
     certifier.run(run, encoded)
     return run.certificate
