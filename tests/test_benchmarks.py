@@ -72,3 +72,24 @@ def test_the_gaps_of_a_run_end_in_its_claim_and_grow_with_the_message(tmp_path):
     assert here["hoeffding_subsampling"] + own == pytest.approx(certificate.comparison.bound)
     assert set(here) <= set(script["LABELS"])
     assert all(longer[name] > here[name] for name in here)
+
+
+def test_an_imagined_base_agrees_as_often_as_it_should_and_is_worse():
+    imagined = load("top_k_excess")["imagined_base"]
+    lengths = np.full(4000, 40)
+    misses = stream(0, "misses").binomial(lengths, 0.7)
+    for agreement in (0.99, 0.85):
+        excess = imagined(misses, lengths, agreement, 0) - misses / lengths
+        assert excess.mean() == pytest.approx(0.5 * (1 - agreement), rel=0.1)
+        # A token's excess is -1, 0 or 1; its square is 1 where the two disagree.
+        assert 40 * excess.var() == pytest.approx(1 - agreement, rel=0.25)
+
+
+def test_feedback_is_measured_against_a_trellis_of_the_same_loss():
+    row = load("feedback_scale")["row"](600)
+    feedback = row["feedback"]
+    assert row["trellis_at_the_loss_on_rows"]["loss"] == pytest.approx(feedback["loss_on_rows"], rel=0.3)
+    assert row["trellis_at_the_true_loss"]["loss"] == pytest.approx(feedback["true_loss"], rel=0.3)
+    # What no row sees is not free.
+    assert feedback["loss_on_rows"] < feedback["true_loss"]
+    assert feedback["bits"] < row["trellis_at_the_loss_on_rows"]["bits"]

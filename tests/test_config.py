@@ -135,6 +135,21 @@ def test_shipped_files_load(name):
     load_config([f"--config-file=config/{name}.yaml"])
 
 
+def test_the_prompt_alone_is_certified_in_the_setting_of_the_trained_run():
+    """Whatever decides what is claimed, and what could explain a difference, is the same but for the adapter."""
+    prompt, trained = (load_config([f"--config-file=config/smollm2_{name}.yaml"]) for name in ("prompt", "docs"))
+    for section in ("corpus", "data", "prior", "prompt", "model"):
+        assert getattr(prompt, section) == getattr(trained, section)
+    assert (prompt.sublora.adapter, prompt.training.max_iters) == ("none", 0)
+    assert (trained.sublora.adapter, prompt.bounds.bound_samples) == ("spectral", 3000)
+
+
+def test_a_candidate_has_a_name():
+    assert load_config(["--bounds.candidates=[out/a, out/b]"]).bounds.candidates == ["out/a", "out/b"]
+    with pytest.raises(ConfigError, match=r"bounds\.candidates has an empty entry"):
+        load_config(["--bounds.candidates=['']"])
+
+
 def test_round_trips():
     config = load_config(["--sublora.allocation_mode=fixed", "--bounds.sliding_window_size=3"])
     assert config_from_json(json.dumps(config.to_dict())).to_dict() == config.to_dict()

@@ -6,6 +6,7 @@ A message that somebody has already starts at its second step.
 import dataclasses
 import logging
 import shutil
+from collections.abc import Mapping
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from sublora.certificate.model import Certificate
 from sublora.certificate.predicting import best_prediction
 from sublora.certificate.reading import write_certificate
 from sublora.certificate.terms import make_terms
+from sublora.coding.architecture import Architecture
 from sublora.coding.message import MAX_SYMBOLS, Encoded, Header, decode_message, encode_message
 from sublora.coding.prediction import NEUTRAL, Prediction
 from sublora.config import Config
@@ -28,7 +30,7 @@ from sublora.corpus.corpus import BYTES_TOKENIZER, Corpus, open_corpus
 from sublora.errors import ConfigError, CorpusError
 from sublora.files import write_bytes
 from sublora.nn.create_model import merge
-from sublora.quantizing.candidates import candidates
+from sublora.quantizing.candidates import candidates as quantizations
 from sublora.quantizing.trained import Trained
 from sublora.run_folder import RunFolder
 from sublora.scoring.measure import (
@@ -60,9 +62,21 @@ USUAL_ORDER = {True: 6, False: 4}
 
 
 class Certifier:
-    """One checkpoint on its way to a certificate."""
+    """One checkpoint on its way to a certificate.
 
-    def __init__(self, config: Config, checkpoint: Checkpoint, corpus: Corpus) -> None:
+    Args:
+        config: of the certificate.
+        checkpoint: the trained model.
+        corpus: that is certified.
+        first: with which this one competes; both are measured against the same evidence, on the same units.
+
+    Raises:
+        ConfigError: this one has another base or another claim than the first.
+    """
+
+    def __init__(
+        self, config: Config, checkpoint: Checkpoint, corpus: Corpus, first: "Certifier | None" = None
+    ) -> None:
         self.config = adopt_checkpoint(config, checkpoint)
         self.corpus = corpus
         processes = Processes(self.config.system.device)
@@ -88,11 +102,23 @@ class Certifier:
             prompt=self.trained.prompt,
         )
         self.protocol = protocol_of(self.header, b.eval_batch_size, RANK_MARGIN)
+        if first is not None:
+            self._join(first)
+            return
         self.evidence = Evidence(self.header, corpus, self.config.prior.base, self.config.prior.published, processes)
         self.units, self.processes = self.evidence.units, self.evidence.processes
         self._few = self.evidence.measured_code.sample(ESTIMATING_UNITS)
         rng = seeds.stream(self.trained.spec.seed, "calibration")
         self.calibration = np.sort(rng.choice(len(self.units), min(CALIBRATION_UNITS, len(self.units)), replace=False))
+
+    def _join(self, first: "Certifier") -> None:
+        """Share what a comparison has in common: corpus, base, units, and the base's losses of them."""
+        if _base_of(self.header) != _base_of(first.header) or self.header.setting != first.header.setting:
+            raise ConfigError(
+                "candidates must have one base and one block size: certify runs on different ones each on its own"
+            )
+        self.evidence, self.units, self.processes = first.evidence, first.units, first.processes
+        self._few, self.calibration, self._base_bits = first._few, first.calibration, first._base_bits
 
     def _ngram_order(self) -> int:
         order = self.config.prior.ngram_order
@@ -156,10 +182,10 @@ class Certifier:
         exponent = min(MIXTURE_EXPONENTS, key=lambda e: cost(at(e, prediction)))
         return at(exponent, prediction)
 
-    def choose(self) -> Encoded:
-        """Return the message with the lowest estimated bound over quantizations, mixture weights and predictions."""
+    def choose(self) -> tuple[float, Encoded]:
+        """Return the lowest estimated bound over quantizations, mixture weights and predictions, and its message."""
         best: tuple[float, Encoded] | None = None
-        for quantized, gates in candidates(self.trained, self.price_of_a_bit):
+        for quantized, gates in quantizations(self.trained, self.price_of_a_bit):
             draft = encode_message(self.header, quantized, gates)
             scores = self.score(draft.data, "calibrating")
             header = self._best_header(8 * len(draft.data), scores)
@@ -173,11 +199,7 @@ class Certifier:
             if best is None or value < best[0]:
                 best = (value, encoded)
         assert best is not None
-        return best[1]
-
-    def run(self, run: RunFolder) -> Certificate:
-        """Write message, losses and certificate, see `issue`; return the certificate."""
-        return issue(self.choose().data, self.evidence, self.config.bounds.eval_batch_size, run)
+        return best
 
 
 def issue(data: bytes, evidence: Evidence, batch_size: int, run: RunFolder) -> Certificate:
@@ -236,23 +258,72 @@ def certify_message(
     return issue(data, Evidence(header, corpus, base, published, Processes()), batch_size, run)
 
 
-def certify(config: Config) -> Path:
-    """Certify the checkpoint at model.best_checkpoint_path; return the certificate's path, beside the checkpoint.
+def _base_of(header: Header) -> tuple[Architecture, int | None]:
+    """What the base follows from: random weights from a seed too."""
+    architecture = header.architecture
+    return architecture, header.spec.seed if architecture.kind == "random" else None
+
+
+def best_candidate(config: Config, candidates: Mapping[Path, Checkpoint], corpus: Corpus) -> tuple[Certifier, Encoded]:
+    """Return the checkpoint, and its message, whose estimated bound is lowest.
+
+    Every candidate is quantized as if it were alone, and all are estimated on the same training units. They may differ
+    in d, adapter, operator and prompt. A choice between messages costs nothing: the code of messages is prefix-free
+    over all of them together, d and everything else that says how to read the rest being coded in front of it, so the
+    union over messages that a bound pays K bits for holds for every candidate at once, however one is picked.
+
+    Args:
+        config: of the certificate.
+        candidates: the checkpoints, by their paths or those of the folders of their runs.
+        corpus: that all were trained on.
 
     Raises:
-        TrainingError, CorpusError, ConfigError: the checkpoint, the corpus or the settings cannot be used.
+        CorpusError, ConfigError: a checkpoint cannot be used, or was trained on another corpus or base than the first.
     """
-    if not config.model.best_checkpoint_path:
+    paths, checkpoints = list(candidates), list(candidates.values())
+    for path, checkpoint in zip(paths, checkpoints, strict=True):
+        if checkpoint.vocab_size != corpus.vocab_size:
+            raise CorpusError(
+                f"the corpus has {corpus.vocab_size} tokens, the checkpoint's model {checkpoint.vocab_size}: "
+                "give the corpus it was trained on"
+            )
+        if checkpoint.corpus_sha256 != checkpoints[0].corpus_sha256:
+            raise CorpusError(
+                f"{path} was trained on another corpus than {paths[0]}: leave one of them out of bounds.candidates"
+            )
+    certifiers: list[Certifier] = []
+    for checkpoint in checkpoints:
+        certifiers.append(Certifier(config, checkpoint, corpus, certifiers[0] if certifiers else None))
+    chosen = [certifier.choose() for certifier in certifiers]
+    best = min(range(len(chosen)), key=lambda i: chosen[i][0])
+    value, encoded = chosen[best]
+    if len(paths) > 1:
+        log.info(
+            "certified: %s, d = %d, %d bits, the lowest estimated bound (%.4f) of %d candidates",
+            paths[best], len(certifiers[best].trained.alpha), 8 * len(encoded.data), value, len(paths),
+        )  # fmt: skip
+    return certifiers[best], encoded
+
+
+def certify(config: Config) -> Path:
+    """Certify the best of the checkpoints at model.best_checkpoint_path and bounds.candidates.
+
+    Message, losses and certificate are written beside the first of them, whichever is best.
+
+    Returns:
+        The certificate's path.
+
+    Raises:
+        TrainingError, CorpusError, ConfigError: a checkpoint, the corpus or the settings cannot be used.
+    """
+    first = config.model.best_checkpoint_path
+    paths = [Path(path) for path in ([first] if first else []) + config.bounds.candidates]
+    if not paths:
         raise ConfigError("give the checkpoint to certify: --model.best_checkpoint_path=FOLDER_OF_THE_RUN")
-    path = Path(config.model.best_checkpoint_path)
-    checkpoint = load_checkpoint(path)
+    candidates = {path: load_checkpoint(path) for path in paths}
     data = config.data
     corpus = open_corpus(Path(data.dataset_dir), data.dataset, eot_token=data.eot_token, vocab_size=data.vocab_size)
-    if corpus.vocab_size != checkpoint.vocab_size:
-        raise CorpusError(
-            f"the corpus has {corpus.vocab_size} tokens, the checkpoint's model {checkpoint.vocab_size}: "
-            "give the corpus it was trained on"
-        )
-    run = RunFolder.of(path)
-    Certifier(config, checkpoint, corpus).run(run)
+    certifier, encoded = best_candidate(config, candidates, corpus)
+    run = RunFolder.of(paths[0])
+    issue(encoded.data, certifier.evidence, config.bounds.eval_batch_size, run)
     return run.certificate

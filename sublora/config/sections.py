@@ -501,11 +501,16 @@ class Bounds:
     """probability that the certificate may be wrong"""
     joint: bool = False
     """make all claims hold at once by splitting delta; otherwise each holds on its own"""
+    candidates: list[str] = field(default_factory=list)
+    """further runs on the same corpus and base, with other d, say: the one with the lowest estimated bound is certified
+    in the folder of model.best_checkpoint_path, or of the first candidate where that is not given"""
 
     def __post_init__(self) -> None:
         _choice("bound_type", self.bound_type, BOUND_TYPES)
         _choice("quantizer", self.quantizer, QUANTIZERS)
         _choice("bounds.claim", self.claim, CLAIMS)
+        if not all(self.candidates):
+            raise ConfigError("bounds.candidates has an empty entry: give folders of runs, as [out/d200, out/d1000]")
         if self.claim == "population" and self.bound_type != "document_level":
             raise ConfigError("bounds.claim=population is about documents: set bounds.bound_type=document_level")
         _range("bounds.levels", self.levels, 1)
