@@ -53,6 +53,8 @@ TORCH_FREE = [
     "sublora.certificate.draw",
     "sublora.certificate.verify",
     "sublora.certificate.selection",
+    "sublora.certificate.certified",
+    "sublora.certificate.watch",
     "sublora.report.html",
     "sublora.report.show",
     "sublora.sweep.sweep",
