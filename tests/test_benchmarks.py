@@ -1,5 +1,6 @@
 """Every benchmark at least loads: what it imports exists. The fast ones take a step."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -72,3 +73,15 @@ def test_the_gaps_of_a_run_end_in_its_claim_and_grow_with_the_message(tmp_path):
     assert here["hoeffding_subsampling"] + own == pytest.approx(certificate.comparison.bound)
     assert set(here) <= set(script["LABELS"])
     assert all(longer[name] > here[name] for name in here)
+
+
+def test_the_committed_delays_of_a_watch_are_those_of_the_script():
+    script, result = load("watch"), json.loads((BENCHMARKS[0].parent / "results" / "watch.json").read_bytes())
+    row = result["rows"][1]
+    delay = script["first_alarms"](row["before"], row["gap"], 1.0) - row["before"]
+    assert [np.median(delay), np.quantile(delay, 0.9)] == pytest.approx(row["delays"]["1.0"], abs=3)
+    assert result["false_alarms"]["share"] <= script["ALPHA"]
+    # The farther, the sooner.
+    for each in result["rows"]:
+        medians = [median for median, _ in each["delays"].values()]
+        assert medians == sorted(medians, reverse=True)

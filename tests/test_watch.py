@@ -312,7 +312,7 @@ def test_documents_of_another_kind_are_refused(certified, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("\n\n".join(f"document number {i}, long enough" for i in range(50)))
     prepare("text", tmp_path / "data", paths=[tmp_path / "a.txt"], min_characters=20)
     assert main(["watch", str(certified), "--data", str(tmp_path / "data")]) == 2
-    assert "min_characters is 20, and in the certificate 1" in capsys.readouterr().err
+    assert "min_tokens is 20, and in the certificate 1" in capsys.readouterr().err
     assert main(["watch", str(certified), "--data", str(tmp_path / "data"), "--base", "b"]) == 2
     assert "leave out --base" in capsys.readouterr().err
 
