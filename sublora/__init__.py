@@ -7,12 +7,13 @@ from sublora.inequalities.bound import bound
 
 if TYPE_CHECKING:
     from sublora.certificate.watch import Watch
+    from sublora.export.load import load
 
-__all__ = ["Watch", "__version__", "bound"]
+__all__ = ["Watch", "__version__", "bound", "load"]
 __version__ = "0.1.0"
 
 # Loaded when they are asked for: torch takes seconds, and bounds need none of it.
-_LATER = {"Watch": "sublora.certificate.watch"}
+_LATER = {"Watch": "sublora.certificate.watch", "load": "sublora.export.load"}
 
 
 def __getattr__(name: str) -> Any:

@@ -95,6 +95,20 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--base", default="", help="your own copy of a pretrained base: folder, GGUF file or hub id")
     export.add_argument("--data", type=Path, help="the corpus, where the prompt names documents of it")
     export.add_argument("--merged", action="store_true", help="write a whole model of transformers instead")
+    pack = commands.add_parser("pack", help="write message, certificate and attestation into one small file")
+    pack.add_argument("run", type=Path, help="folder of the certificate")
+    pack.add_argument("--to", required=True, type=Path, metavar="NAME.sublora", help="file to write")
+    sample = commands.add_parser("sample", help="write text with the decoded model")
+    sample.add_argument("run", type=Path, help="folder of the certificate, or a pack")
+    sample.add_argument("--prompt", default="", metavar="TEXT", help="beginning of the text")
+    sample.add_argument("--tokens", type=int, default=100, metavar="N", help="how many to write (100)")
+    sample.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: the likeliest token (1)")
+    sample.add_argument("--top-k", type=int, default=0, metavar="K", help="of the K likeliest tokens; 0: of all (0)")
+    sample.add_argument("--seed", type=int, default=0, metavar="S", help="another one writes another text (0)")
+    sample.add_argument("--base", default="", help="your own copy of a pretrained base: folder, GGUF file or hub id")
+    sample.add_argument("--data", type=Path, help="the corpus, where the prompt names documents of it")
+    sample.add_argument("--tokenizer", default="", help="as for prepare, where it does not lie beside the base")
+    sample.add_argument("--beside-base", action="store_true", help="also write what the base alone says")
     show = commands.add_parser("show", help="say what a message or a certificate is, field by field")
     show.add_argument("file", type=Path, help="message, certificate, or the folder of both")
     report = commands.add_parser("report", help="write the page of a run, or one that compares several")
@@ -264,6 +278,31 @@ def _export(options: argparse.Namespace) -> None:
     sys.stdout.write(f"{written}\n")
 
 
+def _pack(options: argparse.Namespace) -> None:
+    from sublora.export.pack import pack
+
+    sys.stdout.write(f"{pack(options.run, options.to)}\n")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from sublora.export.sample import Sampling, sample
+
+    texts = sample(
+        options.run,
+        options.prompt,
+        Sampling(options.tokens, options.temperature, options.top_k, options.seed),
+        base=options.base,
+        data_dir=options.data,
+        tokenizer=options.tokenizer,
+        beside_base=options.beside_base,
+    )
+    if not options.beside_base:
+        sys.stdout.write(f"{texts[0]}\n")
+        return
+    for name, text in zip(("decoded model", "base"), texts, strict=True):
+        sys.stdout.write(f"--- {name}\n{text}\n")
+
+
 def _show(run: RunFolder) -> None:
     """Print the table of a certified run."""
     from rich.console import Console
@@ -364,6 +403,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "watch": _watch,
                 "attest": _attest,
                 "export": _export,
+                "pack": _pack,
+                "sample": _sample,
                 "report": _report,
                 "show": _show_file,
             }

@@ -55,6 +55,7 @@ TORCH_FREE = [
     "sublora.certificate.selection",
     "sublora.certificate.certified",
     "sublora.certificate.watch",
+    "sublora.certificate.zipped",
     "sublora.report.html",
     "sublora.report.show",
     "sublora.sweep.sweep",

@@ -1,10 +1,11 @@
-"""A certificate with its message, from a run's folder. Torch-free."""
+"""A certificate with its message, from a run's folder or a pack. Torch-free."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from sublora.certificate.model import Certificate
-from sublora.certificate.reading import read_certificate
+from sublora.certificate.reading import certificate_of, read_certificate
+from sublora.certificate.zipped import CERTIFICATE, MESSAGE, SUFFIX, read_zip
 from sublora.coding.message import MAX_BYTES, MAX_SYMBOLS, Message, decode_message
 from sublora.corpus.corpus import Corpus, open_corpus
 from sublora.errors import CertificateError, ConfigError
@@ -80,14 +81,18 @@ def certified(certificate: Certificate, data: bytes, where: str) -> Certified:
 
 
 def open_certified(path: Path) -> Certified:
-    """Read a certificate and the message beside it.
+    """Read a certificate and its message.
 
     Args:
-        path: certificate.json, or its folder.
+        path: a pack (NAME.sublora), or the certificate beside its message, or the folder of both.
 
     Raises:
         CertificateError, MessageError: one is missing or damaged, or they do not belong together.
     """
+    if path.suffix == SUFFIX and not path.is_dir():
+        parts = read_zip(path)
+        certificate = certificate_of(parts[CERTIFICATE], f"{path}: {CERTIFICATE}")
+        return certified(certificate, parts[MESSAGE], f"{path}: {MESSAGE}")
     certificate, run = read_certificate(path), RunFolder.of(path)
     data = read_bytes(run.message, "the message", CertificateError, MAX_BYTES)
     return certified(certificate, data, str(run.message))

@@ -40,7 +40,7 @@ def watch_corpus(
     how they were divided.
 
     Args:
-        path: of a certificate, or of the folder that holds it and its message.
+        path: of a certificate, of the folder that holds it and its message, or of a pack.
         data_dir: new documents, prepared with the tokenizer and the rule of the certified ones.
         base: the user's own copy of a pretrained base.
         known: the certified corpus, where prompt or fallback need its known documents and the new corpus has others.
@@ -103,8 +103,9 @@ def _losses(
     certified: Certified, corpus: Corpus, known: Corpus | None, base: str, watch: Watch
 ) -> Iterator[Float64[np.ndarray, " m"]]:
     """The losses of documents from `watch.read` on, in batches."""
+    from sublora.certificate.rebuilt import rebuild_certified
     from sublora.nn.create_model import build_base
-    from sublora.scoring.measure import References, protocol_of, rebuild, score
+    from sublora.scoring.measure import References, protocol_of, score
     from sublora.scoring.processes import Processes
 
     header, certificate = certified.message.header, certified.certificate
@@ -117,9 +118,7 @@ def _losses(
     splits = corpus.parts
     units = [sample_units(corpus, part, setting.bound_type, header.architecture.block_size) for part in splits]
     code = known_code(holder or corpus, units[0], setting.ngram_order)
-    rebuilt = rebuild(certified.message, base, None if holder is None else holder.prior)
-    if rebuilt.base_sha256 != certificate.prior.base.sha256:
-        raise CertificateError("the base is another one than the certificate's: its hash differs")
+    rebuilt = rebuild_certified(certified, base, None if holder is None else holder.prior)
     pretrained = build_base(header.architecture, header.spec.seed, base) if base else None
     references, processes = References(code.bits, pretrained), Processes("cpu")
     terms = make_terms(header, 8 * len(certified.data), certificate.corpus.n, certificate.prior.known)
