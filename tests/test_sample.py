@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,15 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from sublora.certificate.certified import open_certified
+from sublora.certificate.reading import write_certificate
 from sublora.cli import main
+from sublora.coding.architecture import tag
+from sublora.coding.prompt import Prompt
+from sublora.errors import CertificateError, ConfigError
 from sublora.export.pack import pack
-from sublora.export.sample import continue_tokens, draw_token
+from sublora.export.sample import Sampling, continue_tokens, draw_token, sample
+from sublora.run_folder import RunFolder
 from sublora.seeds import stream
 
 
@@ -97,3 +104,26 @@ def test_bad_numbers_are_one_line(certified, capsys):
     for option, value in (("--tokens", "0"), ("--temperature", "-1"), ("--top-k", "-1"), ("--seed", "-1")):
         assert main(["sample", str(certified), option, value]) == 2
         assert "a sample has at least one token" in capsys.readouterr().err
+
+
+def test_another_tokenizer_is_refused(certified, tmp_path):
+    opened = open_certified(certified)
+    prior = opened.certificate.prior.model_copy(update={"tokenizer": "a tokenizer"})
+    write_certificate(RunFolder(tmp_path), opened.certificate.model_copy(update={"prior": prior}))
+    RunFolder(tmp_path).message.write_bytes(opened.data)
+    for name, words in (("", "give it with --tokenizer"), ("bytes", "the certificate's is 'a tokenizer'")):
+        with pytest.raises(ConfigError, match=words):
+            sample(tmp_path, "", Sampling(5), tokenizer=name)
+
+
+def test_a_prompt_of_known_documents_needs_the_corpus(certified, data_dir):
+    opened = open_certified(certified)
+    header = opened.message.header
+    setting = replace(header.setting, prior_tag=tag("ab" * 32))
+    header = replace(header, setting=setting, prompt=Prompt(documents=(0,)))
+    prompted = replace(opened, message=replace(opened.message, header=header))
+    assert opened.prompting(None) is None
+    with pytest.raises(ConfigError, match="give it with --data"):
+        prompted.prompting(None)
+    with pytest.raises(CertificateError, match="does not hold the known documents"):
+        prompted.prompting(data_dir)
