@@ -251,6 +251,25 @@ def quantization() -> str:
     return table(["quantizer", "mode", "K, bits", "increase, bits per byte"], rows)
 
 
+def delays() -> str:
+    """Return how many documents a watch reads until its alarm."""
+    result = read("watch")
+    drifts = list(result["rows"][0]["delays"])
+    rows = []
+    for row in result["rows"]:
+        found = [
+            " ".join((f"{median:,}", f"({most:,})" if most is not None else "(more)"))
+            for median, most in row["delays"].values()
+        ]
+        rows.append([f"{row['before']:,}", f"{row['gap']:g}" if row["before"] else "", *found])
+    share = result["false_alarms"]
+    said = (
+        f"With the mean exactly at the bound, {100 * share['share']:.1f} % of {share['watches']:,} watches raise an "
+        f"alarm within {share['documents']:,} documents."
+    )
+    return f"{table(['documents before', 'gap', *(f'drift {d}' for d in drifts)], rows)}\n\n{said}"
+
+
 PAGES = {
     "README.md": {"demo": lambda: certificate("demo")},
     "docs/bounds.md": {
@@ -261,6 +280,7 @@ PAGES = {
         "gaps: demo": lambda: gaps("demo"),
         "scoring": scoring,
     },
+    "docs/watch.md": {"watch": delays},
     "docs/smollm2.md": {"runs": lambda: runs(SMOLLM2)},
     "docs/certificate.md": {"certificate": lambda: annotated("demo")},
     "docs/allocation.md": {

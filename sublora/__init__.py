@@ -7,13 +7,19 @@ from sublora.inequalities.bound import bound
 
 if TYPE_CHECKING:
     from sublora.api import certify, compress, prepare, verify
+    from sublora.certificate.watch import Watch
+    from sublora.export.load import load
     from sublora.nn.wrap import wrap
 
-__all__ = ["__version__", "bound", "certify", "compress", "prepare", "verify", "wrap"]
+__all__ = ["Watch", "__version__", "bound", "certify", "compress", "load", "prepare", "verify", "wrap"]
 __version__ = "0.1.0"
 
 # Loaded when they are asked for: torch takes seconds, and bounds need none of it.
-_LATER = {name: "sublora.api" for name in ("certify", "compress", "prepare", "verify")} | {"wrap": "sublora.nn.wrap"}
+_LATER = {name: "sublora.api" for name in ("certify", "compress", "prepare", "verify")} | {
+    "Watch": "sublora.certificate.watch",
+    "load": "sublora.export.load",
+    "wrap": "sublora.nn.wrap",
+}
 
 
 def __getattr__(name: str) -> Any:

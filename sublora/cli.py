@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,9 @@ from sublora.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from sublora.config import Config
+
+ALARM = 3
+"""exit status of `sublora watch` when the certificate is refuted"""
 
 _CONFIGURED = "takes --config-file=FILE and --section.key=value; `sublora {} --help` lists every key"
 
@@ -74,6 +77,14 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--start", default="", help="your own copy of the base that the fitting began with")
     verify.add_argument("--public-key", type=Path, metavar="PEM", help="also check who signed the certificate")
     verify.add_argument("--reproduced-key", type=Path, metavar="PEM", help="sign with this key that you reproduced it")
+    watch = commands.add_parser("watch", help="read new documents, and raise an alarm once they refute a certificate")
+    watch.add_argument("certificate", type=Path, help="the certificate, or the folder that holds it")
+    watch.add_argument("--data", required=True, type=Path, metavar="NEW", help="corpus of the new documents")
+    watch.add_argument("--base", default="", help="your own copy of a pretrained base: folder, GGUF file or hub id")
+    watch.add_argument("--known", type=Path, metavar="DIR", help="the certified corpus, for its known documents")
+    watch.add_argument("--state", type=Path, metavar="FILE", help="go on from this file, and write it")
+    watch.add_argument("--metric", default="", help="of the claim to watch (bpb, or bpd where bytes are unknown)")
+    watch.add_argument("--alpha", type=float, default=0.05, help="probability that there is ever a false alarm (0.05)")
     attest = commands.add_parser("attest", help="sign a certificate")
     attest.add_argument("run", type=Path, help="folder of the certificate")
     attest.add_argument("--key", required=True, type=Path, metavar="PEM", help="private key")
@@ -84,6 +95,20 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--base", default="", help="your own copy of a pretrained base: folder, GGUF file or hub id")
     export.add_argument("--data", type=Path, help="the corpus, where the prompt names documents of it")
     export.add_argument("--merged", action="store_true", help="write a whole model of transformers instead")
+    pack = commands.add_parser("pack", help="write message, certificate and attestation into one small file")
+    pack.add_argument("run", type=Path, help="folder of the certificate")
+    pack.add_argument("--to", required=True, type=Path, metavar="NAME.sublora", help="file to write")
+    sample = commands.add_parser("sample", help="write text with the decoded model")
+    sample.add_argument("run", type=Path, help="folder of the certificate, or a pack")
+    sample.add_argument("--prompt", default="", metavar="TEXT", help="beginning of the text")
+    sample.add_argument("--tokens", type=int, default=100, metavar="N", help="how many to write (100)")
+    sample.add_argument("--temperature", type=float, default=1.0, metavar="T", help="0: the likeliest token (1)")
+    sample.add_argument("--top-k", type=int, default=0, metavar="K", help="of the K likeliest tokens; 0: of all (0)")
+    sample.add_argument("--seed", type=int, default=0, metavar="S", help="another one writes another text (0)")
+    sample.add_argument("--base", default="", help="your own copy of a pretrained base: folder, GGUF file or hub id")
+    sample.add_argument("--data", type=Path, help="the corpus, where the prompt names documents of it")
+    sample.add_argument("--tokenizer", default="", help="as for prepare, where it does not lie beside the base")
+    sample.add_argument("--beside-base", action="store_true", help="also write what the base alone says")
     show = commands.add_parser("show", help="say what a message or a certificate is, field by field")
     show.add_argument("file", type=Path, help="message, certificate, or the folder of both")
     report = commands.add_parser("report", help="write the page of a run, or one that compares several")
@@ -190,6 +215,22 @@ def _verify(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{sign_reproduction(run, verified, options.reproduced_key, options.base)}\n")
 
 
+def _watch(options: argparse.Namespace) -> int:
+    from sublora.certificate.watching import watch_corpus
+
+    watch = watch_corpus(
+        options.certificate,
+        options.data,
+        base=options.base,
+        known=options.known,
+        state=options.state,
+        metric=options.metric,
+        alpha=options.alpha,
+    )
+    sys.stdout.write(f"{watch.in_words()}\n")
+    return ALARM if watch.alarm else 0
+
+
 def _attest(options: argparse.Namespace) -> None:
     from sublora.certificate.reading import read_certificate
     from sublora.certificate.signing import sign_certificate
@@ -235,6 +276,31 @@ def _export(options: argparse.Namespace) -> None:
 
     written = export(options.run, options.to, base=options.base, data_dir=options.data, merged=options.merged)
     sys.stdout.write(f"{written}\n")
+
+
+def _pack(options: argparse.Namespace) -> None:
+    from sublora.export.pack import pack
+
+    sys.stdout.write(f"{pack(options.run, options.to)}\n")
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from sublora.export.sample import Sampling, sample
+
+    texts = sample(
+        options.run,
+        options.prompt,
+        Sampling(options.tokens, options.temperature, options.top_k, options.seed),
+        base=options.base,
+        data_dir=options.data,
+        tokenizer=options.tokenizer,
+        beside_base=options.beside_base,
+    )
+    if not options.beside_base:
+        sys.stdout.write(f"{texts[0]}\n")
+        return
+    for name, text in zip(("decoded model", "base"), texts, strict=True):
+        sys.stdout.write(f"--- {name}\n{text}\n")
 
 
 def _show(run: RunFolder) -> None:
@@ -307,7 +373,8 @@ def demo(config: "Config", words: Sequence[str]) -> RunFolder:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand; return the exit status: 0, 2 for an error the user can put right, 130 when interrupted."""
+    """Run one subcommand; return the exit status: 0, 2 for an error the user can put right, 3 for an alarm of
+    `watch`, 130 when interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     options, rest = _parser().parse_known_args(words)
     # Read by OpenMP when torch is loaded. Its threads spin at the end of every operation, by default for so long that
@@ -330,15 +397,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif rest:
             raise SubloraError(f"unexpected argument {rest[0]!r}; see sublora {options.command} --help")
         else:
-            plain = {
+            plain: dict[str, Callable[[argparse.Namespace], int | None]] = {
                 "prepare": _prepare,
                 "verify": _verify,
+                "watch": _watch,
                 "attest": _attest,
                 "export": _export,
+                "pack": _pack,
+                "sample": _sample,
                 "report": _report,
                 "show": _show_file,
             }
-            plain[options.command](options)
+            return plain[options.command](options) or 0
     except (SubloraError, OSError) as error:
         sys.stderr.write(f"sublora: error: {error}\n")
         return 2

@@ -1,5 +1,6 @@
 """Every benchmark at least loads: what it imports exists. The fast ones take a step."""
 
+import json
 import runpy
 from pathlib import Path
 
@@ -93,3 +94,15 @@ def test_feedback_is_measured_against_a_trellis_of_the_same_loss():
     # What no row sees is not free.
     assert feedback["loss_on_rows"] < feedback["true_loss"]
     assert feedback["bits"] < row["trellis_at_the_loss_on_rows"]["bits"]
+
+
+def test_the_committed_delays_of_a_watch_are_those_of_the_script():
+    script, result = load("watch"), json.loads((BENCHMARKS[0].parent / "results" / "watch.json").read_bytes())
+    row = result["rows"][1]
+    delay = script["first_alarms"](row["before"], row["gap"], 1.0) - row["before"]
+    assert [np.median(delay), np.quantile(delay, 0.9)] == pytest.approx(row["delays"]["1.0"], abs=3)
+    assert result["false_alarms"]["share"] <= script["ALPHA"]
+    # The farther, the sooner.
+    for each in result["rows"]:
+        medians = [median for median, _ in each["delays"].values()]
+        assert medians == sorted(medians, reverse=True)

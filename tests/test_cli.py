@@ -34,6 +34,9 @@ from sublora.run_folder import RunFolder
         (["verify", "nowhere", "--data", "d", "--start", "base"], "--start needs --retrain-base"),
         (["pretrain", "--pretrain.max_iters=3"], "say where the base is written to"),
         (["attest", "nowhere", "--key", "key.pem"], "cannot read the certificate nowhere"),
+        (["watch", "nowhere", "--data", "d"], "cannot read the certificate nowhere"),
+        (["pack", "nowhere", "--to", "a.sublora"], "cannot read the certificate nowhere"),
+        (["sample", "nowhere.sublora"], "cannot read the pack nowhere.sublora"),
         (["report", "nowhere"], "nowhere"),
         (["report", "one", "two"], "give --out FOLDER to compare several runs"),
         (["prepare", "--source", "sotus", "--out", "somewhere"], "sotus"),
@@ -61,7 +64,20 @@ def test_help_of_the_program(capsys):
     assert stopped.value.code == 0
     out = capsys.readouterr().out
     assert all(
-        command in out for command in ("prepare", "pretrain", "train", "bounds", "verify", "attest", "report", "demo")
+        command in out
+        for command in (
+            "prepare",
+            "pretrain",
+            "train",
+            "bounds",
+            "verify",
+            "watch",
+            "attest",
+            "pack",
+            "sample",
+            "report",
+            "demo",
+        )
     )
 
 

@@ -9,6 +9,7 @@ from certified_run import flags
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+import sublora
 from sublora.certificate.issue import certify
 from sublora.certificate.reading import read_certificate
 from sublora.cli import main
@@ -118,7 +119,7 @@ def test_all_weights_are_exported_merged(data_dir, tmp_path, capsys):
     torch.testing.assert_close(logits(loaded), certified_logits(run), atol=1e-5, rtol=0)
 
 
-def test_a_prompt_goes_with_it(data_dir, llama, tmp_path):
+def test_a_prompt_goes_with_it(data_dir, llama, tmp_path, capsys, caplog):
     extra = _without_sizes([f"--prior.base={llama}", "--sublora.adapter=none", "--data.batching=documents"])
     prompt = ["--prompt.documents=1", "--prompt.source=training", "--data.block_size=160", "--prompt.candidates=2"]
     run = issue(data_dir, tmp_path / "run", *extra, *prompt)
@@ -128,6 +129,13 @@ def test_a_prompt_goes_with_it(data_dir, llama, tmp_path):
     tokens = json.loads((out / "prompt.json").read_text())["tokens"]
     assert tokens == [256, *message_of(run).header.prompt.texts[0]]
     assert "Without it nothing is claimed" in (out / "README.md").read_text()
+    torch.testing.assert_close(logits(sublora.load(run, base=str(llama))), certified_logits(run, str(llama)))
+    assert f"behind a prompt of {len(tokens)} tokens" in caplog.text
+    # There is no adapter: only behind the prompt, the model writes otherwise than its base.
+    words = ["sample", str(run), "--base", str(llama), "--tokens", "20", "--beside-base"]
+    assert main(words) == 0
+    decoded, base = capsys.readouterr().out.removeprefix("--- decoded model\n").split("--- base\n")
+    assert decoded != base
 
 
 def test_what_cannot_be_exported_is_said_in_one_line(certified, tmp_path, capsys):

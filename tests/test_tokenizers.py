@@ -44,6 +44,20 @@ def test_a_folder(tmp_path):
     vocabulary = {i: t for t, i in json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"].items()}
     for text, row in zip(texts, rows, strict=True):
         assert bytes(alphabet[c] for token in row for c in vocabulary[token]).decode() == text
+        assert tokenizer.decode(row.tolist()) == text
+    assert tokenizer.decode([tokenizer.eot_token]) == "<|endoftext|>"
+
+
+def test_tokens_become_text_again(tmp_path):
+    """Vocabulary and merges alone, and bytes; half a character is replaced."""
+    letters = byte_letters()
+    vocabulary = {letter: i for i, letter in enumerate(letters.values())} | {"<|endoftext|>": 256, "he": 257}
+    (tmp_path / "vocab.json").write_text(json.dumps(vocabulary))
+    (tmp_path / "merges.txt").write_text("h e\n")
+    for tokenizer in (make_tokenizer(str(tmp_path)), make_tokenizer("bytes")):
+        for text in ("hehe", " é 漢字 😀 \n\t x", ""):
+            assert tokenizer.decode(tokenizer.encode([text])[0].tolist()) == text
+        assert tokenizer.decode(tokenizer.encode(["é"])[0].tolist()[:1]) == "\ufffd"
 
 
 def byte_letters():

@@ -40,13 +40,23 @@ def read_certificate(path: Path) -> Certificate:
         CertificateError: it is missing, not a certificate, of another format, or was changed.
     """
     path = path if path.suffix == ".json" else RunFolder.of(path).certificate
+    return certificate_of(read_bytes(path, "the certificate", CertificateError, MOST_BYTES), str(path))
+
+
+def certificate_of(data: bytes, where: str) -> Certificate:
+    """Return the certificate that the bytes of a file are; see `read_certificate`.
+
+    Args:
+        data: the bytes.
+        where: they are from, for errors.
+    """
     try:
-        text = read_bytes(path, "the certificate", CertificateError, MOST_BYTES).decode()
+        text = data.decode()
     except UnicodeDecodeError as error:
-        raise CertificateError(f"the certificate {path} is damaged: it is not UTF-8") from error
-    certificate = parse_certificate(text, str(path))
+        raise CertificateError(f"the certificate {where} is damaged: it is not UTF-8") from error
+    certificate = parse_certificate(text, where)
     if certificate.compute_digest() != certificate.digest:
-        raise CertificateError(f"{path} was changed: its digest does not match its content")
+        raise CertificateError(f"{where} was changed: its digest does not match its content")
     return certificate
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int8
+from jaxtyping import Int8, Int64
 
 from sublora.corpus.corpus import Corpus, Split
 from sublora.corpus.digest import UNKNOWN_BYTES, DocumentHash
@@ -68,6 +68,32 @@ def assign(n: int, split_seed: int, sizes: Sizes) -> Int8[np.ndarray, " n"]:
     out = np.empty(n, np.int8)
     out[order] = places
     return out
+
+
+def in_order(corpus: Corpus) -> tuple[Int8[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+    """Return where all documents that are not known beforehand are, in the order of their source.
+
+    Where nothing is known about the split, the order is that of the files: training, validation, test.
+
+    Returns:
+        Number of the part, counted in `Corpus.parts`, and row in it, of every document.
+
+    Raises:
+        CorpusError: meta.json does not fit the files.
+    """
+    found = [len(part) for part in corpus.parts]
+    parts = np.repeat(np.arange(len(found), dtype=np.int8), found)
+    if corpus.split_seed is not None:
+        n, kept = corpus.meta.get("shuffled"), sum(found)
+        if type(n) is not int or not kept <= n <= kept + len(corpus.prior or ()):
+            raise CorpusError(f"the meta.json of {corpus.path} is damaged: prepare the corpus again")
+        train, val, test = (*found, 0, 0)[:3]
+        assigned = assign(n, corpus.split_seed, Sizes(train, val, test, n - kept))
+        parts = assigned[assigned != PRIOR]
+    rows = np.empty(len(parts), np.int64)
+    for part, count in enumerate(found):
+        rows[parts == part] = np.arange(count)
+    return parts, rows
 
 
 def check_split(corpus: Corpus) -> None:

@@ -36,6 +36,10 @@ class Tokenizer(Protocol):
         """Return the tokens of each text, without end-of-text."""
         ...
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of some tokens; bytes that are no UTF-8 are replaced."""
+        ...
+
 
 class ByteTokenizer:
     """The bytes of the UTF-8 text."""
@@ -47,6 +51,10 @@ class ByteTokenizer:
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the bytes of each text."""
         return [np.frombuffer(text.encode(), np.uint8) for text in texts]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of some bytes; those that are no UTF-8 are replaced."""
+        return bytes(tokens).decode(errors="replace")
 
 
 class TiktokenTokenizer:
@@ -72,6 +80,10 @@ class TiktokenTokenizer:
         """Return the tokens of each text; an end-of-text marker in a text is text."""
         return [np.asarray(t) for t in self._encoding.encode_ordinary_batch(texts, num_threads=os.cpu_count() or 1)]
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of some tokens."""
+        return str(self._encoding.decode(list(tokens)))
+
 
 class FolderTokenizer:
     """A GPT-2-style byte-level byte-pair encoding from a folder with its vocabulary and merges."""
@@ -79,6 +91,7 @@ class FolderTokenizer:
     def __init__(self, folder: Path) -> None:
         try:
             from tokenizers import Tokenizer as HuggingFaceTokenizer
+            from tokenizers.decoders import ByteLevel as ByteLevelDecoder
             from tokenizers.models import BPE
             from tokenizers.pre_tokenizers import ByteLevel
         except ImportError as error:
@@ -86,6 +99,7 @@ class FolderTokenizer:
         vocabulary, merges, digest = _read_encoding(folder)
         self._tokenizer: Any = HuggingFaceTokenizer(BPE(vocab=vocabulary, merges=merges))
         self._tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+        self._tokenizer.decoder = ByteLevelDecoder()
         missing = set(ByteLevel.alphabet()) - set(vocabulary)
         if missing:
             raise CorpusError(
@@ -101,6 +115,10 @@ class FolderTokenizer:
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the tokens of each text; an end-of-text marker in a text is text."""
         return [np.asarray(e.ids) for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of some tokens."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False))
 
 
 def make_tokenizer(name: str) -> Tokenizer:

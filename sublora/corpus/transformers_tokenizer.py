@@ -79,6 +79,10 @@ class TransformersTokenizer:
                     raise CorpusError(f"the tokenizer does not give the text {text[:40]!r} back: choose another")
         return [np.asarray(row, np.int64) for row in rows]
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of some tokens."""
+        return str(self._backend.decode(list(tokens), skip_special_tokens=False))
+
 
 def packaged_gguf(name: str) -> Path:
     """Return the GGUF file inside an installed package, without importing it.

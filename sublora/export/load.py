@@ -1,0 +1,49 @@
+"""A certified model in one line, from a run's folder or a pack."""
+
+import logging
+import os
+from pathlib import Path
+
+from transformers import PreTrainedModel
+
+from sublora.certificate.certified import Certified, open_certified
+from sublora.certificate.rebuilt import rebuild_certified
+from sublora.scoring.measure import Rebuilt
+
+log = logging.getLogger(__name__)
+
+
+def load(
+    path: str | os.PathLike[str], *, base: str = "", data: str | os.PathLike[str] | None = None
+) -> PreTrainedModel:
+    """Return the decoded model of a certificate: a plain model of transformers, with its adapter merged.
+
+    A prompt is no part of the model. A certificate that has one is about the model behind it, and a warning says so.
+
+    Args:
+        path: the run's folder, its certificate, or a pack (NAME.sublora).
+        base: the user's own copy of a pretrained base: folder, GGUF file or hub id; "" for a random one.
+        data: the certified corpus, where the prompt names documents of it.
+
+    Raises:
+        CertificateError, MessageError: certificate or message are missing or damaged, or do not belong together; or the
+            base is another one than the certificate's.
+        ConfigError: a base or a corpus is missing or too much, or cannot be loaded.
+        CorpusError: the corpus cannot be read.
+    """
+    _, rebuilt = open_rebuilt(Path(path), base, None if data is None else Path(data))
+    if len(rebuilt.prompt):
+        log.warning(
+            "the certificate is about this model behind a prompt of %d tokens, which `sublora sample` and `sublora "
+            "export` put before a text: without it nothing is claimed",
+            len(rebuilt.prompt),
+        )
+    return rebuilt.model
+
+
+def open_rebuilt(path: Path, base: str, data: Path | None) -> tuple[Certified, Rebuilt]:
+    """Return a certificate with its message, and the model and the prompt that they describe; see `load`."""
+    certified = open_certified(path)
+    certified.require_base(base)
+    corpus = certified.prompting(data)
+    return certified, rebuild_certified(certified, base, None if corpus is None else corpus.prior)
