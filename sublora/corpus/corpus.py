@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int64, UInt, UInt64
 
 from sublora import seeds
+from sublora.corpus.assumed import assumed_meta
 from sublora.corpus.digest import count_distinct, document_digests, hash_documents
 from sublora.corpus.index import HOW_TO_GET_DATA, UNKNOWN, index_path, load_index, scan
 from sublora.corpus.token_type import MAX_VOCABULARY, token_type
@@ -23,10 +24,6 @@ META = "meta.json"
 BYTES_TOKENIZER = "bytes: fixed, fitted on nothing"
 BYTES_EOT_VOCAB = (256, 257)
 MOST_META_BYTES = 1 << 20
-
-
-# What a token file without meta.json is taken for: the output of nanoGPT's data/openwebtext/prepare.py.
-GPT2_EOT, GPT2_VOCAB = 50256, 50257
 
 
 @dataclass(frozen=True)
@@ -157,7 +154,8 @@ def open_corpus(
 ) -> Corpus:
     """Open a corpus that `sublora prepare` or nanoGPT's scripts wrote.
 
-    Without meta.json the tokens are taken for GPT-2's, unless `eot_token` or `vocab_size` says otherwise.
+    Without meta.json the tokens are taken for GPT-2's, or for characters where nanoGPT's meta.pkl stands beside them,
+    unless `eot_token` or `vocab_size` says otherwise; see `sublora.corpus.assumed`.
 
     Args:
         dataset_dir: the folder that holds train.bin, or its parent.
@@ -169,7 +167,8 @@ def open_corpus(
     """
     folder = _find(Path(dataset_dir), dataset)
     recorded = _read_meta(folder)
-    meta = _assumed_meta(eot_token, vocab_size) | recorded
+    given_meta = recorded.get("eot_token", eot_token), recorded.get("vocab_size", vocab_size)
+    meta = assumed_meta(folder, *given_meta) | recorded
     for name, given in (("eot_token", eot_token), ("vocab_size", vocab_size)):
         if given is not None and given != meta[name]:
             raise CorpusError(f"data.{name}={given} contradicts {folder / META}, which says {meta[name]}: leave it out")
@@ -227,19 +226,6 @@ def _find(parent: Path, dataset: str) -> Path:
     folder = parent / dataset
     what = f"no train.bin in {folder}" if folder.is_dir() else f"no folder {folder}"
     raise CorpusError(f"{what}: {HOW_TO_GET_DATA}, then give DIR as data.dataset_dir")
-
-
-def _assumed_meta(eot_token: int | None, vocab_size: int | None) -> dict[str, Any]:
-    """What is taken for true of a folder without meta.json."""
-    gpt2 = eot_token in (None, GPT2_EOT) and vocab_size in (None, GPT2_VOCAB)
-    return {
-        "source": "a token file without meta.json",
-        "tokenizer": "GPT-2 byte-pair encoding (assumed: no meta.json)" if gpt2 else "unknown (no meta.json)",
-        "rule": "what stands between two end-of-text tokens is a document",
-        "eot_token": GPT2_EOT if eot_token is None else eot_token,
-        "vocab_size": GPT2_VOCAB if vocab_size is None else vocab_size,
-        "min_tokens": 1,
-    }
 
 
 def _read_meta(folder: Path) -> dict[str, Any]:
