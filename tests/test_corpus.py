@@ -135,7 +135,7 @@ def test_errors_of_opening(tmp_path):
     (tmp_path / "train.bin").write_bytes(b"")
     fails("is empty.*sublora prepare")
     (tmp_path / "train.bin").write_bytes(b"abc")
-    fails("odd number of bytes")
+    fails("no whole number of 16-bit tokens")
     write_tokens(tmp_path, [[1, 2], [300]])
     fails("token 300, outside the vocabulary of 300", eot_token=9, vocab_size=300)
     assert len(open_corpus(tmp_path, eot_token=9, vocab_size=301).train) == 2

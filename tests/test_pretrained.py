@@ -201,6 +201,16 @@ def test_random_weights_never_load_anything(monkeypatch):
     assert describe_base("", model).name == "random weights"
 
 
+def test_rows_of_padding_do_not_make_another_vocabulary(folder, monkeypatch):
+    with pytest.raises(ConfigError, match="24 tokens, but the corpus has 23"):
+        create_base(architecture_of(folder, vocab_size=23), 0, folder)
+    monkeypatch.setattr(pretrained, "PADDED_TO", 8)
+    assert create_base(architecture_of(folder, vocab_size=23), 0, folder).config.vocab_size == 24
+    for wrong in (22, 25):
+        with pytest.raises(ConfigError, match=f"24 tokens, but the corpus has {wrong}"):
+            create_base(architecture_of(folder, vocab_size=wrong), 0, folder)
+
+
 def test_what_does_not_fit_is_said(folder, tmp_path, monkeypatch):
     sha256 = hash_weights(llama())
     wrong = (tag(sha256) + 1) % 2**24

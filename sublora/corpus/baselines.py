@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float64, Integer
 
 from sublora.corpus.corpus import Split
-from sublora.corpus.index import TOKEN
 
 
 def uniform_bits(split: Split, documents: Integer[np.ndarray, " n"], vocab_size: int) -> Float64[np.ndarray, " n"]:
@@ -22,9 +21,10 @@ def uniform_bits(split: Split, documents: Integer[np.ndarray, " n"], vocab_size:
 def zlib_bits(split: Split, documents: Integer[np.ndarray, " n"], vocab_size: int) -> Float64[np.ndarray, " n"]:
     """Return the bits of documents, each compressed on its own by DEFLATE at level 9 without header and checksum.
 
-    A token is one byte of what is compressed where all tokens but end-of-text fit into a byte, and two elsewhere.
+    A token is one byte of what is compressed where all tokens but end-of-text fit into a byte, and as in the file
+    elsewhere.
     """
-    dtype = np.uint8 if vocab_size <= 256 + (split.eot_token == 256) else TOKEN
+    dtype = np.uint8 if vocab_size <= 256 + (split.eot_token == 256) else split.tokens.dtype
     texts = (split.document(int(i)).astype(dtype).tobytes() for i in documents)
     return np.array([8.0 * len(zlib.compress(text, 9, wbits=-zlib.MAX_WBITS)) for text in texts])
 

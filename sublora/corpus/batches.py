@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, Integer, UInt16
+from jaxtyping import Bool, Float32, Int64, Integer, UInt
 
 from sublora.corpus.corpus import Split
 from sublora.errors import ConfigError, CorpusError
@@ -215,8 +215,8 @@ class PackedWindows(NamedTuple):
         lengths: tokens of each window before the padding.
     """
 
-    inputs: UInt16[np.ndarray, "windows block"]
-    targets: UInt16[np.ndarray, "windows block"]
+    inputs: UInt[np.ndarray, "windows block"]
+    targets: UInt[np.ndarray, "windows block"]
     mask: Bool[np.ndarray, "windows block"]
     document: Int64[np.ndarray, " windows"]
     lengths: Int64[np.ndarray, " windows"]

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64, UInt16, UInt64
+from jaxtyping import Int64, UInt, UInt64
 
 from sublora import seeds
+from sublora.corpus.assumed import assumed_meta
 from sublora.corpus.digest import count_distinct, document_digests, hash_documents
-from sublora.corpus.index import HOW_TO_GET_DATA, TOKEN, UNKNOWN, index_path, load_index, scan
+from sublora.corpus.index import HOW_TO_GET_DATA, UNKNOWN, index_path, load_index, scan
+from sublora.corpus.token_type import MAX_VOCABULARY, token_type
 from sublora.errors import CorpusError
 from sublora.files import read_bytes, sha256
 
@@ -21,11 +23,7 @@ log = logging.getLogger(__name__)
 META = "meta.json"
 BYTES_TOKENIZER = "bytes: fixed, fitted on nothing"
 BYTES_EOT_VOCAB = (256, 257)
-MAX_VOCABULARY = 1 << 16
 MOST_META_BYTES = 1 << 20
-
-# What a token file without meta.json is taken for: the output of nanoGPT's data/openwebtext/prepare.py.
-GPT2_EOT, GPT2_VOCAB = 50256, 50257
 
 
 @dataclass(frozen=True)
@@ -34,7 +32,7 @@ class Split:
 
     Attributes:
         path: the token file.
-        tokens: all of its tokens, end-of-text included, memory-mapped.
+        tokens: all of its tokens, end-of-text included, memory-mapped; of 16 or 32 bits, see `token_type`.
         starts, lengths: of each document, in tokens; lengths exclude the end-of-text token.
         byte_lengths: bytes of each document's text, or None when they are not known.
         eot_token: the token that follows every document.
@@ -44,7 +42,7 @@ class Split:
     """
 
     path: Path
-    tokens: UInt16[np.ndarray, " n_tokens"] = field(repr=False)
+    tokens: UInt[np.ndarray, " n_tokens"] = field(repr=False)
     starts: Int64[np.ndarray, " n"] = field(repr=False)
     lengths: Int64[np.ndarray, " n"] = field(repr=False)
     byte_lengths: Int64[np.ndarray, " n"] | None = field(repr=False)
@@ -61,7 +59,7 @@ class Split:
         """Number of documents n."""
         return len(self.starts)
 
-    def document(self, i: int) -> UInt16[np.ndarray, " length"]:
+    def document(self, i: int) -> UInt[np.ndarray, " length"]:
         """Return the tokens of document i without the end-of-text token."""
         start = int(self.starts[i])
         return self.tokens[start : start + int(self.lengths[i])]
@@ -74,7 +72,7 @@ class Split:
         Raises:
             CorpusError: the file has other documents than the index says.
         """
-        index = scan(self.path, self.eot_token, self.min_tokens)
+        index = scan(self.path, self.eot_token, self.min_tokens, self.tokens.dtype)
         if not np.array_equal(index.documents[:, :2], np.stack([self.starts, self.lengths], axis=1)):
             raise CorpusError(f"{self.path} and its index disagree: delete {index_path(self.path)} and open it again")
         return index.sha256
@@ -156,7 +154,8 @@ def open_corpus(
 ) -> Corpus:
     """Open a corpus that `sublora prepare` or nanoGPT's scripts wrote.
 
-    Without meta.json the tokens are taken for GPT-2's, unless `eot_token` or `vocab_size` says otherwise.
+    Without meta.json the tokens are taken for GPT-2's, or for characters where nanoGPT's meta.pkl stands beside them,
+    unless `eot_token` or `vocab_size` says otherwise; see `sublora.corpus.assumed`.
 
     Args:
         dataset_dir: the folder that holds train.bin, or its parent.
@@ -168,7 +167,8 @@ def open_corpus(
     """
     folder = _find(Path(dataset_dir), dataset)
     recorded = _read_meta(folder)
-    meta = _assumed_meta(eot_token, vocab_size) | recorded
+    given_meta = recorded.get("eot_token", eot_token), recorded.get("vocab_size", vocab_size)
+    meta = assumed_meta(folder, *given_meta) | recorded
     for name, given in (("eot_token", eot_token), ("vocab_size", vocab_size)):
         if given is not None and given != meta[name]:
             raise CorpusError(f"data.{name}={given} contradicts {folder / META}, which says {meta[name]}: leave it out")
@@ -178,7 +178,10 @@ def open_corpus(
             "tokens: set data.eot_token and data.vocab_size to those of its tokenizer"
         )
     if meta["vocab_size"] > MAX_VOCABULARY:
-        raise CorpusError(f"{folder} is said to have {meta['vocab_size']} tokens, which do not fit into 16 bits")
+        raise CorpusError(
+            f"{folder} is said to have {meta['vocab_size']:,} tokens, and {MAX_VOCABULARY:,} are the most: set "
+            "data.vocab_size to that of its tokenizer"
+        )
     if meta["tokenizer"] == BYTES_TOKENIZER and (meta["eot_token"], meta["vocab_size"]) != BYTES_EOT_VOCAB:
         raise CorpusError(f"{folder / META} is damaged, since bytes have 257 tokens: prepare the corpus again")
     # Nothing but val.bin is known of the names that other tools give their files.
@@ -225,19 +228,6 @@ def _find(parent: Path, dataset: str) -> Path:
     raise CorpusError(f"{what}: {HOW_TO_GET_DATA}, then give DIR as data.dataset_dir")
 
 
-def _assumed_meta(eot_token: int | None, vocab_size: int | None) -> dict[str, Any]:
-    """What is taken for true of a folder without meta.json."""
-    gpt2 = eot_token in (None, GPT2_EOT) and vocab_size in (None, GPT2_VOCAB)
-    return {
-        "source": "a token file without meta.json",
-        "tokenizer": "GPT-2 byte-pair encoding (assumed: no meta.json)" if gpt2 else "unknown (no meta.json)",
-        "rule": "what stands between two end-of-text tokens is a document",
-        "eot_token": GPT2_EOT if eot_token is None else eot_token,
-        "vocab_size": GPT2_VOCAB if vocab_size is None else vocab_size,
-        "min_tokens": 1,
-    }
-
-
 def _read_meta(folder: Path) -> dict[str, Any]:
     path = folder / META
     if not path.exists():
@@ -269,7 +259,8 @@ def _open_split(folder: Path, name: str, meta: dict[str, Any]) -> Split:
     if not path.is_file():
         raise CorpusError(f"no {path}, though meta.json describes it: prepare the corpus again")
     recorded = meta["splits"][name]["sha256"] if "splits" in meta else None
-    index = load_index(path, meta["eot_token"], meta["min_tokens"], recorded)
+    token = token_type(meta["vocab_size"])
+    index = load_index(path, meta["eot_token"], meta["min_tokens"], recorded, token)
     if index.max_token >= meta["vocab_size"]:
         raise CorpusError(
             f"{path} holds token {index.max_token}, outside the vocabulary of {meta['vocab_size']} tokens: "
@@ -278,14 +269,14 @@ def _open_split(folder: Path, name: str, meta: dict[str, Any]) -> Split:
     starts, lengths, byte_lengths = index.documents.T
     if not len(starts):
         raise CorpusError(f"{path} holds no document of at least {meta['min_tokens']} tokens: {HOW_TO_GET_DATA}")
-    if len(starts) == 1 and lengths[0] * TOKEN.itemsize == path.stat().st_size:
+    if len(starts) == 1 and lengths[0] * token.itemsize == path.stat().st_size:
         log.warning("%s is one document: token %d, the end of text, does not occur in it", path, meta["eot_token"])
     if meta["tokenizer"] == BYTES_TOKENIZER:
         byte_lengths = lengths
     known = bool((byte_lengths != UNKNOWN).all())
     if known and byte_lengths.min() < 1:
         raise CorpusError(f"{index_path(path)} is damaged, since a document has at least one byte: prepare it again")
-    tokens = np.memmap(path, TOKEN, mode="r")
+    tokens = np.memmap(path, token, mode="r")
     return Split(
         path=path,
         tokens=tokens,

