@@ -30,6 +30,8 @@ IGNORED = {
     "model.use_mergedlinear": "the adapter is PEFT's LoRA",
 }
 
+_FILE_FLAGS = ("config-file", "config")
+
 
 def _check_key(key: str) -> None:
     section, _, name = key.partition(".")
@@ -102,7 +104,7 @@ def load_config(arguments: Sequence[str] = ()) -> Config:
     """Build the configuration from command-line words.
 
     Args:
-        arguments: `--config-file=FILE` (or `--config-file FILE`, repeatable) and `--section.key=value`.
+        arguments: `--config-file=FILE` (or `--config-file FILE`, or `--config`, repeatable) and `--section.key=value`.
 
     Raises:
         ConfigError: an unknown key (the nearest known one is named), a value of the wrong type or outside its range.
@@ -110,9 +112,9 @@ def load_config(arguments: Sequence[str] = ()) -> Config:
     values: dict[str, Any] = {}
     flags = _split_flags(arguments)
     for name, value in flags:
-        if name == "config-file":
+        if name in _FILE_FLAGS:
             values.update(values_from_yaml(Path(value)))
-    values.update({name: value for name, value in flags if name != "config-file"})
+    values.update({name: value for name, value in flags if name not in _FILE_FLAGS})
     return config_from_values(values)
 
 
@@ -146,13 +148,3 @@ def config_from_json(text: str) -> Config:
     """Rebuild a configuration from the JSON of `Config.to_dict`."""
     nested = json.loads(text)
     return config_from_values({f"{s}.{k}": v for s, keys in nested.items() for k, v in keys.items()})
-
-
-def help_text() -> str:
-    """Return one line for every key: its name, type, default and meaning."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(add_help=False, usage="--config-file=FILE --section.key=value ...")
-    for section, cls in SECTIONS.items():
-        parser.add_class_arguments(cls, section)
-    return parser.format_help()
