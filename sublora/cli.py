@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="say what a message or a certificate is, field by field")
     show.add_argument("--json", action="store_true", help="print it as one JSON object")
     show.add_argument("file", type=Path, help="message, certificate, or the folder of both")
+    commands.add_parser("doctor", help="say what this machine has, and about how long the demos take on it")
     report = commands.add_parser("report", help="write the page of a run, or one that compares several")
     report.add_argument("runs", type=Path, nargs="+", help="a run's folder; several, or with --out, are compared")
     report.add_argument("--out", type=Path, help="folder of the comparison")
@@ -243,6 +244,13 @@ def _show_file(options: argparse.Namespace) -> None:
     sys.stdout.write(f"{show_json(options.file) if options.json else show(options.file)}\n")
 
 
+def _doctor(options: argparse.Namespace) -> None:
+    from sublora.doctor import examine
+
+    for line in examine():
+        sys.stdout.write(f"{line}\n")
+
+
 def _export(options: argparse.Namespace) -> None:
     from sublora.export.export import export
 
@@ -360,6 +368,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "export": _export,
                 "report": _report,
                 "show": _show_file,
+                "doctor": _doctor,
             }
             plain[options.command](options)
     except (SubloraError, OSError) as error:

@@ -33,6 +33,7 @@ ORDER = [
     "export",
     "report",
     "sweep",
+    "doctor",
     "cli",
 ]
 TORCH_FREE = [

@@ -30,6 +30,8 @@ IGNORED = {
     "model.use_mergedlinear": "the adapter is PEFT's LoRA",
 }
 
+SHIPPED = Path(__file__).parent / "shipped"
+"""the configurations of config/, which an installed package brings along"""
 _FILE_FLAGS = ("config-file", "config")
 
 
@@ -57,9 +59,13 @@ def unknown_name(what: str, word: str, known: Sequence[str]) -> ConfigError:
 def read_yaml(path: Path, what: str) -> Any:
     """Return what a YAML file holds; `what` it is goes into the error.
 
+    Outside a checkout, `config/NAME.yaml` is the configuration that the package brings along.
+
     Raises:
         ConfigError: it cannot be read, or is not YAML.
     """
+    if path.parent == Path("config") and not path.exists() and (SHIPPED / path.name).is_file():
+        path = SHIPPED / path.name
     try:
         return yaml.safe_load(path.read_text())
     except OSError as error:
