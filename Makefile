@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := $(VENV)/.done
 
-.PHONY: help setup demo demo-scratch test lint types clean
+.PHONY: help setup demo demo-scratch test lint types docs clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/'
@@ -33,6 +33,10 @@ lint: $(SETUP) ## ruff
 
 types: $(SETUP) ## mypy
 	$(BIN)/mypy
+
+docs: $(SETUP) ## the site of the documentation, in build/site
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
 
 clean: ## remove .venv and what runs wrote
 	rm -rf $(VENV) out build *.egg-info

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ALARM = 3
 """exit status of `sublora watch` when the certificate is refuted"""
 
-_CONFIGURED = "takes --config-file=FILE and --section.key=value; `sublora {} --help` lists every key"
+_CONFIGURED = "takes --config FILE and --section.key=value; `sublora {} --help` explains every key"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--retrain-base", action="store_true", help="also make the base again from the known documents")
     verify.add_argument("--start", default="", help="your own copy of the base that the fitting began with")
     verify.add_argument("--public-key", type=Path, metavar="PEM", help="also check who signed the certificate")
+    verify.add_argument("--json", action="store_true", help="print the result as one JSON object")
     verify.add_argument("--reproduced-key", type=Path, metavar="PEM", help="sign with this key that you reproduced it")
     watch = commands.add_parser("watch", help="read new documents, and raise an alarm once they refute a certificate")
     watch.add_argument("certificate", type=Path, help="the certificate, or the folder that holds it")
@@ -114,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--tokenizer", default="", help="as for prepare, where it does not lie beside the base")
     sample.add_argument("--beside-base", action="store_true", help="also write what the base alone says")
     show = commands.add_parser("show", help="say what a message or a certificate is, field by field")
+    show.add_argument("--json", action="store_true", help="print it as one JSON object")
     show.add_argument("file", type=Path, help="message, certificate, or the folder of both")
+    commands.add_parser("doctor", help="say what this machine has, and about how long the demos take on it")
     report = commands.add_parser("report", help="write the page of a run, or one that compares several")
     report.add_argument("runs", type=Path, nargs="+", help="a run's folder; several, or with --out, are compared")
     report.add_argument("--out", type=Path, help="folder of the comparison")
@@ -198,29 +201,40 @@ def _verify(options: argparse.Namespace) -> None:
     from sublora.certificate.verify import verify
 
     run = RunFolder.of(options.certificate)
+    found: dict[str, object] = {}
+
+    def say(name: str, value: object, words: str) -> None:
+        if options.json:
+            found[name] = value
+        else:
+            sys.stdout.write(f"{words}\n")
+
     if options.public_key:
         # Before the replay, which takes longer.
         from sublora.certificate.signing import check_attestation
 
         check_attestation(run, read_certificate(options.certificate), options.public_key, options.base)
-        sys.stdout.write(f"signed: {run.attestation} by the key of {options.public_key}\n")
+        say("signed", str(run.attestation), f"signed: {run.attestation} by the key of {options.public_key}")
     verified = verify(options.certificate, options.data, base=options.base)
-    sys.stdout.write(f"{verified.in_words()}\n")
+    say("verified", verified.to_dict(), verified.in_words())
     if options.retrain_base:
         from sublora.certificate.practised_again import practise_again
         from sublora.certificate.retrain import retrain_base
 
         base = Path(options.base)
         if (frame := practise_again(verified.certificate, options.data, base)) is not None:
-            sys.stdout.write(f"{frame.in_words()}\n")
+            say("frame", frame.in_words(), frame.in_words())
         # A frame can be that of a base that nobody here fitted.
         if frame is None or RunFolder(base).pretrain.is_file():
             again = retrain_base(verified.certificate, options.data, base, options.start)
-            sys.stdout.write(f"{again.in_words()}\n")
+            say("base", again.in_words(), again.in_words())
     if options.reproduced_key:
         from sublora.certificate.signing import sign_reproduction
 
-        sys.stdout.write(f"{sign_reproduction(run, verified, options.reproduced_key, options.base)}\n")
+        reproduced = sign_reproduction(run, verified, options.reproduced_key, options.base)
+        say("reproduced", str(reproduced), str(reproduced))
+    if options.json:
+        sys.stdout.write(f"{json.dumps(found, indent=2)}\n")
 
 
 def _watch(options: argparse.Namespace) -> int:
@@ -274,9 +288,16 @@ def _sweep(options: argparse.Namespace, rest: Sequence[str]) -> None:
 
 
 def _show_file(options: argparse.Namespace) -> None:
-    from sublora.report.show import show
+    from sublora.report.show import show, show_json
 
-    sys.stdout.write(f"{show(options.file)}\n")
+    sys.stdout.write(f"{show_json(options.file) if options.json else show(options.file)}\n")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from sublora.doctor import examine
+
+    for line in examine():
+        sys.stdout.write(f"{line}\n")
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -325,10 +346,14 @@ def _show(run: RunFolder) -> None:
 def _demo(arguments: Sequence[str]) -> None:
     from sublora.config import load_config
 
-    words = list(arguments)
-    if not any(word.startswith("--config-file") for word in words):
-        words.insert(0, "--config-file=config/demo.yaml")
+    words = _with_demo_file(arguments)
     _show(demo(load_config(words), words))
+
+
+def _with_demo_file(arguments: Sequence[str]) -> list[str]:
+    """The words of `demo`, with the file that it takes unless one is given."""
+    given = any(word.partition("=")[0] in ("--config-file", "--config") for word in arguments)
+    return [*([] if given else ["--config-file=config/demo.yaml"]), *arguments]
 
 
 def demo(config: "Config", words: Sequence[str]) -> RunFolder:
@@ -397,9 +422,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if {"-h", "--help"} & set(rest):
                 from sublora.config import help_text
 
-                sys.stdout.write(help_text())
-                return 0
-            configured[options.command](rest)
+                sys.stdout.write(help_text(options.command))
+            elif "--print_config" in rest:
+                from sublora.config import load_config
+
+                kept = [word for word in rest if word != "--print_config"]
+                kept = _with_demo_file(kept) if options.command == "demo" else kept
+                sys.stdout.write(load_config(kept).to_yaml())
+            else:
+                configured[options.command](rest)
         elif options.command == "sweep":
             _sweep(options, rest)
         elif rest:
@@ -415,12 +446,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "sample": _sample,
                 "report": _report,
                 "show": _show_file,
+                "doctor": _doctor,
             }
             return plain[options.command](options) or 0
     except (SubloraError, OSError) as error:
         sys.stderr.write(f"sublora: error: {error}\n")
         return 2
     except KeyboardInterrupt:
-        sys.stderr.write("sublora: interrupted\n")
+        sys.stderr.write("sublora: interrupted: the same command goes on\n")
         return 130
     return 0

@@ -34,6 +34,7 @@ ORDER = [
     "export",
     "report",
     "sweep",
+    "doctor",
     "cli",
 ]
 TORCH_FREE = [

@@ -1,7 +1,9 @@
 """The command line: bad input is one line on standard error and exit status 2, and nothing is left behind."""
 
+import dataclasses
 import json
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,7 +12,10 @@ from runs import issue_run, make_certificate, make_metrics, with_base, write_met
 from sublora.certificate.reading import read_certificate, write_certificate
 from sublora.certificate.verify import Verified
 from sublora.cli import _show, demo, main
-from sublora.config import load_config
+from sublora.coding.message import decode_message
+from sublora.config import SECTIONS, load_config
+from sublora.config.explaining import CHOICES, meanings
+from sublora.errors import ConfigError
 from sublora.files import sha256
 from sublora.run_folder import RunFolder
 
@@ -52,10 +57,108 @@ def test_bad_input_is_one_line(arguments, message, capsys, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["pretrain", "train", "bounds", "demo"])
-def test_help_lists_every_key(command, capsys):
+COMMANDS = ["pretrain", "practise", "train", "bounds", "demo"]
+DEMO = Path(__file__).parent.parent / "results" / "demo"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_explains_every_key(command, capsys):
     assert main([command, "--help"]) == 0
-    assert "--sublora.allocation_ratio" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert out.startswith(f"usage: sublora {command} ") and "sublora.config" not in out
+    words = " ".join(out.split())
+    for name, section in SECTIONS.items():
+        assert f" {name}: {' '.join(section.__doc__.split())}" in words
+        explained = meanings(section)
+        for field in dataclasses.fields(section):
+            # In one piece: the meaning stands below its own key.
+            entry = words.partition(f" --{name}.{field.name}=")[2].partition(" (default: ")[2]
+            assert entry.partition(") ")[2].startswith(" ".join(explained[field.name].split())), f"{name}.{field.name}"
+
+
+def test_help_shows_types_defaults_and_choices(capsys):
+    main(["train", "--help"])
+    out = capsys.readouterr().out
+    for line in (
+        "--data.batching={crops,documents} (default: crops)",
+        "--system.seed=integer (default: 42)",
+        "--bounds.joint={true,false} (default: false)",
+        "--sublora.gating_init=number or null (default: null)",
+        "--prompt.indices=list of integers (default: [])",
+    ):
+        assert f"  {line}\n" in out
+
+
+def test_the_choices_of_the_help_are_those_that_a_section_takes():
+    for name, section in SECTIONS.items():
+        for field in dataclasses.fields(section):
+            key = f"{name}.{field.name}"
+            if not isinstance(field.default, str):
+                continue
+            try:
+                section(**{field.name: "nonsense"})
+                chosen = False
+            except ConfigError as error:
+                chosen = "not recognized" in str(error)
+            assert chosen == (key in CHOICES), key
+            for value in CHOICES.get(key, ()):
+                # token_level is refused beside the default number of samples, and not for its name.
+                others = {"bound_samples": 0} if value == "token_level" else {}
+                assert getattr(section(**{field.name: value}, **others), field.name) == value
+
+
+@pytest.mark.parametrize("flag", ["--config", "--config-file"])
+def test_the_configuration_is_printed_as_a_file_that_makes_it_again(flag, capsys, tmp_path):
+    path = tmp_path / "one.yaml"
+    path.write_text("sublora:\n  intrinsic_dim: 7\n")
+    assert main(["train", flag, str(path), "--print_config", "--system.seed=3"]) == 0
+    printed = tmp_path / "two.yaml"
+    printed.write_text(capsys.readouterr().out)
+    config = load_config([f"{flag}={printed}"])
+    assert (config.sublora.intrinsic_dim, config.system.seed) == (7, 3)
+    assert config.to_dict() == load_config([flag, str(path), "--system.seed=3"]).to_dict()
+
+
+def test_an_interrupted_command_says_that_it_goes_on(monkeypatch, capsys):
+    def interrupt(path):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sublora.report.show.show", interrupt)
+    assert main(["show", "somewhere"]) == 130
+    assert capsys.readouterr().err == "sublora: interrupted: the same command goes on\n"
+
+
+def test_a_program_reads_what_was_verified(capsys):
+    assert main(["verify", str(DEMO), "--arithmetic", "--json"]) == 0
+    verified = json.loads(capsys.readouterr().out)["verified"]
+    certificate = read_certificate(DEMO / "certificate.json")
+    assert verified["checked"] == "arithmetic" and verified["digest"] == certificate.digest
+    assert [(c["metric"], c["bound"], c["found"]) for c in verified["claims"]] == [
+        (c.metric, c.bound, None) for c in certificate.claims
+    ]
+
+
+def test_a_replay_tells_a_program_what_it_found(signed, monkeypatch, capsys):
+    verified_by(monkeypatch, lower=0.001)
+    key = signed.path.parent / "issuer.pub"
+    assert main(["verify", str(signed.path), "--data", "corpus", "--json", "--public-key", str(key)]) == 0
+    out = json.loads(capsys.readouterr().out)
+    assert out["signed"] == str(signed.attestation) and out["verified"]["checked"] == "replay"
+    assert all(c["bound"] - c["found"] == pytest.approx(0.001) for c in out["verified"]["claims"])
+
+
+def test_a_program_reads_what_is_shown(capsys, tmp_path):
+    assert main(["show", str(DEMO), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["certificate"] == json.loads((DEMO / "certificate.json").read_bytes())
+    data = (DEMO / "message.bin").read_bytes()
+    message = decode_message(data, max_symbols=10_000)
+    assert shown["message"]["bits"] == 8 * len(data) == shown["certificate"]["message"]["bits"]
+    assert sum(shown["message"]["ledger"].values()) == pytest.approx(sum(message.ledger.values()))
+    assert shown["message"]["header"]["samples"] == message.header.samples
+    (tmp_path / "message.bin").write_bytes(b"no message")
+    assert main(["show", str(tmp_path), "--json"]) == 2
+    assert not capsys.readouterr().out
 
 
 def test_help_of_the_program(capsys):

@@ -7,13 +7,15 @@ import runpy
 from pathlib import Path
 
 import pytest
+import yaml
 
+import sublora
 from sublora.certificate.model import FORMAT, Certificate
-from sublora.certificate.reading import read_certificate
+from sublora.certificate.reading import MOST_BYTES, read_certificate
 from sublora.certificate.schema import schema_text
 from sublora.certificate.verify import verify
 from sublora.certificate.wording import beaten_by
-from sublora.coding.message import decode_message
+from sublora.coding.message import MAX_BYTES, MAX_DRAWS, MAX_SYMBOLS, decode_message
 from sublora.config import SECTIONS
 from sublora.run_folder import RunFolder
 
@@ -22,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 COMMITTED = ["demo", "demo_scratch", "smollm2_docs", "smollm2_share"]
 # Valid, and no better than some simple code: they say so themselves.
 UNINTERESTING = {"demo", "demo_scratch", "smollm2_docs", "smollm2_share"}
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 EXAMPLES = [
     pytest.param(code, id=f"{page.name}-{i}")
     for page in PAGES
@@ -42,6 +44,18 @@ def test_keys_and_links_exist(page):
         assert key in {f.name for f in dataclasses.fields(SECTIONS[section])}, f"{section}.{key}"
     for target in re.findall(r"\]\((?!http)([^)#]+)\)", text):
         assert (page.parent / target).exists(), target
+
+
+def test_the_security_page_states_the_limits_of_the_readers():
+    page = " ".join((ROOT / "SECURITY.md").read_text().split())
+    assert f"may have {MOST_BYTES >> 20} MiB" in page and MOST_BYTES == 1 << 20
+    assert f"{MAX_BYTES >> 20} MiB, {MAX_SYMBOLS:,} symbols and {MAX_DRAWS:,} draws" in page
+    for test in re.findall(r"`(test_\w+)`", page):
+        assert any(f"def {test}(" in path.read_text() for path in (ROOT / "tests").rglob("*.py")), test
+
+
+def test_the_citation_is_of_this_version():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == sublora.__version__
 
 
 def committed():

@@ -69,6 +69,24 @@ class Verified:
             )
         return f"verified (full replay): {self.certificate.statement} {_BELIEVED}"
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same as plain values for a program: `checked` is "arithmetic" or "replay".
+
+        Every claim holds what is claimed (`bound`) and what follows from what was measured now (`found`; None where
+        only the arithmetic was checked). Bounds are in the unit of their metric.
+        """
+        found = {c.metric: c.bound for c in self.measured or ()}
+        return {
+            "checked": "arithmetic" if self.measured is None else "replay",
+            "not_checked": _UNCHECKED if self.measured is None else _BELIEVED,
+            "digest": self.certificate.digest,
+            "statement": self.certificate.statement,
+            "claims": [
+                {"metric": c.metric, "sense": c.sense, "bound": c.bound, "found": found.get(c.metric)}
+                for c in self.certificate.claims
+            ],
+        }
+
 
 def verify(path: Path, data_dir: Path | None, dataset: str = "", *, base: str = "") -> Verified:
     """Verify a certificate.

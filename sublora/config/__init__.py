@@ -1,9 +1,9 @@
 """Typed configuration: sections of keys, read from YAML files and flags. Torch-free."""
 
+from sublora.config.explaining import help_text
 from sublora.config.loading import (
     config_from_json,
     config_from_values,
-    help_text,
     load_config,
     read_yaml,
     unknown_name,

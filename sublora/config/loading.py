@@ -30,6 +30,10 @@ IGNORED = {
     "model.use_mergedlinear": "the adapter is PEFT's LoRA",
 }
 
+SHIPPED = Path(__file__).parent / "shipped"
+"""the configurations of config/, which an installed package brings along"""
+_FILE_FLAGS = ("config-file", "config")
+
 
 def _check_key(key: str) -> None:
     section, _, name = key.partition(".")
@@ -55,9 +59,13 @@ def unknown_name(what: str, word: str, known: Sequence[str]) -> ConfigError:
 def read_yaml(path: Path, what: str) -> Any:
     """Return what a YAML file holds; `what` it is goes into the error.
 
+    Outside a checkout, `config/NAME.yaml` is the configuration that the package brings along.
+
     Raises:
         ConfigError: it cannot be read, or is not YAML.
     """
+    if path.parent == Path("config") and not path.exists() and (SHIPPED / path.name).is_file():
+        path = SHIPPED / path.name
     try:
         return yaml.safe_load(path.read_text())
     except OSError as error:
@@ -102,7 +110,7 @@ def load_config(arguments: Sequence[str] = ()) -> Config:
     """Build the configuration from command-line words.
 
     Args:
-        arguments: `--config-file=FILE` (or `--config-file FILE`, repeatable) and `--section.key=value`.
+        arguments: `--config-file=FILE` (or `--config-file FILE`, or `--config`, repeatable) and `--section.key=value`.
 
     Raises:
         ConfigError: an unknown key (the nearest known one is named), a value of the wrong type or outside its range.
@@ -110,9 +118,9 @@ def load_config(arguments: Sequence[str] = ()) -> Config:
     values: dict[str, Any] = {}
     flags = _split_flags(arguments)
     for name, value in flags:
-        if name == "config-file":
+        if name in _FILE_FLAGS:
             values.update(values_from_yaml(Path(value)))
-    values.update({name: value for name, value in flags if name != "config-file"})
+    values.update({name: value for name, value in flags if name not in _FILE_FLAGS})
     return config_from_values(values)
 
 
@@ -146,13 +154,3 @@ def config_from_json(text: str) -> Config:
     """Rebuild a configuration from the JSON of `Config.to_dict`."""
     nested = json.loads(text)
     return config_from_values({f"{s}.{k}": v for s, keys in nested.items() for k, v in keys.items()})
-
-
-def help_text() -> str:
-    """Return one line for every key: its name, type, default and meaning."""
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(add_help=False, usage="--config-file=FILE --section.key=value ...")
-    for section, cls in SECTIONS.items():
-        parser.add_class_arguments(cls, section)
-    return parser.format_help()

@@ -417,7 +417,7 @@ class Sublora:
     allocation_scope: str = "shared"
     """learned mode: shared (all parameters read all of alpha; gates divide energy) or layer (slices and masks)"""
     intrinsic_mode: str = "rdkronqr"
-    """kind of the operator P"""
+    """kind of the operator P; docs/operators.md compares them"""
     gating_lr: float = 5e-3
     """learning rate of the gates"""
     gating_init: float | None = None

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -25,19 +26,57 @@ def show(path: Path) -> str:
         SubloraError: it is neither.
     """
     if path.is_dir():
-        run = RunFolder(path)
-        parts = [shown for file in (run.certificate, run.message) if file.exists() for shown in (show(file),)]
-        if not parts:
-            raise CertificateError(f"{path} holds neither a certificate nor a message")
-        return "\n\n".join(parts)
+        return "\n\n".join(show(file) for file in _files(path))
     if path.suffix == ".json":
         return "\n".join(_certificate(read_certificate(path)))
+    data, message = _read_message(path)
+    return "\n".join(_message(data, message))
+
+
+def show_json(path: Path) -> str:
+    """Return the same for a program: a JSON object with the keys "certificate", "message" or both.
+
+    Raises:
+        SubloraError: it is neither.
+    """
+    shown: dict[str, Any] = {}
+    for file in _files(path) if path.is_dir() else [path]:
+        if file.suffix == ".json":
+            shown["certificate"] = json.loads(read_certificate(file).to_text())
+        else:
+            data, message = _read_message(file)
+            shown["message"] = {
+                "bytes": len(data),
+                "bits": 8 * len(data),
+                "coordinates": len(message.alpha),
+                "header": dataclasses.asdict(message.header),
+                "gates": [float(gate) for gate in message.gates],
+                "ledger": dict(message.ledger),
+            }
+    return json.dumps(shown, indent=2, default=_plain)
+
+
+def _plain(value: Any) -> str:
+    """A fraction in JSON: exactly, as text."""
+    if isinstance(value, Fraction):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+def _files(folder: Path) -> list[Path]:
+    run = RunFolder(folder)
+    files = [file for file in (run.certificate, run.message) if file.exists()]
+    if not files:
+        raise CertificateError(f"{folder} holds neither a certificate nor a message")
+    return files
+
+
+def _read_message(path: Path) -> tuple[bytes, Message]:
     data = read_bytes(path, "the file", CertificateError, MAX_BYTES)
     try:
-        message = decode_message(data, max_symbols=MAX_SYMBOLS)
+        return data, decode_message(data, max_symbols=MAX_SYMBOLS)
     except SubloraError as error:
         raise CertificateError(f"{path} is neither a certificate (.json) nor a message: {error}") from error
-    return "\n".join(_message(data, message))
 
 
 def _message(data: bytes, message: Message) -> Iterator[str]:
