@@ -23,7 +23,8 @@ from transformers import GPT2LMHeadModel
 
 from sublora.coding.architecture import Architecture
 from sublora.corpus import units
-from sublora.corpus.corpus import GPT2_EOT, GPT2_VOCAB, open_corpus
+from sublora.corpus.assumed import GPT2_EOT, GPT2_VOCAB
+from sublora.corpus.corpus import open_corpus
 from sublora.nn.base import create_base
 from sublora.scoring.risk import score_units
 from sublora.seeds import stream
