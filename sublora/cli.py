@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -326,10 +327,15 @@ def _sample(options: argparse.Namespace) -> None:
         beside_base=options.beside_base,
     )
     if not options.beside_base:
-        sys.stdout.write(f"{texts[0]}\n")
+        sys.stdout.write(f"{printable(texts[0])}\n")
         return
     for name, text in zip(("decoded model", "base"), texts, strict=True):
-        sys.stdout.write(f"--- {name}\n{text}\n")
+        sys.stdout.write(f"--- {name}\n{printable(text)}\n")
+
+
+def printable(text: str) -> str:
+    """Return a text that a terminal only shows: a message from elsewhere may write escape sequences."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\ufffd" for c in text)
 
 
 def _show(run: RunFolder) -> None:

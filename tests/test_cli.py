@@ -11,7 +11,7 @@ from runs import issue_run, make_certificate, make_metrics, with_base, write_met
 
 from sublora.certificate.reading import read_certificate, write_certificate
 from sublora.certificate.verify import Verified
-from sublora.cli import _show, demo, main
+from sublora.cli import _show, demo, main, printable
 from sublora.coding.message import decode_message
 from sublora.config import SECTIONS, load_config
 from sublora.config.explaining import CHOICES, meanings
@@ -325,3 +325,8 @@ def test_a_demo_takes_its_steps_in_order_and_keeps_their_times(tmp_path, monkeyp
     assert prepared[1] == ("text", tmp_path)
     assert (prepared[2]["paths"], prepared[2]["prior_share"], prepared[2]["tokenizer"]) == (["a.txt"], 0.25, None)
     assert certified.bounds.delta == 0.01 and certified.model.best_checkpoint_path == str(run.path)
+
+
+def test_sampled_text_moves_no_cursor_and_changes_no_title():
+    assert printable("treaty\nof\tpeace, é 条") == "treaty\nof\tpeace, é 条"
+    assert printable("a\x1b]0;title\x07b\r\x9b2Jc\u202e") == "a\ufffd]0;title\ufffdb\ufffd\ufffd2Jc\ufffd"
