@@ -3,7 +3,10 @@
 import hashlib
 import json
 import os
+import shutil
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -98,3 +101,21 @@ def sha256_file(path: Path) -> str:
     """Return SHA-256 of a file's content in hexadecimal, without holding it in memory."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def whole_folder(to: Path) -> Iterator[Path]:
+    """Yield a scratch folder that takes the place of `to`, which is missing or empty, once all is written.
+
+    Where writing fails, nothing is left of it.
+    """
+    scratch = to.with_name(f".{to.name}.unfinished")
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        yield scratch
+        if to.exists():
+            to.rmdir()
+        scratch.rename(to)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

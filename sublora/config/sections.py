@@ -6,7 +6,7 @@ A section checks its values when it is built.
 import dataclasses
 import datetime
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -585,6 +585,10 @@ class Config:
             raise ConfigError(
                 f"prior.base={self.prior.base} has sizes of its own, which model.{given[0]} contradicts: leave it out"
             )
+
+    def chosen(self, keys: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        """Return the values of some keys, given by section, as `{"section.key": value}`."""
+        return {f"{name}.{key}": getattr(getattr(self, name), key) for name, some in keys.items() for key in some}
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """Return the sections as nested dictionaries of plain values."""

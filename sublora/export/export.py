@@ -1,14 +1,13 @@
 """Writing a certified model for other tools: an adapter of PEFT, or a whole model of transformers."""
 
 import json
-import shutil
 from pathlib import Path
 
 from sublora.certificate.certified import Certified, open_certified
 from sublora.errors import ConfigError
 from sublora.export.adapter import write_adapter
 from sublora.export.card import card
-from sublora.files import write_bytes, write_text
+from sublora.files import whole_folder, write_bytes, write_text
 from sublora.nn.quiet import quiet_transformers
 from sublora.nn.sources import find_source
 from sublora.run_folder import RunFolder
@@ -38,16 +37,8 @@ def export(run: Path, to: Path, *, base: str = "", data_dir: Path | None = None,
     certified.require_base(base)
     if to.exists() and any(to.iterdir()):
         raise ConfigError(f"{to} is not empty: export to a new folder")
-    scratch = to.with_name(f".{to.name}.unfinished")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
+    with whole_folder(to) as scratch:
         _write(scratch, certified, base, data_dir, merged)
-        if to.exists():
-            to.rmdir()
-        scratch.rename(to)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return to
 
 

@@ -23,11 +23,7 @@ _SECTIONS = {
 
 def settings_of(config: Config) -> dict[str, Any]:
     """Return what decides about the weights, as `{"section.key": value}`."""
-    return {
-        f"{section}.{key}": getattr(getattr(config, section), key)
-        for section, keys in _SECTIONS.items()
-        for key in keys
-    }
+    return config.chosen(_SECTIONS)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from sublora.config import Config, LearningRate
 from sublora.corpus.batches import Batches
 from sublora.corpus.corpus import Corpus, open_corpus
 from sublora.errors import ConfigError, CorpusError, TrainingError
-from sublora.files import write_text
+from sublora.files import whole_folder, write_text
 from sublora.nn.lora import ADAPTER, add_lora
 from sublora.nn.loss import NextTokenLoss, call_on_batch
 from sublora.nn.practised import hash_frames, write_frames
@@ -77,16 +77,8 @@ def practise(config: Config) -> Path:
     if out_dir.exists() and any(out_dir.iterdir()):
         return _finished(out_dir, config, corpus)
     frames, record = learn_frames(config, corpus)
-    scratch = out_dir.with_name(f".{out_dir.name}.unfinished")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    try:
+    with whole_folder(out_dir) as scratch:
         _write(scratch, config.prior.base, frames, record)
-        if out_dir.exists():
-            out_dir.rmdir()
-        scratch.rename(out_dir)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return out_dir
 
 
