@@ -24,6 +24,7 @@ from sublora.export.export import export
 from sublora.nn.create_model import get_model
 from sublora.nn.practised import read_practised
 from sublora.nn.pretrained import load_pretrained, source_sha256
+from sublora.training.known import known_rows, part_of
 from sublora.training.loop import train
 from sublora.training.practice_record import read_practice
 from sublora.training.practise import Shift, frames_from_shifts, learn_frames, practise
@@ -133,6 +134,25 @@ def test_practice_repeats_bit_for_bit_and_reads_nothing_but_known_documents(fold
     assert record.frame_sha256 == read_practice(framed).frame_sha256
     _, other = learn_frames(load_config(words(data, base, tmp_path / "x", "--practise.parts=3")), corpus)
     assert other.frame_sha256 != record.frame_sha256
+
+
+def test_a_base_of_the_earlier_half_practises_on_the_later_half(folders, tmp_path):
+    """What one half says changes the frame, what the other says does not; and the other way round for the base."""
+    data, base, _ = folders
+    corpus, config = open_corpus(data), load_config(words(data, base, tmp_path / "x", "--practise.documents=later"))
+    n = len(corpus.prior)
+    assert known_rows(corpus, "earlier").tolist() + known_rows(corpus, "later").tolist() == list(range(n))
+
+    def frame(rows):
+        return learn_frames(config, dataclasses.replace(corpus, prior=part_of(corpus.prior, np.array(rows))))[1]
+
+    half, order = n // 2, list(range(n))
+    record = frame(order)
+    assert record.documents == n - half
+    assert frame(order[half - 1 :: -1] + order[half:]).frame_sha256 == record.frame_sha256
+    assert frame(order[:half] + order[:half:-1] + [half]).frame_sha256 != record.frame_sha256
+    with pytest.raises(CorpusError, match="too few are later"):
+        known_rows(dataclasses.replace(corpus, prior=part_of(corpus.prior, np.arange(2))), "later")
 
 
 def test_finished_is_not_repeated_and_nothing_is_overwritten(folders, tmp_path):

@@ -29,6 +29,7 @@ from sublora.nn.weights import hash_weights
 from sublora.seeds import stream
 from sublora.training import pretrain as module
 from sublora.training.fitted_base import read_fitted_base
+from sublora.training.known import part_of
 from sublora.training.loop import train
 from sublora.training.pretrain import divide, pretrain
 
@@ -118,7 +119,7 @@ def test_documents_that_are_held_back_are_not_trained_on(corpus_dir):
     fitted, held_back = divide(len(prior))
     assert len(held_back) == len(prior) // 20
     assert sorted([*fitted, *held_back]) == list(range(len(prior)))
-    part = module.part_of(prior, held_back)
+    part = part_of(prior, held_back)
     for i, row in enumerate(held_back.tolist()):
         assert (part.document(i) == prior.document(row)).all()
     # Crops are cut from these documents alone: each is followed by end-of-text, and nothing else is there.

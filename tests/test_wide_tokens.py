@@ -22,8 +22,8 @@ from sublora.corpus.split import check_split
 from sublora.corpus.token_type import NARROW, WIDE, token_type
 from sublora.corpus.tokenizers import make_tokenizer
 from sublora.errors import CorpusError, SubloraError
+from sublora.training.known import part_of
 from sublora.training.loop import train
-from sublora.training.pretrain import part_of
 
 WORDS = ["union", "state", "congress", "treaty", "peace", "revenue"]
 VOCABULARY = 70_000

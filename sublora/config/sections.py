@@ -23,7 +23,7 @@ BOUND_TYPES: tuple[BoundType, ...] = get_args(BoundType)
 CLAIMS = ("auto", "population", "source")
 BATCHINGS = ("crops", "documents")
 PRETRAINED_PARTS = ("all", "lora")
-KNOWN_DOCUMENTS = ("all", "own")
+KNOWN_DOCUMENTS = ("all", "own", "earlier", "later")
 PROMPT_SOURCES = ("known", "training")
 PRETRAIN_OPTIMIZERS = ("adamw", "muon")
 QUANTIZERS = ("uniform", "kmeans", "trellis", "feedback")
@@ -226,7 +226,7 @@ class Pretrain:
     """all: every weight of the base; lora: LoRA on the linear layers inside the layers, merged at the end"""
     documents: str = "all"
     """all: every known document; own: only those that the certified source gave itself (--prior-share, --prior-before),
-    not those of its older copy"""
+    not those of its older copy; earlier, later: the first and the second half of all, in the order of the corpus"""
     out_dir: str = ""
     """folder that the base is written to, to be named as prior.base"""
     max_iters: int = 2000

@@ -42,8 +42,9 @@ from sublora.nn.sources import find_source
 from sublora.nn.spectral import Frame
 from sublora.progress import progress
 from sublora.run_folder import RunFolder
+from sublora.training.known import known_documents, known_rows, part_of
 from sublora.training.practice_record import PracticeRecord, read_practice, settings_of
-from sublora.training.pretrain import BETAS, CLIP, LORA_SCALING, known_documents, older_documents, part_of
+from sublora.training.pretrain import BETAS, CLIP, LORA_SCALING
 from sublora.training.schedule import learning_rate_factor
 
 log = logging.getLogger(__name__)
@@ -99,12 +100,10 @@ def learn_frames(config: Config, corpus: Corpus) -> tuple[Mapping[str, Frame], P
     """Return the frame of every linear layer, and how it came about; see `practise`."""
     p = config.practise
     known = known_documents(corpus)
-    older = older_documents(corpus) if p.documents == "own" else 0
-    rows = np.array_split(np.arange(older, len(known)), p.parts)
+    chosen = known_rows(corpus, p.documents)
+    rows = np.array_split(chosen, p.parts)
     if min(len(part) for part in rows) < 2:
-        raise CorpusError(
-            f"{len(known) - older} known documents cannot be cut into {p.parts} parts: lower practise.parts"
-        )
+        raise CorpusError(f"{len(chosen)} known documents cannot be cut into {p.parts} parts: lower practise.parts")
     base, weights_sha256 = load_pretrained(config.prior.base, corpus.vocab_size, config.data.block_size)
     practice = _Practice(config, base)
     shifts: dict[str, list[Shift]] = {}
@@ -121,7 +120,7 @@ def learn_frames(config: Config, corpus: Corpus) -> tuple[Mapping[str, Frame], P
     frames = frames_from_shifts(shifts, p.rank)
     record = PracticeRecord(
         settings=settings_of(config),
-        documents=len(known) - older,
+        documents=len(chosen),
         documents_sha256=known.content_sha256(),
         weights_sha256=weights_sha256,
         frame_sha256=hash_frames(frames),

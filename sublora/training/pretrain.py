@@ -41,6 +41,7 @@ from sublora.nn.quiet import quiet_transformers
 from sublora.progress import progress
 from sublora.run_folder import RunFolder
 from sublora.training.fitted_base import FittedBase, read_fitted_base, settings_of
+from sublora.training.known import known_documents, known_rows, part_of
 from sublora.training.schedule import learning_rate_factor
 
 log = logging.getLogger(__name__)
@@ -102,38 +103,6 @@ def fit_base(config: Config, corpus: Corpus, out_dir: Path) -> Path:
     return out_dir
 
 
-def known_documents(corpus: Corpus) -> Split:
-    """Return the documents known beforehand.
-
-    Raises:
-        CorpusError: there are fewer than two.
-    """
-    if corpus.prior is None:
-        raise CorpusError(
-            f"{corpus.path} has no documents known beforehand, which a base is fitted to: prepare the corpus with "
-            "--prior-share, --prior-before or --absent-from"
-        )
-    if len(corpus.prior) < 2:
-        raise CorpusError(f"{corpus.path} has one document known beforehand, and none can be held back: give more")
-    return corpus.prior
-
-
-def older_documents(corpus: Corpus) -> int:
-    """Return how many known documents, the first ones, are those of an older copy of the source.
-
-    Raises:
-        CorpusError: fewer than two others are left.
-    """
-    assert corpus.prior is not None
-    older = int(corpus.meta.get("prior", {}).get("older", 0))
-    if len(corpus.prior) - older < 2:
-        raise CorpusError(
-            f"{corpus.path} has no known documents but those of the older copy: prepare it with --prior-share or "
-            "--prior-before, or set pretrain.documents=all"
-        )
-    return older
-
-
 def _finished(out_dir: Path, config: Config, documents_sha256: str) -> bool:
     """Whether a folder holds this very base.
 
@@ -161,26 +130,15 @@ def divide(n: int) -> tuple[Int64[np.ndarray, " fitted"], Int64[np.ndarray, " he
     return np.sort(order[held_back:]), np.sort(order[:held_back])
 
 
-def part_of(split: Split, rows: Int64[np.ndarray, " n"]) -> Split:
-    """Return some documents of a split with a token stream of their own, so that crops are cut from them alone."""
-    lengths = split.lengths[rows]
-    starts = np.cumsum(lengths + 1) - lengths - 1
-    tokens = np.full(int(lengths.sum()) + len(rows), split.eot_token, split.tokens.dtype)
-    for row, start, length in zip(rows, starts, lengths, strict=True):
-        tokens[start : start + length] = split.document(int(row))
-    sizes = None if split.byte_lengths is None else split.byte_lengths[rows]
-    return dataclasses.replace(split, tokens=tokens, starts=starts, lengths=lengths, byte_lengths=sizes)
-
-
 class _Pretraining:
     """One base on its way: its model, optimizers and place in the schedule."""
 
     def __init__(self, config: Config, corpus: Corpus, known: Split, documents_sha256: str, out_dir: Path) -> None:
         self.config, self.corpus, self.folder = config, corpus, RunFolder(out_dir)
         self.known, self.documents_sha256 = known, documents_sha256
-        older = older_documents(corpus) if config.pretrain.documents == "own" else 0
-        self.documents = len(known) - older
-        self.fitted, self.held_back = (self._batches(older + rows) for rows in divide(self.documents))
+        rows = known_rows(corpus, config.pretrain.documents)
+        self.documents = len(rows)
+        self.fitted, self.held_back = (self._batches(rows[part]) for part in divide(self.documents))
         architecture = architecture_from_config(config, corpus.vocab_size)
         base = create_base(architecture, config.system.seed, config.prior.base, config.model.dropout)
         self.start = describe_base(config.prior.base, base)
