@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sublora.certificate.model import Certificate
 from sublora.certificate.reading import read_certificate
 from sublora.certificate.rounding import downward
 from sublora.certificate.wording import DIGITS
@@ -22,6 +23,7 @@ from sublora.report.tables import at_most, claims_table, compared, minus, sure
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOLLM2 = ("demo", "smollm2_docs", "smollm2_share")
+PRETRAINED = ROOT / "results" / "adaptive_pretrained"
 SUITE, SMALL_BUDGET = ROOT / "results" / "adaptive", ROOT / "results" / "adaptive_d200"
 SHORT = {
     "hoeffding_subsampling": "Hoeffding, subsampled (the reference)",
@@ -227,6 +229,57 @@ def differences(folder: Path) -> str:
     return table(["mode minus learned", "d", "pairs", "certified BPB", "held-out BPB"], rows)
 
 
+def read_certified(folder: Path) -> dict[tuple[str, int], list[Certificate]]:
+    """Return the certificates of a suite by mode and d, in the order of its runs' names."""
+    groups: dict[tuple[str, int], list[Certificate]] = {}
+    for run in sorted(folder.glob("sublora-d*-*-seed*"), key=lambda path: (_place(path.name), path.name)):
+        d, mode, _ = _place(run.name)
+        groups.setdefault((mode, d), []).append(read_certificate(run))
+    return groups
+
+
+def _place(name: str) -> tuple[int, str, int]:
+    found = re.fullmatch(r"sublora-d(\d+)-(.+)-seed(\d+)", name)
+    assert found, name
+    return int(found[1]), found[2], int(found[3])
+
+
+def gains(folder: Path) -> str:
+    """Return a suite on a pretrained base: what is certified, and by how much it is below the base alone."""
+    rows = []
+    for (mode, d), certificates in read_certified(folder).items():
+        claims = [(c.claim("bpb"), c.claim("bpb_gain_alone")) for c in certificates]
+        rows.append(
+            [
+                mode,
+                f"{d:,}",
+                str(len(claims)),
+                _spread((c.message.bits for c in certificates), 0),
+                _spread(c.held_out.bpb for c in certificates if c.held_out and c.held_out.bpb is not None),
+                _spread(risk.bound for risk, _ in claims if risk),
+                _spread(gain.empirical for _, gain in claims if gain),
+                _spread(gain.bound for _, gain in claims if gain),
+            ]
+        )
+    header = ["mode", "d", "seeds", "K, bits", "held out", "certified", "measured gain", "certified gain"]
+    return table(header, rows)
+
+
+def behind(folder: Path, best: str) -> str:
+    """Return by how much other modes lie above one, and gain less over the base alone, in pairs with the same seed."""
+    runs = {_place(run.name): read_certificate(run) for run in folder.glob("sublora-d*-*-seed*")}
+    measures = [("bpb", "bound"), ("bpb_gain_alone", "bound"), ("bpb_gain_alone", "empirical")]
+    rows = []
+    for d, mode in sorted({(d, mode) for d, mode, _ in runs if mode != best}):
+        pairs = [(c, runs[d, best, seed]) for (e, m, seed), c in runs.items() if (e, m) == (d, mode)]
+        cells = []
+        for metric, value in measures:
+            claims = [(one.claim(metric), other.claim(metric)) for one, other in pairs]
+            cells.append(_spread((getattr(a, value) - getattr(b, value) for a, b in claims if a and b), sign="+"))
+        rows.append([mode, f"{d:,}", str(len(pairs)), *cells])
+    return table([f"mode minus {best}", "d", "pairs", "certified", "certified gain", "measured gain"], rows)
+
+
 def learning_rates(folder: Path) -> str:
     """Return the held-out loss of every trial of a learning rate."""
     record = json.loads((folder / "tuning" / "learning_rates.json").read_text())
@@ -284,6 +337,9 @@ PAGES = {
     "docs/smollm2.md": {"runs": lambda: runs(SMOLLM2)},
     "docs/certificate.md": {"certificate": lambda: annotated("demo")},
     "docs/allocation.md": {
+        "pretrained": lambda: gains(PRETRAINED),
+        "pretrained: differences": lambda: behind(PRETRAINED, "practised"),
+        "pretrained: learning rates": lambda: learning_rates(PRETRAINED),
         "suite": lambda: suite(SUITE),
         "differences": lambda: differences(SUITE),
         "suite: d = 200": lambda: suite(SMALL_BUDGET),

@@ -1,11 +1,14 @@
 """Small corpora that tests write."""
 
+import hashlib
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 
 from sublora.corpus.corpus import Split
+from sublora.corpus.index import index_path
 
 TEXTS = [f"Paragraph {i} " + "é x" * (i % 7) for i in range(60)]
 
@@ -19,6 +22,15 @@ def write_tokens(folder, documents, eot=9, name="train", closed=True):
     tokens = [t for document in documents for t in [*document, eot]]
     np.array(tokens if closed else tokens[:-1], "<u2").tofile(folder / f"{name}.bin")
     return folder
+
+
+def rewrite(folder, name, documents):
+    """Write a split anew, with an honest hash and index."""
+    index_path(folder / f"{name}.bin").unlink()
+    write_tokens(folder, documents, eot=256, name=name)
+    meta = json.loads((folder / "meta.json").read_text())
+    meta["splits"][name]["sha256"] = hashlib.sha256((folder / f"{name}.bin").read_bytes()).hexdigest()
+    (folder / "meta.json").write_text(json.dumps(meta))
 
 
 def texts_of(split):

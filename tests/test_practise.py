@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from certified_run import flags, write_corpus
+from corpora import rewrite
 from safetensors.numpy import load_file, save_file
 
 from sublora.certificate.evidence import why_known
@@ -24,7 +25,7 @@ from sublora.export.export import export
 from sublora.nn.create_model import get_model
 from sublora.nn.practised import read_practised
 from sublora.nn.pretrained import load_pretrained, source_sha256
-from sublora.training.known import known_rows, part_of
+from sublora.training.known import known_rows
 from sublora.training.loop import train
 from sublora.training.practice_record import read_practice
 from sublora.training.practise import Shift, frames_from_shifts, learn_frames, practise
@@ -140,19 +141,23 @@ def test_a_base_of_the_earlier_half_practises_on_the_later_half(folders, tmp_pat
     """What one half says changes the frame, what the other says does not; and the other way round for the base."""
     data, base, _ = folders
     corpus, config = open_corpus(data), load_config(words(data, base, tmp_path / "x", "--practise.documents=later"))
-    n = len(corpus.prior)
-    assert known_rows(corpus, "earlier").tolist() + known_rows(corpus, "later").tolist() == list(range(n))
+    known = [corpus.prior.document(i) for i in range(len(corpus.prior))]
+    half = len(known) // 2
+    assert known_rows(corpus, "earlier").tolist() + known_rows(corpus, "later").tolist() == list(range(len(known)))
 
-    def frame(rows):
-        return learn_frames(config, dataclasses.replace(corpus, prior=part_of(corpus.prior, np.array(rows))))[1]
+    def practised(documents):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(data, folder)
+        rewrite(folder, "prior", documents)
+        return learn_frames(config, open_corpus(folder))[1]
 
-    half, order = n // 2, list(range(n))
-    record = frame(order)
-    assert record.documents == n - half
-    assert frame(order[half - 1 :: -1] + order[half:]).frame_sha256 == record.frame_sha256
-    assert frame(order[:half] + order[:half:-1] + [half]).frame_sha256 != record.frame_sha256
+    record = practised(known)
+    assert record.documents == len(known) - half
+    assert practised(known[half - 1 :: -1] + known[half:]).frame_sha256 == record.frame_sha256
+    assert practised(known[:half] + known[:half:-1] + [known[half]]).frame_sha256 != record.frame_sha256
+    rewrite(shutil.copytree(data, tmp_path / "two"), "prior", known[:2])
     with pytest.raises(CorpusError, match="too few are later"):
-        known_rows(dataclasses.replace(corpus, prior=part_of(corpus.prior, np.arange(2))), "later")
+        known_rows(open_corpus(tmp_path / "two"), "later")
 
 
 def test_finished_is_not_repeated_and_nothing_is_overwritten(folders, tmp_path):

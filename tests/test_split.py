@@ -6,13 +6,12 @@ import struct
 
 import numpy as np
 import pytest
-from corpora import TEXTS, write_text, write_tokens
+from corpora import TEXTS, rewrite, write_text, write_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.digest import DocumentHash, count_distinct, document_digests
-from sublora.corpus.index import index_path
 from sublora.corpus.prepare import prepare
 from sublora.corpus.split import PRIOR, TEST, TRAIN, VAL, Sizes, assign, check_split, split_sizes
 from sublora.draws import shuffled
@@ -60,15 +59,6 @@ def folder(tmp_path):
 def change(folder, **fields):
     meta = json.loads((folder / "meta.json").read_text())
     (folder / "meta.json").write_text(json.dumps(meta | fields))
-
-
-def rewrite(folder, name, documents):
-    """Write a split anew, with an honest hash and index."""
-    index_path(folder / f"{name}.bin").unlink()
-    write_tokens(folder, documents, eot=256, name=name)
-    meta = json.loads((folder / "meta.json").read_text())
-    meta["splits"][name]["sha256"] = hashlib.sha256((folder / f"{name}.bin").read_bytes()).hexdigest()
-    (folder / "meta.json").write_text(json.dumps(meta))
 
 
 def documents_of(split):

@@ -264,8 +264,10 @@ def _base_of(header: Header) -> tuple[Architecture, int | None]:
     return architecture, header.spec.seed if architecture.kind == "random" else None
 
 
-def best_candidate(config: Config, candidates: Mapping[Path, Checkpoint], corpus: Corpus) -> tuple[Certifier, Encoded]:
-    """Return the checkpoint, and its message, whose estimated bound is lowest.
+def best_candidate(
+    config: Config, candidates: Mapping[Path, Checkpoint], corpus: Corpus
+) -> tuple[Path, Certifier, Encoded]:
+    """Return the path of the checkpoint whose estimated bound is lowest, the checkpoint, and its message.
 
     Every candidate is quantized as if it were alone, and all are estimated on the same training units. They may differ
     in d, adapter, operator and prompt. A choice between messages costs nothing: the code of messages is prefix-free
@@ -302,13 +304,13 @@ def best_candidate(config: Config, candidates: Mapping[Path, Checkpoint], corpus
             "certified: %s, d = %d, %d bits, the lowest estimated bound (%.4f) of %d candidates",
             paths[best], len(certifiers[best].trained.alpha), 8 * len(encoded.data), value, len(paths),
         )  # fmt: skip
-    return certifiers[best], encoded
+    return paths[best], certifiers[best], encoded
 
 
 def certify(config: Config) -> Path:
     """Certify the best of the checkpoints at model.best_checkpoint_path and bounds.candidates.
 
-    Message, losses and certificate are written beside the first of them, whichever is best.
+    Message, losses and certificate are written beside the one that is best.
 
     Returns:
         The certificate's path.
@@ -323,7 +325,7 @@ def certify(config: Config) -> Path:
     candidates = {path: load_checkpoint(path) for path in paths}
     data = config.data
     corpus = open_corpus(Path(data.dataset_dir), data.dataset, eot_token=data.eot_token, vocab_size=data.vocab_size)
-    certifier, encoded = best_candidate(config, candidates, corpus)
-    run = RunFolder.of(paths[0])
+    path, certifier, encoded = best_candidate(config, candidates, corpus)
+    run = RunFolder.of(path)
     issue(encoded.data, certifier.evidence, config.bounds.eval_batch_size, run)
     return run.certificate

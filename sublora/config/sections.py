@@ -502,8 +502,8 @@ class Bounds:
     joint: bool = False
     """make all claims hold at once by splitting delta; otherwise each holds on its own"""
     candidates: list[str] = field(default_factory=list)
-    """further runs on the same corpus and base, with other d, say: the one with the lowest estimated bound is certified
-    in the folder of model.best_checkpoint_path, or of the first candidate where that is not given"""
+    """further runs on the same corpus and base, with other d, say: the one with the lowest estimated bound is
+    certified, in its own folder"""
 
     def __post_init__(self) -> None:
         _choice("bound_type", self.bound_type, BOUND_TYPES)
