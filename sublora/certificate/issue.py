@@ -26,7 +26,7 @@ from sublora.coding.architecture import Architecture
 from sublora.coding.message import MAX_SYMBOLS, Encoded, Header, decode_message, encode_message
 from sublora.coding.prediction import NEUTRAL, Prediction
 from sublora.config import Config
-from sublora.corpus.corpus import BYTES_TOKENIZER, Corpus, open_corpus
+from sublora.corpus.corpus import BYTES_TOKENIZER, Corpus, configured_corpus
 from sublora.errors import ConfigError, CorpusError
 from sublora.files import write_bytes
 from sublora.nn.create_model import merge
@@ -323,8 +323,7 @@ def certify(config: Config) -> Path:
     if not paths:
         raise ConfigError("give the checkpoint to certify: --model.best_checkpoint_path=FOLDER_OF_THE_RUN")
     candidates = {path: load_checkpoint(path) for path in paths}
-    data = config.data
-    corpus = open_corpus(Path(data.dataset_dir), data.dataset, eot_token=data.eot_token, vocab_size=data.vocab_size)
+    corpus = configured_corpus(config.data)
     path, certifier, encoded = best_candidate(config, candidates, corpus)
     run = RunFolder.of(path)
     issue(encoded.data, certifier.evidence, config.bounds.eval_batch_size, run)

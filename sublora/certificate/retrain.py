@@ -12,6 +12,7 @@ from sublora.corpus.corpus import Corpus, open_corpus
 from sublora.corpus.units import sample_units
 from sublora.draws import shuffled
 from sublora.errors import CertificateError
+from sublora.nn.practised import named_by
 from sublora.nn.pretrained import load_pretrained, source_sha256
 from sublora.nn.weights import hash_weights
 from sublora.run_folder import RunFolder
@@ -73,7 +74,7 @@ def retrain_base(certificate: Certificate, data_dir: Path, base: Path, start: st
     if corpus.prior is None or corpus.prior.content_sha256() != fitted.documents_sha256:
         raise CertificateError(f"{base} says that it was fitted to other documents than those of {data_dir}")
     claimed, sha256 = load_pretrained(str(base), corpus.vocab_size)
-    if sha256 != fitted.sha256 or source_sha256(str(base)) != certificate.prior.base.sha256:
+    if sha256 != fitted.sha256 or named_by(str(base), sha256)[0] != certificate.prior.base.sha256:
         raise CertificateError(f"the weights in {base} are not those that its record and the certificate name")
     found = _fit_again(fitted, corpus, start)
     if hash_weights(found) == sha256:

@@ -9,13 +9,14 @@ from sublora.config.loading import (
     unknown_name,
     values_from_yaml,
 )
-from sublora.config.sections import BOUND_TYPES, SECTIONS, BoundType, Config, LearningRate, Sublora
+from sublora.config.sections import BOUND_TYPES, SECTIONS, BoundType, Config, Data, LearningRate, Sublora
 
 __all__ = [
     "BOUND_TYPES",
     "SECTIONS",
     "BoundType",
     "Config",
+    "Data",
     "LearningRate",
     "Sublora",
     "config_from_json",

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Int64, UInt, UInt64
 
 from sublora import seeds
+from sublora.config import Data
 from sublora.corpus.assumed import assumed_meta
 from sublora.corpus.digest import count_distinct, document_digests, hash_documents
 from sublora.corpus.index import HOW_TO_GET_DATA, UNKNOWN, index_path, load_index, scan
@@ -143,6 +144,11 @@ class Corpus:
     def population_sha256(self) -> str:
         """Return a hash of all parts, in their order; the token files are read again."""
         return sha256("".join(part.content_sha256() for part in self.parts).encode())
+
+
+def configured_corpus(data: Data) -> Corpus:
+    """Open the corpus that a configuration names; see `open_corpus`."""
+    return open_corpus(data.dataset_dir, data.dataset, eot_token=data.eot_token, vocab_size=data.vocab_size)
 
 
 def open_corpus(

@@ -17,7 +17,7 @@ from transformers import (
 from sublora import seeds
 from sublora.coding.architecture import Architecture, tag
 from sublora.errors import ConfigError
-from sublora.nn.practised import read_practised, with_frame
+from sublora.nn.practised import named_by
 from sublora.nn.pretrained import describe_pretrained, load_pretrained, require_memory
 from sublora.nn.sources import BaseFacts
 from sublora.nn.weights import fill, hash_weights
@@ -82,8 +82,7 @@ def _pretrained(a: Architecture, source: str, dropout: float) -> PreTrainedModel
             f"the base is pretrained (tag {a.base_tag:06x}): name its folder, file or hub id (prior.base)"
         )
     model, weights_sha256 = load_pretrained(source, a.vocab_size, a.block_size, dropout)
-    practised = read_practised(source)
-    sha256 = with_frame(weights_sha256, practised.sha256 if practised else None)
+    sha256, practised = named_by(source, weights_sha256)
     if tag(sha256) != a.base_tag:
         raise ConfigError(f"the base in {source} has hash {sha256[:6]}..., the message names {a.base_tag:06x}...")
     model.practised_frames = practised.frames if practised else None  # type: ignore[assignment]

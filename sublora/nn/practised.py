@@ -50,6 +50,16 @@ def with_frame(weights_sha256: str, frame_sha256: str | None) -> str:
     return hashlib.sha256(f"{weights_sha256} {frame_sha256}".encode()).hexdigest()
 
 
+def named_by(source: str, weights_sha256: str) -> tuple[str, Practised | None]:
+    """Return the hash that names a base of these weights, and the frame that it brings, None where it brings none.
+
+    Raises:
+        ConfigError: the frame is damaged.
+    """
+    practised = read_practised(source)
+    return with_frame(weights_sha256, practised.sha256 if practised else None), practised
+
+
 def write_frames(folder: Path, frames: Mapping[str, Frame]) -> None:
     """Write the frames of a base into its folder."""
     tensors: dict[str, np.ndarray] = {}

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, Pre
 
 from sublora.errors import ConfigError
 from sublora.nn.gguf import dequantized, facts_of
-from sublora.nn.practised import read_practised, with_frame
+from sublora.nn.practised import named_by
 from sublora.nn.quiet import quiet_transformers
 from sublora.nn.sources import BaseFacts, Source, find_source, first_line, folder_facts, stored_parameters
 from sublora.nn.weights import hash_weights
@@ -137,8 +137,7 @@ def source_sha256(source: str) -> str:
     Raises:
         ConfigError: as `load_pretrained`, or the frame is damaged.
     """
-    practised = read_practised(source)
-    return with_frame(load_pretrained(source)[1], practised.sha256 if practised else None)
+    return named_by(source, load_pretrained(source)[1])[0]
 
 
 def describe_pretrained(source: str, sha256: str, parameters: int) -> BaseFacts:

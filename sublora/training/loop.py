@@ -22,7 +22,7 @@ from sublora import seeds
 from sublora.coding.prompt import Prompt
 from sublora.config import Config
 from sublora.corpus.batches import Batch, Batches
-from sublora.corpus.corpus import Corpus, Split, open_corpus
+from sublora.corpus.corpus import Corpus, Split, configured_corpus
 from sublora.errors import ConfigError, TrainingError
 from sublora.files import remove_unfinished, write_text
 from sublora.nn.checkpointing import enable_gradient_checkpointing
@@ -80,12 +80,7 @@ def train(config: Config) -> Path:
     part_at_exit()
     # The first process builds the index of a corpus that has none.
     with accelerator.main_process_first():
-        corpus = open_corpus(
-            Path(config.data.dataset_dir),
-            config.data.dataset,
-            eot_token=config.data.eot_token,
-            vocab_size=config.data.vocab_size,
-        )
+        corpus = configured_corpus(config.data)
     out_dir = _out_dir(config)
     start = starting_point(config)
     if start is not None:

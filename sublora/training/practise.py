@@ -30,7 +30,7 @@ import sublora
 from sublora import seeds
 from sublora.config import Config, LearningRate
 from sublora.corpus.batches import Batches
-from sublora.corpus.corpus import Corpus, open_corpus
+from sublora.corpus.corpus import Corpus, configured_corpus
 from sublora.errors import ConfigError, CorpusError, TrainingError
 from sublora.files import whole_folder, write_text
 from sublora.nn.lora import ADAPTER, add_lora
@@ -72,8 +72,7 @@ def practise(config: Config) -> Path:
         raise ConfigError("name the base and the folder to write: --prior.base=BASE --practise.out_dir=FOLDER")
     if config.system.threads:
         torch.set_num_threads(config.system.threads)
-    d = config.data
-    corpus = open_corpus(Path(d.dataset_dir), d.dataset, eot_token=d.eot_token, vocab_size=d.vocab_size)
+    corpus = configured_corpus(config.data)
     out_dir = Path(config.practise.out_dir)
     if out_dir.exists() and any(out_dir.iterdir()):
         return _finished(out_dir, config, corpus)

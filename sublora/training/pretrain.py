@@ -26,7 +26,7 @@ import sublora
 from sublora import seeds
 from sublora.config import Config, LearningRate
 from sublora.corpus.batches import Batches
-from sublora.corpus.corpus import Corpus, Split, open_corpus
+from sublora.corpus.corpus import Corpus, Split, configured_corpus
 from sublora.draws import shuffled
 from sublora.errors import ConfigError, CorpusError, TrainingError
 from sublora.files import remove_unfinished, write_bytes, write_text
@@ -72,8 +72,7 @@ def pretrain(config: Config) -> Path:
         raise ConfigError("say where the base is written to: --pretrain.out_dir=FOLDER")
     if config.system.threads:
         torch.set_num_threads(config.system.threads)
-    d = config.data
-    corpus = open_corpus(Path(d.dataset_dir), d.dataset, eot_token=d.eot_token, vocab_size=d.vocab_size)
+    corpus = configured_corpus(config.data)
     out_dir = Path(config.pretrain.out_dir)
     return fit_base(config, corpus, out_dir)
 
