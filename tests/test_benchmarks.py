@@ -1,11 +1,13 @@
-"""Every benchmark at least loads: what it imports exists. The fast ones take a step."""
+"""Every benchmark runs at a small size, and what it says is checked where that can be."""
 
 import json
 import runpy
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from runs import issue_run
 
 from sublora.certificate.claims import LOSS_MARGIN
@@ -28,6 +30,78 @@ def test_a_benchmark_loads_and_says_how_it_is_run(path):
     assert f"python benchmarks/{path.name}" in names["__doc__"]
 
 
+def run(name, monkeypatch, *arguments, **changed):
+    """Run a benchmark as its command does, with some of its constants changed; return its names."""
+    script = load(name)
+    for constant, value in changed.items():
+        monkeypatch.setitem(script["main"].__globals__, constant, value)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    script["main"]()
+    return script
+
+
+# What makes each of the others small; those that are called with data have tests of their own.
+SMALL = {
+    "bounds": ["--toy"],
+    "coding": ["--toy"],
+    "feedback_scale": ["--sizes", 600, "--out"],
+    "gap": ["--documents", 3_000, 8_009_762, "--figure", "gap.svg", "--out"],
+    "operators": ["--toy"],
+    "scale": ["--documents", 300, "--tokens", 20_000, "--samples", 150, "--out"],
+    "scoring": ["--toy"],
+    "top_k_excess": ["--out"],
+    "training": ["--toy", "--rounds", 1],
+    "watch": ["--watches", 20, "--documents", 60, "--out"],
+}
+WITH_DATA = {"baselines", "quantization", "tokens"}
+
+
+def test_every_benchmark_is_run():
+    assert {path.stem for path in BENCHMARKS} == SMALL.keys() | WITH_DATA | {"pages"}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_benchmark_runs_at_a_small_size(name, tmp_path, monkeypatch, capsys):
+    """It measures, prints, and leaves the committed results alone."""
+    results = BENCHMARKS[0].parent / "results"
+    before, threads = {path: path.read_bytes() for path in results.iterdir()}, torch.get_num_threads()
+    arguments = [*SMALL[name], *([tmp_path / "out.json"] if SMALL[name][-1] == "--out" else [])]
+    # A process for each of many subjects takes long; that each of them can take a step is tested below.
+    fewer = {"SUBJECTS": ("peft lora",)} if name == "training" else {}
+    monkeypatch.chdir(tmp_path)
+    try:
+        run(name, monkeypatch, *arguments, **fewer)
+    finally:
+        torch.set_num_threads(threads)
+    assert capsys.readouterr().out
+    assert {path: path.read_bytes() for path in results.iterdir()} == before
+    if SMALL[name][-1] == "--out":
+        committed = json.loads((results / f"{name}.json").read_bytes())
+        assert json.loads((tmp_path / "out.json").read_bytes()).keys() == committed.keys()
+
+
+@pytest.mark.parametrize("subject", load("training")["SUBJECTS"])
+def test_every_subject_of_the_training_benchmark_takes_a_step(subject):
+    script = load("training")
+    script["make"](script["TOY"], subject, None)()
+
+
+def test_the_baselines_run_on_a_corpus(data_dir, tmp_path, monkeypatch):
+    run("baselines", monkeypatch, data_dir, "--out", tmp_path / "out.json", HALF_ORDERS=[2])
+    certified = {row["name"]: row for row in json.loads((tmp_path / "out.json").read_bytes())["certified"]}
+    # Eight words: a few pairs of letters say most of them.
+    assert certified["coded bigram"]["held_out"] < certified["coded unigram"]["held_out"] < 5
+
+
+def test_the_quantizers_run_on_a_trained_model(data_dir, certified, tmp_path, monkeypatch):
+    small = ["--documents", 20, "--samples", 16, "--iterations", 4]
+    run("quantization", monkeypatch, data_dir, certified, *small, "--out", tmp_path / "out.json")
+    rows = {row["quantizer"]: row for row in json.loads((tmp_path / "out.json").read_bytes())["rows"]}
+    fine, coarse = rows["trellis, step 0.15 rms"], rows["trellis, step 0.25 rms"]
+    assert fine["bits"] > coarse["bits"] and fine["relative_error"] < coarse["relative_error"]
+    assert len(rows) == 12 and all(row["estimated_bound"] > row["bpb"] for row in rows.values())
+
+
 def test_a_message_of_the_coding_benchmark_decodes_and_its_ledger_adds_up():
     encoded = load("coding")["coded"](quantize(stream(0, "test").standard_normal(100), levels=11, method="kmeans"))
     assert sum(encoded.ledger.values()) == pytest.approx(8 * len(encoded.data))
@@ -44,7 +118,7 @@ def test_the_documents_of_the_scoring_benchmark_are_those_that_it_scores(tmp_pat
     script["write_documents"](tmp_path)
     corpus = script["open_corpus"](tmp_path)
     everything = script["units"].sample_units(corpus, corpus.train, "document_level", script["BLOCK"])
-    for length, count, _ in script["SETTINGS"]:
+    for length, count, *_ in script["SETTINGS"]:
         assert (everything.split.lengths == length).sum() >= count
 
 
