@@ -53,6 +53,8 @@ SMALL = {
     "training": ["--toy", "--rounds", 1],
     "watch": ["--watches", 20, "--documents", 60, "--out"],
 }
+# A process for each of many subjects takes long; that each of them can take a step is tested below.
+FEWER = {"training": {"SUBJECTS": ("peft lora",)}, "gap": {"MIXTURE_EXPONENTS": (1, 4)}}
 WITH_DATA = {"baselines", "quantization", "tokens"}
 
 
@@ -66,11 +68,9 @@ def test_a_benchmark_runs_at_a_small_size(name, tmp_path, monkeypatch, capsys):
     results = BENCHMARKS[0].parent / "results"
     before, threads = {path: path.read_bytes() for path in results.iterdir()}, torch.get_num_threads()
     arguments = [*SMALL[name], *([tmp_path / "out.json"] if SMALL[name][-1] == "--out" else [])]
-    # A process for each of many subjects takes long; that each of them can take a step is tested below.
-    fewer = {"SUBJECTS": ("peft lora",)} if name == "training" else {}
     monkeypatch.chdir(tmp_path)
     try:
-        run(name, monkeypatch, *arguments, **fewer)
+        run(name, monkeypatch, *arguments, **FEWER.get(name, {}))
     finally:
         torch.set_num_threads(threads)
     assert capsys.readouterr().out
