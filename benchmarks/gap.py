@@ -142,7 +142,8 @@ def draw(runs: dict[str, list[dict[str, Any]]], path: Path) -> None:
         panel.set_xlabel("n, documents")
         panel.grid(True, which="major", linewidth=0.4, alpha=0.6)
     np.atleast_1d(panels)[0].set_ylabel("bound − mean loss (bits per token)")
-    np.atleast_1d(panels)[-1].legend(frameon=False, title="dashed: Lotfi et al. 2024")
+    lines, labels = panel.get_legend_handles_labels()
+    figure.legend(lines, labels, loc="outside right center", frameon=False, title="dashed:\nLotfi et al. 2024")
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
