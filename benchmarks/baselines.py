@@ -1,12 +1,13 @@
 """What codes without a network need for the documents of a corpus, in bits per token: certified, and held out.
 
-    python benchmarks/baselines.py DATA
+    python benchmarks/baselines.py DATA [--out FILE]
 
 writes benchmarks/results/baselines.json. Documents weigh equally. Coded n-grams pay for their messages (K bits); the
 others are fitted to a random half of the training documents and certified from the other half with K = 0. Codes without
 a bound know nothing of other documents.
 """
 
+import argparse
 import json
 import sys
 import time
@@ -23,17 +24,21 @@ from sublora.corpus.baselines import adaptive_bits, uniform_bits, zlib_bits
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.units import sample_units
 
-ROOT = Path(__file__).resolve().parent.parent
+RESULTS = Path(__file__).resolve().parent / "results" / "baselines.json"
 DELTA = 0.05
 HALF_ORDERS = range(3, 8)
 
 
-def main(data: Path) -> None:
+def main() -> None:
     """Measure, write and print."""
-    corpus = open_corpus(data)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    corpus = open_corpus(options.data)
     split = corpus.val
     if split is None:
-        sys.exit(f"{data} has no held-out documents")
+        sys.exit(f"{options.data} has no held-out documents")
     documents, vocab_size = np.arange(len(split)), corpus.vocab_size
     bits = {
         "uniform coding": uniform_bits(split, documents, vocab_size),
@@ -72,7 +77,7 @@ def main(data: Path) -> None:
         "fitted_to_half": [_rounded(certify_fitted_half(corpus, code, terms, [order])) for order in HALF_ORDERS],
         "seconds_of_certified": round(seconds, 1),
     }
-    (ROOT / "benchmarks" / "results" / "baselines.json").write_text(json.dumps(result, indent=1) + "\n")
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
     for name, value in result["held_out_bits_per_token"].items():
         sys.stdout.write(f"{name}: {value:.3f}\n")
     for b in [*result["certified"], *result["fitted_to_half"]]:
@@ -84,4 +89,4 @@ def _rounded(baseline: Baseline) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()

@@ -1,6 +1,6 @@
 """How far each bound lies above the mean loss, against the length of the message; and its cost.
 
-    python benchmarks/bounds.py
+    python benchmarks/bounds.py [--toy]
 
 writes benchmarks/results/bounds.json and docs/figures/bounds.{svg,png}. Three settings, delta = 0.05, gaps in bits per
 token above the model's own mean loss:
@@ -15,14 +15,21 @@ Bounds that need all n losses are
 
 Synthetic losses are clipped to the limits of token smoothing with a = 0.1. The document mixture has weight 1/2 and
 documents of at least 16 tokens, so that its limit is log2 V + 1/16; it is given the same losses.
+
+--toy: few lengths and one draw, and nothing is written.
 """
 
+import argparse
 import dataclasses
 import json
 import math
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -41,6 +48,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "bounds.json"
 DEMO = RunFolder(ROOT / "results" / "demo_scratch")
 DELTA = 0.05
 SMOOTHING = 0.1
@@ -82,12 +90,12 @@ LOOKS = {
 }
 
 
-def drawn_gaps(bits: int) -> dict[str, float]:
+def drawn_gaps(bits: int, draws: int = DRAWS) -> dict[str, float]:
     """Return the mean gaps when 10,000 of 8 million documents are measured."""
     low, high = token_smoothing_range(SMOOTHING, 50_257)
     n, message_nats = 8_009_762, bits * math.log(2)
-    gaps = np.empty((DRAWS, 2))
-    for i in range(DRAWS):
+    gaps = np.empty((draws, 2))
+    for i in range(draws):
         losses = np.clip(stream(0, "bounds", "drawn", i).normal(9.5, 1.0, 10_000), low, high)
         earlier = ineq.hoeffding_subsampling(losses, spread=high - low, n=n, message_nats=message_nats, delta=DELTA)
         betting = ineq.betting_subsampled(losses, upper=high, n=n, message_nats=message_nats, delta=DELTA).value
@@ -128,7 +136,7 @@ def demo_gaps(bits: int) -> dict[str, float]:
     mixture = uniform + mixture_excess(scores.bits, scores.lengths * uniform, scores.lengths, terms.mixture_weight)
     low, high = token_smoothing_range(SMOOTHING, terms.n_symbols)
     smoothed = scores.smoothed[:, TOKEN_SMOOTHING_GRID.index(SMOOTHING)].astype(np.float64)
-    drawn = {"n": terms.n, "message_nats": bits * math.log(2), "delta": terms.delta}
+    drawn: dict[str, Any] = {"n": terms.n, "message_nats": bits * math.log(2), "delta": terms.delta}
     nats = ineq.nats(bits, terms.delta)
     everything = np.resize(smoothed, terms.n)
     values = {
@@ -147,13 +155,10 @@ def demo_gaps(bits: int) -> dict[str, float]:
     return {name: value - own for name, value in values.items()}
 
 
-GAPS = {"drawn": drawn_gaps, "all": all_gaps, "demo": demo_gaps}
-
-
-def seconds() -> list[dict[str, float | int | str]]:
+def seconds(sizes: Iterable[int]) -> list[dict[str, float | int | str]]:
     """Return the processor time of the two betting bounds, the shorter of two calls each."""
     rows: list[dict[str, float | int | str]] = []
-    for n in (10_000, 1_000_000, 10_000_000):
+    for n in sizes:
         losses = stream(0, "bounds", "seconds").random(n)
         calls = {
             "betting": lambda x=losses: ineq.betting(x, upper=1.0, nats=1e5),
@@ -206,15 +211,28 @@ def draw(curves: dict[str, list[dict[str, float]]], demo_bits: int, folder: Path
 
 def main() -> None:
     """Compute, write and print everything."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--toy", action="store_true", help="few lengths and one draw; nothing is written")
+    toy = parser.parse_args().toy
+    draws, every, sizes = (1, 16, (1_000,)) if toy else (DRAWS, 1, (10_000, 1_000_000, 10_000_000))
+    gaps: dict[str, Callable[[int], dict[str, float]]] = {
+        "drawn": partial(drawn_gaps, draws=draws),
+        "all": all_gaps,
+        "demo": demo_gaps,
+    }
     curves = {
-        setting: [{"bits": int(bits), **GAPS[setting](int(bits))} for bits in lengths]
+        setting: [{"bits": int(bits), **gaps[setting](int(bits))} for bits in lengths[::every]]
         for setting, lengths in CURVE.items()
     }
     demo_bits = demo_terms().bits
     lengths = TABLE | {"demo": (demo_bits,)}
-    tables = {setting: [{"bits": bits, **GAPS[setting](bits)} for bits in table] for setting, table in lengths.items()}
-    timing = seconds()
-    draw(curves, demo_bits, ROOT / "docs" / "figures")
+    tables = {
+        setting: [{"bits": bits, **gaps[setting](bits)} for bits in table[::every]]
+        for setting, table in lengths.items()
+    }
+    timing = seconds(sizes)
+    with tempfile.TemporaryDirectory() as scratch:
+        draw(curves, demo_bits, Path(scratch) if toy else ROOT / "docs" / "figures")
     result = {
         "command": "python benchmarks/bounds.py",
         "delta": DELTA,
@@ -224,13 +242,12 @@ def main() -> None:
         "seconds": timing,
     }
     rounded = json.loads(json.dumps(result), parse_float=lambda text: round(float(text), 5))
-    path = ROOT / "benchmarks" / "results" / "bounds.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(rounded, indent=1) + "\n")
+    if not toy:
+        RESULTS.write_text(json.dumps(rounded, indent=1) + "\n")
     for setting, rows in tables.items():
         for row in rows:
-            gaps = ", ".join(f"{LABELS[name]} {gap:.3f}" for name, gap in row.items() if name != "bits")
-            sys.stdout.write(f"{setting}, K = {row['bits']:,}: {gaps}\n")
+            words = ", ".join(f"{LABELS[name]} {gap:.3f}" for name, gap in row.items() if name != "bits")
+            sys.stdout.write(f"{setting}, K = {row['bits']:,}: {words}\n")
     for line in timing:
         sys.stdout.write(f"{line['bound']}, {line['losses']:,} losses: {line['seconds']:.3f} s\n")
 

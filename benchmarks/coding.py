@@ -1,8 +1,11 @@
 """Measure the code: bits at given errors, distance from the empirical entropy, and speed. Writes results/coding.json.
 
-python benchmarks/coding.py
+    python benchmarks/coding.py [--toy]
+
+--toy: few and short vectors, and nothing is written.
 """
 
+import argparse
 import json
 import math
 import platform
@@ -24,7 +27,6 @@ from sublora.coding.setting import BYTES_VOCABULARY, Setting
 from sublora.seeds import stream
 
 RESULTS = Path(__file__).parent / "results" / "coding.json"
-SEEDS = 10
 
 
 def coded(quantized: Quantized) -> Encoded:
@@ -43,10 +45,10 @@ def coded(quantized: Quantized) -> Encoded:
     return encoded
 
 
-def measured(quantizer: Callable[[np.ndarray], Quantized], dim: int) -> dict[str, float]:
+def measured(quantizer: Callable[[np.ndarray], Quantized], dim: int, seeds: int) -> dict[str, float]:
     """Return means over seeds of the message, its payload, the squared error and the time, for Gaussian coordinates."""
     rows = []
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         alpha = stream(seed, "benchmark", dim).standard_normal(dim)
         start = time.perf_counter()
         quantized = quantizer(alpha)
@@ -59,11 +61,11 @@ def measured(quantizer: Callable[[np.ndarray], Quantized], dim: int) -> dict[str
     return {name: round(float(value), 5) for name, value in zip(names, np.mean(rows, axis=0), strict=True)}
 
 
-def at_error(dim: int, target: float, grid: str) -> dict[str, float]:
+def at_error(dim: int, target: float, grid: str, seeds: int) -> dict[str, float]:
     """Bisect the lagrangian until the mean squared error is at most `target`, and as near to it as 9 steps bring it."""
 
     def row(lagrangian: float) -> dict[str, float]:
-        return measured(lambda alpha: rate_distortion_quantize(alpha, np.ones(dim), lagrangian, grid=grid), dim)
+        return measured(lambda alpha: rate_distortion_quantize(alpha, np.ones(dim), lagrangian, grid=grid), dim, seeds)
 
     low, high = math.log(target / 5), math.log(5 * target)
     best: dict[str, float] = {}
@@ -106,33 +108,38 @@ def speed(quantized: Quantized) -> dict[str, float]:
 
 def main() -> None:
     """Run everything and write the results."""
-    million = stream(0, "speed").standard_normal(1_000_000)
-    k = np.clip(np.rint(million / 0.5), -8, 8)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--toy", action="store_true", help="few and short vectors; nothing is written")
+    toy = parser.parse_args().toy
+    seeds, errors, many = (1, ((50, 0.1),), 1_000) if toy else (10, ((200, 0.0153), (1000, 0.0418)), 1_000_000)
+    dims = [dim for dim, _ in errors]
+    long = stream(0, "speed").standard_normal(many)
+    k = np.clip(np.rint(long / 0.5), -8, 8)
     results = {
         "command": "python benchmarks/coding.py",
         "versions": {"python": platform.python_version()}
         | {name: version(name) for name in ("numpy", "constriction", "kmeans1d")},
         "gaussian_coordinates": {
             f"d={dim}, mean squared error <= {target}": {
-                "trellis": at_error(dim, target, "trellis"),
-                "scalar": at_error(dim, target, "scalar"),
+                grid: at_error(dim, target, grid, seeds) for grid in ("trellis", "scalar")
             }
-            for dim, target in ((200, 0.0153), (1000, 0.0418))
+            for dim, target in errors
         },
         "least_squares_11_levels": {
-            f"d={dim}": {method: measured(partial(quantize, levels=11, method=method), dim) for method in QUANTIZERS}
-            for dim in (200, 1000)
+            f"d={dim}": {m: measured(partial(quantize, levels=11, method=m), dim, seeds) for m in QUANTIZERS}
+            for dim in dims
         },
-        "payload_against_entropy": {f"d={dim}": entropy_distance(dim) for dim in (200, 1000, 10_000, 1_000_000)},
-        "one_million_symbols": {
-            "parametric": speed(quantize_uniform(million, 0.5)),
-            "static": speed(quantize(million, levels=11, method="kmeans")),
+        "payload_against_entropy": {f"d={dim}": entropy_distance(dim) for dim in (*dims, many // 100, many)},
+        "long_message": {
+            "parametric": speed(quantize_uniform(long, 0.5)),
+            "static": speed(quantize(long, levels=11, method="kmeans")),
             "trellis": speed(Quantized((k + 8).astype(np.int32), TrellisGrid(0, 17))),
         },
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    sys.stdout.write(RESULTS.read_text())
+    text = json.dumps(results, indent=1) + "\n"
+    if not toy:
+        RESULTS.write_text(text)
+    sys.stdout.write(text)
 
 
 if __name__ == "__main__":

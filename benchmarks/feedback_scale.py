@@ -1,6 +1,6 @@
 """Error feedback with many coordinates: seconds and bits against the plain trellis at the same quadratic loss.
 
-    python benchmarks/feedback_scale.py [--sizes 1000 4000 16000 50000]
+    python benchmarks/feedback_scale.py [--sizes 1000 4000 16000 50000] [--out FILE]
 
 Writes benchmarks/results/feedback_scale.json. The loss is quadratic with R = 500 curved directions, random in the space
 of alpha. Their curvatures are those of the demo (docs/log.md, 2026-11-23: 9.3, 1.9, 0.23 and 0.03 for the 1st, 10th,
@@ -104,6 +104,7 @@ def main() -> None:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 4000, 16_000, 50_000])
+    parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     result = {
         "command": "python benchmarks/feedback_scale.py",
@@ -112,8 +113,8 @@ def main() -> None:
         "versions": {"python": platform.python_version(), "numpy": np.__version__},
         "sizes": [row(d) for d in options.sizes],
     }
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    sys.stdout.write(RESULTS.read_text())
+    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    sys.stdout.write(options.out.read_text())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What a product with P and one with its transpose cost in a training step, for every operator.
 
-    python benchmarks/operators.py
+    python benchmarks/operators.py [--toy]
 
 writes benchmarks/results/operators.json. Timed is what a step does: theta = P(alpha) with autograd, then the gradient
 of alpha from a gradient of theta, with one thread and with two (on a machine with other work to do, two threads wait
@@ -11,14 +11,18 @@ for each other). `tables` is what an operator keeps, in bytes per parameter.
   (Uni-LoRA) on linear layers of the same shapes. "Made again" is the dense operator without room for its matrix.
 * large: D = 20,000,000 and d = 50,000.
 * scaling: time against D and d.
+
+--toy: small layers, and nothing is written.
 """
 
+import argparse
 import json
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,12 +37,39 @@ from sublora.nn.operators.dense import DenseOperator
 from sublora.seeds import stream
 
 RESULT = Path(__file__).resolve().parent / "results" / "operators.json"
-LORA = (351_744, 1_000)
-LARGE = (20_000_000, 50_000)
-SCALING = [(D, d) for D in (10**5, 10**6) for d in (100, 1_000, 10_000)]
 THREADS = (1, 2)
-# Linear layers (inputs, outputs) whose rank-4 factors have 351,744 entries.
-SHAPES = [(768, 768)] * 24 + [(768, 50_304)]
+RANK = 4
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is timed.
+
+    shapes: of linear layers (inputs, outputs); the entries of their LoRA factors are D.
+    d: coordinates beside them.
+    large: D and d of a large model.
+    scaling: pairs of D and d.
+    """
+
+    shapes: Sequence[tuple[int, int]]
+    d: int
+    large: tuple[int, int]
+    scaling: Sequence[tuple[int, int]]
+
+    @property
+    def D(self) -> int:
+        """Entries of the factors of all layers."""
+        return RANK * sum(inputs + outputs for inputs, outputs in self.shapes)
+
+
+# 351,744 entries.
+FULL = Sizes(
+    [(768, 768)] * 24 + [(768, 50_304)],
+    1_000,
+    (20_000_000, 50_000),
+    [(D, d) for D in (10**5, 10**6) for d in (100, 1_000, 10_000)],
+)
+TOY = Sizes([(16, 16)] * 2 + [(16, 64)], 20, (2_000, 50), [(1_000, 10)])
 
 
 def milliseconds(step: Callable[[], Any], repeats: int) -> dict[str, dict[str, float]]:
@@ -86,67 +117,75 @@ def kind_row(kind: str, D: int, d: int, repeats: int) -> dict[str, Any]:
 class Linears(nn.Module):
     """Linear layers, for an adapter to be put on."""
 
-    def __init__(self) -> None:
+    def __init__(self, shapes: Sequence[tuple[int, int]]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(*shape, bias=False, device="meta") for shape in SHAPES)
+        self.layers = nn.ModuleList(nn.Linear(*shape, bias=False, device="meta") for shape in shapes)
 
 
-def time_peft(repeats: int) -> dict[str, Any]:
+def time_peft(sizes: Sizes, repeats: int) -> dict[str, Any]:
     """Time the matrices that PEFT's Uni-LoRA adapter makes of its coordinates, and their gradient."""
-    D, d = LORA
-    config = peft.UniLoraConfig(r=4, theta_d_length=d, target_modules=r"layers\.\d+", proj_seed=0)
-    model = peft.get_peft_model(Linears().to_empty(device="cpu"), config)
+    config = peft.UniLoraConfig(r=RANK, theta_d_length=sizes.d, target_modules=r"layers\.\d+", proj_seed=0)
+    model = peft.get_peft_model(Linears(sizes.shapes).to_empty(device="cpu"), config)
     layers: list[Any] = [m for m in model.modules() if isinstance(m, peft.tuners.unilora.layer.UniLoraLayer)]
     coordinates = layers[0].unilora_theta_d["default"]
     matrices = [matrix for layer in layers for matrix in layer._get_lora_matrices("default")]
-    gradients = normals("grad", D).split([matrix.numel() for matrix in matrices])
+    gradients = normals("grad", sizes.D).split([matrix.numel() for matrix in matrices])
     shaped = [g.view(m.shape) for g, m in zip(gradients, matrices, strict=True)]
 
     def step() -> None:
         made = [matrix for layer in layers for matrix in layer._get_lora_matrices("default")]
         torch.autograd.grad(made, coordinates, shaped)
 
-    tables = sum(b.numel() * b.element_size() for layer in layers for b in layer.buffers()) / D
+    tables = sum(b.numel() * b.element_size() for layer in layers for b in layer.buffers()) / sizes.D
     return {
         "operator": "PEFT Uni-LoRA",
-        "D": D,
+        "D": sizes.D,
         "d": coordinates.numel(),
         "threads": milliseconds(step, repeats),
         "tables": round(tables, 2),
     }
 
 
-def lora_rows() -> list[dict[str, Any]]:
-    """Time every kind, and what it is compared with, at the size of a small model's LoRA parameters."""
-    D, d = LORA
-    fast = [kind_row(kind, D, D if kind == "identity" else d, 41) for kind in OPERATORS if kind != "dense"]
+def dense_rows(D: int, d: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Time the dense operator, and torch's product with its matrix; both are gone before more are made."""
     dense = DenseOperator(D, d, (0, "benchmark"))
     product = partial(torch.mv, dense.get_buffer("entries"))
-    matrix = {"operator": "stored matrix", "D": D, "d": d, "threads": time_step(product, D, d, 5)}
-    kept = row("dense", lambda built=dense: built, 5)
-    del dense, product, kept["build_s"]
+    kept = row("dense", lambda: dense, 5)
+    del kept["build_s"]
+    return kept, {"operator": "stored matrix", "D": D, "d": d, "threads": time_step(product, D, d, 5)}
+
+
+def lora_rows(sizes: Sizes) -> list[dict[str, Any]]:
+    """Time every kind, and what it is compared with, at the size of a small model's LoRA parameters."""
+    D, d = sizes.D, sizes.d
+    fast = [kind_row(kind, D, D if kind == "identity" else d, 41) for kind in OPERATORS if kind != "dense"]
+    kept, matrix = dense_rows(D, d)
     made = row("dense, made again", lambda: DenseOperator(D, d, (0, "benchmark"), memory_budget=0), 2)
-    return [*fast, kept, made, matrix, time_peft(21)]
+    return [*fast, kept, made, matrix, time_peft(sizes, 21)]
 
 
 def main() -> None:
     """Measure, write and print everything."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--toy", action="store_true", help="small layers; nothing is written")
+    toy = parser.parse_args().toy
+    sizes = TOY if toy else FULL
     result: dict[str, Any] = {
         "command": "python benchmarks/operators.py",
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "versions": {"torch": torch.__version__, "numpy": np.__version__, "peft": peft.__version__},
         "unit": "milliseconds for theta = P(alpha) and the gradient of alpha; tables in bytes per parameter",
-        "lora": lora_rows(),
-        "large": [kind_row(kind, *LARGE, 5) for kind in ("partition", "fastfood", "rdkronqr")],
+        "lora": lora_rows(sizes),
+        "large": [kind_row(kind, *sizes.large, 5) for kind in ("partition", "fastfood", "rdkronqr")],
         "scaling": [
             kind_row(kind, D, d, 7)
             for kind in ("partition", "fastfood", "rdkronqr", "sparse")
-            for D, d in SCALING
+            for D, d in sizes.scaling
             if kind != "sparse" or d * D**0.5 < 2e7
         ],
     }
-    RESULT.parent.mkdir(parents=True, exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    if not toy:
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
     for part in ("lora", "large", "scaling"):
         for line in result[part]:
             times = "  ".join(

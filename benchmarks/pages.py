@@ -134,6 +134,52 @@ def runs(names: Iterable[str]) -> str:
     return table(header, rows)
 
 
+def corpus_scale() -> str:
+    """Return what every stage costs on a large corpus: processor seconds and peak memory, two columns per size."""
+    rows = read("scale")["rows"]
+    header = ["stage"]
+    for row in rows:
+        header += [f"{row['tokens'] / 1e9:.1f} billion tokens: seconds", "peak memory, MB"]
+    stages = [[name, *(cell for row in rows for cell in _cost(row["stages"][name]))] for name in rows[0]["stages"]]
+    return table(header, stages)
+
+
+def _cost(stage: dict[str, float]) -> tuple[str, str]:
+    return f"{stage['cpu_seconds']:,.1f}", f"{stage['peak_mb']:,.0f}"
+
+
+def gap_sizes(run: str) -> str:
+    """Return the gaps of one run, ours and the reference's, a row per d and a column per n.
+
+    Ours is bold where it is below what the known code needs, theirs a dash where it is not below uniform coding.
+    """
+    rows = read("gap")["runs"][run]
+    header = ["d", "K, bits", *(f"n = {cell['n']:,}" for cell in rows[0]["cells"])]
+    return table(header, [[f"{r['d']:,}", f"{r['bits']:,}", *map(_pair, r["cells"])] for r in rows])
+
+
+def _pair(cell: dict[str, Any]) -> str:
+    ours = f"**{cell['gap']:.3f}**" if cell["says_something"] else f"{cell['gap']:.3f}"
+    theirs = f"{cell['reference_gap']:.2f}" if cell["reference_says_something"] else "–"
+    return f"{ours} ({theirs})"
+
+
+TOKEN_BOUNDS = {
+    "azuma": "Azuma (Lotfi et al. 2024b)",
+    "bernstein": "empirical Bernstein for martingales (Howard et al. 2021)",
+    "freedman": "Freedman, its variance guessed: no bound",
+    "constant_bets": "betting, constant prediction (what a certificate claims)",
+    "running_bets": "betting, prediction by the mean so far",
+}
+
+
+def token_gaps() -> str:
+    """Return the gaps of bounds for dependent tokens, a row per bound."""
+    rows = read("tokens")["rows"]
+    header = ["bound", *(f"K = {row['bits']:,}, M = {row['tokens']:,}" for row in rows)]
+    return table(header, [[words, *(f"{r['gaps'][name]:.3f}" for r in rows)] for name, words in TOKEN_BOUNDS.items()])
+
+
 def annotated(run: str) -> str:
     """Return every field of a committed certificate: its value, and what it means by the schema."""
     schema = json.loads((ROOT / "docs" / "certificate.schema.json").read_text())
@@ -332,6 +378,12 @@ PAGES = {
         "gaps: all": lambda: gaps("all"),
         "gaps: demo": lambda: gaps("demo"),
         "scoring": scoring,
+    },
+    "docs/scale.md": {
+        "corpus": corpus_scale,
+        "gap: smollm2_docs": lambda: gap_sizes("smollm2_docs"),
+        "gap: demo_scratch": lambda: gap_sizes("demo_scratch"),
+        "tokens": token_gaps,
     },
     "docs/watch.md": {"watch": delays},
     "docs/smollm2.md": {"runs": lambda: runs(SMOLLM2)},

@@ -1,16 +1,17 @@
 """Message length against loss for every quantizer, on trained checkpoints.
 
     python benchmarks/quantization.py DATA RUN [RUN ...] [--documents 200] [--samples 512] [--iterations 250]
-        [--only GLOB]
+        [--only GLOB] [--out FILE]
 
 DATA is a corpus, RUN a folder that `sublora train` wrote on it; several runs (allocation modes, say) are measured on
-the same documents. Writes benchmarks/results/quantization.json, or --out FILE: for every run and quantizer the
+the same documents. Writes benchmarks/results/quantization.json: for every run and quantizer the
 message's bits, the squared error relative to that of sending zeros, the decoded model's bits per byte on training
-documents, by how much that is more than without quantization, and the bound if all n documents were like them. One row
+documents, by how much that is more than without quantization, and the bound that is estimated from them. One row
 is the length that the reference implementation (Lotfi et al. 2024) books for the same coordinates.
 """
 
 import argparse
+import dataclasses
 import fnmatch
 import functools
 import json
@@ -28,6 +29,7 @@ from rich.table import Table
 from sublora import seeds
 from sublora.certificate.issue import Certifier
 from sublora.coding.feedback import feedback_quantize, plan
+from sublora.coding.message import encode_message
 from sublora.coding.quantizers import Quantized, quantize, quantize_uniform
 from sublora.coding.rate_distortion import rate_distortion_quantize
 from sublora.config import load_config
@@ -111,6 +113,7 @@ def measure(run: Path, corpus: Corpus, documents: np.ndarray, options: argparse.
     """Return one row per quantizer."""
     certifier = Certifier(load_config([]), load_checkpoint(run), corpus)
     certifier.calibration = documents
+    header = dataclasses.replace(certifier.header, mixture_exponent=MIXTURE_EXPONENT)
     scores = certifier.score_unquantized("unquantized")
     unquantized = bits_per_byte(scores)
     rows = []
@@ -127,14 +130,14 @@ def measure(run: Path, corpus: Corpus, documents: np.ndarray, options: argparse.
                 / float(np.sum(certifier.trained.alpha**2)),
                 "bpb": bpb,
                 "increase": bpb - unquantized,
-                "estimated_bound": certifier.estimate(bits, scores, MIXTURE_EXPONENT),
+                "estimated_bound": certifier.estimate(header, bits, scores),
             }
         )
 
     chosen = candidates(certifier, options.samples, options.iterations)
     for name in fnmatch.filter(chosen, options.only):
         quantized, gates = chosen[name]()
-        data = certifier.encode(MIXTURE_EXPONENT, quantized, gates).data
+        data = encode_message(header, quantized, gates).data
         scores = certifier.score(data, name)
         if name.startswith("kmeans"):
             add("reference (kmeans, 11 levels, its own length)", reference_bits(quantized), quantized, scores)

@@ -1,6 +1,6 @@
 """What a training step of GPT-2 small costs, beside PEFT's LoRA and Uni-LoRA on the same shapes.
 
-    python benchmarks/training.py [--rounds 5] [--threads 1] [--reference CHECKOUT]
+    python benchmarks/training.py [--rounds 5] [--threads 1] [--reference CHECKOUT] [--toy]
 
 writes benchmarks/results/training.json. The model is GPT-2 small with 50,257 tokens and random weights, the batch is
 2 x 512 tokens, LoRA has rank 4 on c_attn and on the head, d is 1,000. A step is forward, backward and AdamW.
@@ -14,6 +14,8 @@ falls on all of them. `cpu_s` is processor time, `wall_s` is time on the clock; 
 * peft unilora: PEFT's adapter that shares d coordinates
 * floor: the forward pass of the base model and the gradient of its activations, with no adapter at all
 * reference: the implementation of Lotfi et al. (2024), from the checkout that is named
+
+--toy: model and batch are tiny, and nothing is written.
 """
 
 import argparse
@@ -26,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +42,40 @@ SUBJECTS = (
     "sublora, bfloat16",
     "peft lora, bfloat16",
 )
-BATCH, BLOCK, VOCABULARY, D_SUBSPACE, RANK, SEED = 2, 512, 50_257, 1_000, 4, 0
-SCALE = 32
+BATCH, RANK, SEED, SCALE = 2, 4, 0, 32
 
 
-def batch() -> tuple[Any, Any]:
+@dataclass(frozen=True)
+class Sizes:
+    """Of model and batch; d is the number of coordinates of a subspace."""
+
+    layers: int
+    heads: int
+    width: int
+    block: int
+    vocabulary: int
+    d: int
+
+
+FULL, TOY = Sizes(12, 12, 768, 512, 50_257, 1_000), Sizes(2, 2, 32, 16, 300, 20)
+
+
+def architecture(sizes: Sizes) -> Any:
+    """Return the architecture of the base model of `sublora train`."""
+    from sublora.coding.architecture import Architecture
+
+    return Architecture("random", sizes.layers, sizes.heads, sizes.width, sizes.block, sizes.vocabulary)
+
+
+def batch(sizes: Sizes) -> tuple[Any, Any]:
     """Return inputs and targets."""
     import torch
 
     from sublora.seeds import stream
 
-    tokens = torch.from_numpy(stream(SEED, "benchmark", "tokens").integers(0, VOCABULARY, (BATCH, BLOCK + 1)))
+    tokens = torch.from_numpy(
+        stream(SEED, "benchmark", "tokens").integers(0, sizes.vocabulary, (BATCH, sizes.block + 1))
+    )
     return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
 
@@ -69,34 +95,42 @@ def optimizer_step(loss: Callable[[], Any], parameters: list[Any], bfloat16: boo
     return step
 
 
-def ours(intrinsic_dim: int, bfloat16: bool) -> Callable[[], None]:
+def ours(sizes: Sizes, intrinsic_dim: int, bfloat16: bool) -> Callable[[], None]:
     """Return the step of `sublora train`."""
     import torch
 
-    from sublora.coding.architecture import Architecture
     from sublora.coding.spec import ModelSpec
     from sublora.nn.create_model import build_model
     from sublora.nn.loss import SubspaceLoss
     from sublora.nn.precision import prepare_for_bfloat16
 
     spec = ModelSpec(seed=SEED, intrinsic_dim=intrinsic_dim, rank=RANK, head_rank=RANK, lora_alpha=SCALE)
-    model = build_model(Architecture("random", 12, 12, 768, BLOCK, VOCABULARY), spec)
+    model = build_model(architecture(sizes), spec)
     if bfloat16:
         prepare_for_bfloat16(model.net, torch.device("cpu"))
     loss = SubspaceLoss(model).train()
-    x, y = batch()
+    x, y = batch(sizes)
     return optimizer_step(lambda: loss(x, y), [model.subspace_params], bfloat16)
 
 
-def base_model() -> Any:
-    """Return transformers' GPT-2 small as it comes, without dropout."""
+def base_model(sizes: Sizes) -> Any:
+    """Return transformers' GPT-2 as it comes, without dropout."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    quiet = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    return GPT2LMHeadModel(GPT2Config(n_positions=BLOCK, use_cache=False, **quiet)).train()
+    of_ours: dict[str, Any] = {
+        "n_layer": sizes.layers,
+        "n_head": sizes.heads,
+        "n_embd": sizes.width,
+        "n_positions": sizes.block,
+        "vocab_size": sizes.vocabulary,
+        "bos_token_id": sizes.vocabulary - 1,
+        "eos_token_id": sizes.vocabulary - 1,
+    }
+    quiet: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return GPT2LMHeadModel(GPT2Config(use_cache=False, **of_ours, **quiet)).train()
 
 
-def peft_step(kind: str, bfloat16: bool) -> Callable[[], None]:
+def peft_step(sizes: Sizes, kind: str, bfloat16: bool) -> Callable[[], None]:
     """Return the step of transformers with an adapter of PEFT."""
     import peft
 
@@ -104,71 +138,71 @@ def peft_step(kind: str, bfloat16: bool) -> Callable[[], None]:
     config = (
         peft.LoraConfig(r=RANK, lora_alpha=SCALE, target_modules=targets, fan_in_fan_out=True)
         if kind == "lora"
-        else peft.UniLoraConfig(r=RANK, theta_d_length=D_SUBSPACE, target_modules=targets, proj_seed=SEED)
+        else peft.UniLoraConfig(r=RANK, theta_d_length=sizes.d, target_modules=targets, proj_seed=SEED)
     )
-    model = peft.get_peft_model(base_model(), config)
-    x, _ = batch()
+    model = peft.get_peft_model(base_model(sizes), config)
+    x, _ = batch(sizes)
     trained = [p for p in model.parameters() if p.requires_grad]
     return optimizer_step(lambda: model(input_ids=x, labels=x).loss, trained, bfloat16)
 
 
-def floor() -> Callable[[], None]:
+def floor(sizes: Sizes) -> Callable[[], None]:
     """Return the forward pass and the gradient of the activations of the base model that `sublora train` uses."""
     import torch
 
-    from sublora.coding.architecture import Architecture
     from sublora.nn.base import create_base
     from sublora.nn.loss import NextTokenLoss
 
-    model = create_base(Architecture("random", 12, 12, 768, BLOCK, VOCABULARY), SEED).requires_grad_(False).train()
+    model = create_base(architecture(sizes), SEED).requires_grad_(False).train()
     # The only parameter that is left makes every activation need its gradient, at the cost of one vector's.
     first = model.get_parameter("transformer.h.0.ln_1.bias").requires_grad_()
-    loss, (x, y) = NextTokenLoss(model), batch()
+    loss, (x, y) = NextTokenLoss(model), batch(sizes)
     return lambda: torch.autograd.backward(loss(x, y), inputs=[first])
 
 
-def reference_step(checkout: str) -> Callable[[], None]:
+def reference_step(sizes: Sizes, checkout: str) -> Callable[[], None]:
     """Return the step of a checkout of the reference implementation (github.com/Sanaelotfi/sublora-bounds-for-llms)."""
+    import importlib
     import tempfile
 
     sys.path.insert(0, checkout)
-    from sublora.nn.create_model import get_model
+    # Of the checkout, which has a package of the same name.
+    there: Any = importlib.import_module("sublora.nn.create_model")
 
     with tempfile.TemporaryDirectory() as folder:
-        model = get_model(
-            n_layer=12, n_head=12, n_embd=768, bias=False, dropout=0.0, use_mergedlinear=False, apply_rope=False,
+        model = there.get_model(
+            n_layer=sizes.layers, n_head=sizes.heads, n_embd=sizes.width, bias=False,
+            dropout=0.0, use_mergedlinear=False, apply_rope=False,
             use_mistral_sliding_window=False, use_lora=True, lora_alpha=SCALE, lora_dropout=0.0,
             attention_linear_use_lora=True, attention_linear_lora_r=RANK, linear_head_lora_r=RANK,
-            linear_head_enable_lora=True, intrinsic_dim=D_SUBSPACE, block_size=BLOCK, data_dir=folder, out_dir=folder,
-            init_from="scratch", master_process=False, device="cpu", best_checkpoint_path=folder,
+            linear_head_enable_lora=True, intrinsic_dim=sizes.d, block_size=sizes.block, data_dir=folder,
+            out_dir=folder, init_from="scratch", master_process=False, device="cpu", best_checkpoint_path=folder,
         )[0].train()  # fmt: skip
-    import torch
-
-    tokens = torch.randint(VOCABULARY, (BATCH, BLOCK + 1), generator=torch.Generator().manual_seed(SEED))
+    x, y = batch(sizes)
     trained = [p for p in model.parameters() if p.requires_grad]
-    return optimizer_step(lambda: model(tokens[:, :-1], tokens[:, 1:].contiguous())[1], trained, False)
+    return optimizer_step(lambda: model(x, y)[1], trained, False)
 
 
-def make(subject: str, reference: str | None) -> Callable[[], None]:
+def make(sizes: Sizes, subject: str, reference: str | None) -> Callable[[], None]:
     """Return the step of a subject."""
     kind, _, precision = subject.partition(", ")
     bfloat16 = precision == "bfloat16"
     if kind == "reference":
         assert reference is not None
-        return reference_step(reference)
+        return reference_step(sizes, reference)
     if kind == "floor":
-        return floor()
+        return floor(sizes)
     if kind.startswith("peft"):
-        return peft_step(kind.removeprefix("peft "), bfloat16)
-    return ours(0 if kind.endswith("without a subspace") else D_SUBSPACE, bfloat16)
+        return peft_step(sizes, kind.removeprefix("peft "), bfloat16)
+    return ours(sizes, 0 if kind.endswith("without a subspace") else sizes.d, bfloat16)
 
 
-def work(subject: str, threads: int, reference: str | None) -> None:
+def work(sizes: Sizes, subject: str, threads: int, reference: str | None) -> None:
     """Take a step for every line on standard input, and answer with seconds and the largest resident set so far."""
     import torch
 
     torch.set_num_threads(threads)
-    step = make(subject, reference)
+    step = make(sizes, subject, reference)
     # The peak of building the model is not the peak of training it.
     Path("/proc/self/clear_refs").write_text("5")
     for _ in sys.stdin:
@@ -191,6 +225,8 @@ def peak_mb() -> float:
 def measure(subjects: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Let the subjects take turns; return their medians, the first step not counted."""
     words = [sys.executable, "-W", "ignore", __file__, "--threads", str(options.threads)]
+    if options.toy:
+        words.append("--toy")
     if options.reference:
         words += ["--reference", options.reference]
     workers = [
@@ -223,11 +259,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="steps of every subject that count")
     parser.add_argument("--threads", type=int, default=1, help="threads of a step")
+    parser.add_argument("--toy", action="store_true", help="tiny model and batch; nothing is written")
     parser.add_argument("--reference", help="checkout of the reference implementation")
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        work(options.work, options.threads, options.reference)
+        work(TOY if options.toy else FULL, options.work, options.threads, options.reference)
         return
     rows = measure([*SUBJECTS, *(["reference"] if options.reference else [])], options)
     import peft
@@ -242,12 +279,13 @@ def main() -> None:
         "command": " ".join(["python benchmarks/training.py", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "versions": {m.__name__: m.__version__ for m in (torch, transformers, peft)},
-        "batch": [BATCH, BLOCK],
+        "batch": [BATCH, FULL.block],
         "threads": options.threads,
         "load": [round(load, 1) for load in os.getloadavg()],
         "rows": rows,
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    if not options.toy:
+        RESULT.write_text(json.dumps(result, indent=1) + "\n")
     for row in rows:
         sys.stdout.write(
             f"{row['subject']:28} {row['wall_s']:7.3f} s wall {row['cpu_s']:7.3f} s cpu {row['peak_mb']:6.0f} MB   "

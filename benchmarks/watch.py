@@ -1,13 +1,15 @@
 """How many documents a watch reads until it raises an alarm, against how far the mean loss has drifted.
 
-    python benchmarks/watch.py
+    python benchmarks/watch.py [--watches 400] [--documents 3000] [--out FILE]
 
 writes benchmarks/results/watch.json. Losses are in units of their standard deviation: normal, the certified bound is 4
 standard deviations above the lower limit, and no loss is above twice the bound. A mean is given as its distance from
 the bound. While documents come from the source, their mean lies below the bound by a gap; after a number of them it
-drifts above the bound. alpha = 0.05; medians and 90 % quantiles over 400 watches.
+drifts above the bound. alpha = 0.05; medians and 90 % quantiles over 400 watches, each
+ending 3,000 documents after the drift.
 """
 
+import argparse
 import json
 import platform
 import sys
@@ -20,11 +22,13 @@ from sublora.inequalities.watch import Wager
 from sublora.seeds import stream
 
 RESULTS = Path(__file__).parent / "results" / "watch.json"
-WATCHES, ALPHA, SCALE = 400, 0.05, 4.0
+ALPHA, SCALE = 0.05, 4.0
 # Documents before the drift, and how far below the bound their mean is.
 BEFORE = ((0, 0.0), (100, 0.25), (1_000, 0.25), (1_000, 0.0))
 DRIFTS = (0.1, 0.25, 0.5, 1.0, 2.0)
-MOST = 3_000
+WATCHES, MOST = 400, 3_000
+# False alarms are rarer, so that many more watches look for them.
+FALSE_ALARM_FACTOR = 10
 
 
 def first_alarms(before: int, gap: float, drift: float, watches: int = WATCHES, most: int = MOST) -> np.ndarray:
@@ -49,11 +53,12 @@ def first_alarms(before: int, gap: float, drift: float, watches: int = WATCHES, 
     return at
 
 
-def row(before: int, gap: float) -> dict[str, object]:
+def row(before: int, gap: float, watches: int, most: int) -> dict[str, object]:
     """Return the delays after drifts of all sizes, and the share of alarms before them."""
-    delays, early = {}, 0.0
+    delays: dict[str, list[int | None]] = {}
+    early = 0.0
     for drift in DRIFTS:
-        at = first_alarms(before, gap, drift)
+        at = first_alarms(before, gap, drift, watches, most)
         early = max(early, float((at <= before).mean()))
         delay = at[at > before] - before
         found = [float(np.quantile(delay, q, method="higher")) for q in (0.5, 0.9)]
@@ -61,22 +66,32 @@ def row(before: int, gap: float) -> dict[str, object]:
     return {"before": before, "gap": gap, "alarms_before": early, "delays": delays}
 
 
-def false_alarms(documents: int = 3_000, watches: int = 4_000) -> float:
+def false_alarms(watches: int, documents: int) -> float:
     """Return the share of watches that ever alarm although the mean is exactly the bound."""
     return float(np.isfinite(first_alarms(0, 0.0, 0.0, watches, documents)).mean())
 
 
 def main() -> None:
     """Run everything and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--watches", type=int, default=WATCHES)
+    parser.add_argument("--documents", type=int, default=MOST, help="that are read after a drift")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    many = FALSE_ALARM_FACTOR * options.watches
     results = {
         "command": "python benchmarks/watch.py",
         "versions": {"python": platform.python_version(), "numpy": version("numpy")},
         "alpha": ALPHA,
-        "false_alarms": {"documents": 3_000, "watches": 4_000, "share": false_alarms()},
-        "rows": [row(*case) for case in BEFORE],
+        "false_alarms": {
+            "documents": options.documents,
+            "watches": many,
+            "share": false_alarms(many, options.documents),
+        },
+        "rows": [row(*case, options.watches, options.documents) for case in BEFORE],
     }
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-    sys.stdout.write(RESULTS.read_text())
+    options.out.write_text(json.dumps(results, indent=1) + "\n")
+    sys.stdout.write(options.out.read_text())
 
 
 if __name__ == "__main__":

@@ -1,16 +1,22 @@
-"""Every benchmark at least loads: what it imports exists. The fast ones take a step."""
+"""Every benchmark runs at a small size, and what it says is checked where that can be."""
 
 import json
 import runpy
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from runs import issue_run
 
 from sublora.certificate.claims import LOSS_MARGIN
 from sublora.certificate.reading import read_certificate
+from sublora.certificate.terms import make_terms
+from sublora.coding.message import decode_message
 from sublora.coding.quantizers import quantize
+from sublora.run_folder import RunFolder
 from sublora.scoring.scores import read_scores
 from sublora.seeds import stream
 
@@ -26,6 +32,174 @@ def test_a_benchmark_loads_and_says_how_it_is_run(path):
     names = runpy.run_path(str(path))
     assert callable(names["main" if path.stem != "pages" else "render"])
     assert f"python benchmarks/{path.name}" in names["__doc__"]
+
+
+def run(name, monkeypatch, *arguments, **changed):
+    """Run a benchmark as its command does, with some of its constants changed; return its names."""
+    script = load(name)
+    for constant, value in changed.items():
+        monkeypatch.setitem(script["main"].__globals__, constant, value)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+    script["main"]()
+    return script
+
+
+# What makes each of the others small; those that are called with data have tests of their own.
+SMALL = {
+    "bounds": ["--toy"],
+    "coding": ["--toy"],
+    "feedback_scale": ["--sizes", 600, "--out"],
+    "gap": ["--documents", 3_000, 8_009_762, "--figure", "gap.svg", "--out"],
+    "operators": ["--toy"],
+    "scale": ["--documents", 300, "--tokens", 20_000, "--samples", 150, "--out"],
+    "scoring": ["--toy"],
+    "top_k_excess": ["--out"],
+    "training": ["--toy", "--rounds", 1],
+    "watch": ["--watches", 20, "--documents", 60, "--out"],
+}
+# A process for each of many subjects takes long; that each of them can take a step is tested below.
+FEWER = {"training": {"SUBJECTS": ("peft lora",)}, "gap": {"MIXTURE_EXPONENTS": (1, 4)}}
+WITH_DATA = {"baselines", "quantization", "tokens"}
+
+
+def test_every_benchmark_is_run():
+    assert {path.stem for path in BENCHMARKS} == SMALL.keys() | WITH_DATA | {"pages"}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_benchmark_runs_at_a_small_size(name, tmp_path, monkeypatch, capsys):
+    """It measures, prints, and leaves the committed results alone."""
+    results = BENCHMARKS[0].parent / "results"
+    before, threads = {path: path.read_bytes() for path in results.iterdir()}, torch.get_num_threads()
+    arguments = [*SMALL[name], *([tmp_path / "out.json"] if SMALL[name][-1] == "--out" else [])]
+    monkeypatch.chdir(tmp_path)
+    try:
+        run(name, monkeypatch, *arguments, **FEWER.get(name, {}))
+    finally:
+        torch.set_num_threads(threads)
+    assert capsys.readouterr().out
+    assert {path: path.read_bytes() for path in results.iterdir()} == before
+    if SMALL[name][-1] == "--out":
+        committed = json.loads((results / f"{name}.json").read_bytes())
+        assert json.loads((tmp_path / "out.json").read_bytes()).keys() == committed.keys()
+
+
+@pytest.mark.parametrize("subject", load("training")["SUBJECTS"])
+def test_every_subject_of_the_training_benchmark_takes_a_step(subject):
+    script = load("training")
+    script["make"](script["TOY"], subject, None)()
+
+
+def test_the_baselines_run_on_a_corpus(data_dir, tmp_path, monkeypatch):
+    run("baselines", monkeypatch, data_dir, "--out", tmp_path / "out.json", HALF_ORDERS=[2])
+    certified = {row["name"]: row for row in json.loads((tmp_path / "out.json").read_bytes())["certified"]}
+    # Eight words: how often each letter occurs says more of them than English does.
+    assert certified["coded unigram"]["held_out"] < certified["letters of English"]["held_out"] < 8
+
+
+def test_the_quantizers_run_on_a_trained_model(data_dir, certified, tmp_path, monkeypatch):
+    small = ["--documents", 20, "--samples", 16, "--iterations", 4]
+    run("quantization", monkeypatch, data_dir, certified, *small, "--out", tmp_path / "out.json")
+    rows = {row["quantizer"]: row for row in json.loads((tmp_path / "out.json").read_bytes())["rows"]}
+    fine, coarse = rows["trellis, step 0.15 rms"], rows["trellis, step 0.25 rms"]
+    assert fine["bits"] > coarse["bits"] and fine["relative_error"] < coarse["relative_error"]
+    assert len(rows) == 13 and all(0 < row["estimated_bound"] < 8 for row in rows.values())
+    # The reference's row is another length of the same coordinates.
+    assert rows["reference (kmeans, 11 levels, its own length)"]["bpb"] == rows["kmeans, 11 levels"]["bpb"]
+
+
+def test_the_bounds_for_tokens_run_on_a_message(data_dir, certified, tmp_path, monkeypatch):
+    out = tmp_path / "out.json"
+    script = run("tokens", monkeypatch, data_dir, certified, "--tokens", 3_000, "--out", out, MANY_TOKENS=2_000_000)
+    result = json.loads(out.read_bytes())
+    short, long, wide = (row["gaps"] for row in result["rows"])
+    assert short.keys() == script["BOUNDS"].keys()
+    assert all(long[name] < short[name] and long[name] < wide[name] for name in short)
+    # The fixture's own loss, on text that its documents are made of.
+    assert 2 < result["mean_bits"] < 8
+
+
+def dependent_tokens(runs, length):
+    """Losses of 0 and 1, and their conditional means: a 1 is likelier after many of them."""
+    rng = stream(0, "dependent tokens")
+    x, p = np.empty((2, length, runs))
+    for k in range(length):
+        p[k] = 0.02 + 0.9 * (x[:k].mean(axis=0) if k else 0.5) ** 2
+        x[k] = rng.random(runs) < p[k]
+    return x.T, p.T
+
+
+@pytest.mark.parametrize("name", ["azuma", "bernstein", "constant_bets", "running_bets"])
+def test_a_bound_for_tokens_holds_where_they_depend_on_each_other(name):
+    """And a tenth of its gap is not enough."""
+    bound, delta, runs = load("tokens")["BOUNDS"][name], 0.1, 500
+    failures = np.zeros(2)
+    for x, p in zip(*dependent_tokens(runs, 400), strict=True):
+        gap = bound(x, 0.0, 1.0, np.log(1 / delta)) - x.mean()
+        failures += [p.mean() > x.mean() + gap, p.mean() > x.mean() + gap / 10]
+    assert failures[0] <= runs * delta < failures[1]
+
+
+def test_the_inequality_behind_bernstein():
+    x, t = np.meshgrid(np.linspace(-1, 5, 601), np.linspace(0, 0.99, 100))
+    assert (np.exp(t * x - (-np.log1p(-t) - t) * x**2) <= 1 + t * x + 1e-12).all()
+
+
+def test_the_gap_of_a_committed_run_is_that_of_its_certificate(monkeypatch):
+    script, folder = load("gap"), BENCHMARKS[0].parent.parent / "results" / "smollm2_docs"
+    certificate, scores = read_certificate(RunFolder(folder).certificate), read_scores(RunFolder(folder).losses)
+    header = decode_message(RunFolder(folder).message.read_bytes(), max_symbols=1_000).header
+    terms = make_terms(header, certificate.message.bits, certificate.corpus.n, certificate.prior.known)
+    names = script["ours"].__globals__
+    monkeypatch.setitem(names, "MEASURED", header.samples)
+    monkeypatch.setitem(names, "MIXTURE_EXPONENTS", (header.mixture_exponent,))
+    # Its bets were chosen on a pilot, so the certificate cannot be lower than the projection by much.
+    claim = certificate.claims[0]
+    bound, mean = script["ours"](scores, terms)
+    assert mean == pytest.approx(claim.empirical) and bound == pytest.approx(claim.bound, abs=0.02)
+    bound, mean = script["reference"](scores, terms)
+    assert bound == pytest.approx(certificate.comparison.bound, abs=1e-3)
+
+
+def test_the_committed_gaps_grow_with_d_and_fall_with_n():
+    for rows in json.loads((BENCHMARKS[0].parent / "results" / "gap.json").read_bytes())["runs"].values():
+        gaps = np.array([[cell["gap"] for cell in row["cells"]] for row in rows])
+        assert (np.diff(gaps, axis=0) > -0.01).all() and (np.diff(gaps, axis=1) < 0.01).all()
+
+
+def test_memory_is_what_a_process_allocates_and_not_the_file_that_it_reads(tmp_path):
+    measure, size = load("scale")["measure"], 64 << 20
+    (tmp_path / "file").write_bytes(b"1" * size)
+
+    def read():
+        return {"sum": int(np.memmap(tmp_path / "file", np.uint8, mode="r").sum(dtype=np.int64))}
+
+    def allocate():
+        held = np.ones(size, np.uint8)
+        time.sleep(0.1)
+        return {"sum": int(held.sum(dtype=np.int64))}
+
+    mapped, answer = measure(read)
+    assert answer == {"sum": size * ord("1")}
+    held, _ = measure(allocate)
+    assert mapped["peak_mb"] - mapped["start_mb"] < 16
+    assert 60 < held["peak_mb"] - held["start_mb"] < 90
+
+
+def test_a_simulated_corpus_is_as_large_as_it_should_be(tmp_path):
+    script = load("scale")
+    script["write_corpus"].__globals__["CHUNK_TOKENS"] = 5_000
+    script["write_corpus"](tmp_path / "train.bin", 1_000, 60_000)
+    split = script["open_corpus"](tmp_path).train
+    assert len(split) == 1_000 and len(split.tokens) == pytest.approx(60_000, rel=0.1)
+    assert split.n_distinct() == 1_000 and split.lengths.min() == script["SHORTEST"]
+
+
+def test_the_committed_memory_does_not_grow_with_tokens():
+    few, many = json.loads((BENCHMARKS[0].parent / "results" / "scale.json").read_bytes())["rows"]
+    assert many["documents"] == few["documents"] and many["tokens"] > 4 * few["tokens"]
+    for stage, cost in few["stages"].items():
+        assert many["stages"][stage]["peak_mb"] < 1.1 * cost["peak_mb"], stage
 
 
 def test_a_message_of_the_coding_benchmark_decodes_and_its_ledger_adds_up():
@@ -44,7 +218,7 @@ def test_the_documents_of_the_scoring_benchmark_are_those_that_it_scores(tmp_pat
     script["write_documents"](tmp_path)
     corpus = script["open_corpus"](tmp_path)
     everything = script["units"].sample_units(corpus, corpus.train, "document_level", script["BLOCK"])
-    for length, count, _ in script["SETTINGS"]:
+    for length, count, *_ in script["SETTINGS"]:
         assert (everything.split.lengths == length).sum() >= count
 
 
