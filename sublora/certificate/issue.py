@@ -196,7 +196,8 @@ class Certifier:
                 "message of %d bits, mixture weight 2^-%d, %.2f of the known price predicted: estimated bound %.4f",
                 size, header.mixture_exponent, header.prediction.slope, value,
             )  # fmt: skip
-            if best is None or value < best[0]:
+            # Where no message can say anything, all are estimated at the same limit: the shortest is kept.
+            if best is None or (value, size) < (best[0], 8 * len(best[1].data)):
                 best = (value, encoded)
         assert best is not None
         return best
