@@ -22,8 +22,8 @@ from sublora.report.tables import unit_name
 BLUE, RED, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 # From first to last layer; every colour stands out from white and from black.
 DEPTH = LinearSegmentedColormap.from_list("depth", [BLUE, SKY, ORANGE, RED])
-# Inches. Small enough that 9 pt text is still readable when the figure is scaled to the width of a phone.
-WIDTH = 4.8
+# Inches. Small enough that 10 pt text is still readable when the figure is scaled to the width of a phone.
+WIDTH = 4.4
 PARTS = {
     "empirical": ("empirical risk", BLUE),
     "smoothing": ("smoothing", ORANGE),
