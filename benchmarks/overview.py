@@ -17,7 +17,7 @@ from sublora.run_folder import RunFolder
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "figures" / "overview.svg"
 # Pixels. GitHub shows a picture at its own width where there is room, and at that of the screen where there is not.
-WIDTH = 620
+WIDTH = 600
 RUNS = {
     "demo": "SmolLM2, on newer documentation",
     "smollm2_docs": "The same, trained for longer",
@@ -41,7 +41,7 @@ def row(name: str) -> Row:
     assert best
     rival = Mark(best[1], at_most(best[1]), "diamond", "rival")
     marks = (*own_marks(certificate), rival, *base_marks(certificate, read_metrics(run.metrics)))
-    return Row(RUNS[name], f"{certificate.message.bits // 8:,} bytes", marks)
+    return Row(RUNS[name], f"{certificate.message.bits // 8:,} bytes", marks, "own")
 
 
 def render() -> str:

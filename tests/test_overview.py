@@ -1,5 +1,6 @@
 """Losses on one axis: the drawing, the picture of the first page, and where a certificate stands on its own page."""
 
+import itertools
 import json
 import math
 import re
@@ -15,6 +16,7 @@ from runs import make_certificate, make_metrics, with_base
 from sublora.report import dots
 from sublora.report.dots import Entry, Mark, Row, draw_dots, spread, ticks
 from sublora.report.standing import base_loss, best_competitor, standing
+from sublora.report.tables import at_most
 
 ROOT = Path(__file__).parent.parent
 SVG = "{http://www.w3.org/2000/svg}"
@@ -62,14 +64,21 @@ def test_the_first_page_shows_the_picture():
     assert said and len(said[1]) > 60
 
 
-labels = st.lists(st.floats(10, 470), min_size=1, max_size=8).map(sorted)
+def test_the_first_page_says_which_runs_beat_their_base():
+    runs = [json.loads((ROOT / "results" / name / "certificate.json").read_text()) for name in OVERVIEW["RUNS"]]
+    fitted = [run for run in runs if run["prior"]["base"]["kind"] == "pretrained"]
+    gains = [c["bound"] for run in fitted for c in run["claims"] if c["metric"] == "bpb_gain_alone"]
+    assert len(gains) == len(fitted) == 4 and min(gains) > 0 and len(runs) == 5
+
+
+labels = st.lists(st.floats(10, 446), min_size=1, max_size=8).map(sorted)
 
 
 @given(labels)
 def test_labels_do_not_overlap_and_stay_inside(wanted):
     widths = [48.0] * len(wanted)
     found = spread(wanted, widths)
-    assert all(b - a >= 48 - 0.2 for a, b in zip(found, found[1:], strict=False))
+    assert all(b - a >= 48 - 0.2 for a, b in itertools.pairwise(found))
     assert found[0] >= 23.9 and found[-1] <= dots.WIDTH - 23.9
 
 
@@ -109,10 +118,14 @@ def test_a_certificate_stands_among_what_it_has_to_beat():
         update={"held_out": certificate.held_out.model_copy(update={"base_bpb": 3.987})}
     )
     svg = standing(certificate, make_metrics())
-    titles = re.findall(r'class="title"[^>]*>(.*?)<', svg)
+    titles = re.findall(r'class="title[ \w]*"[^>]*>(.*?)<', svg)
     assert titles == ["this certificate", "the base with the same fallback", "the base alone", "coded unigram counts",
                       "uniform coding"]  # fmt: skip
-    assert "3.987" in svg and re.search(r'class="number rival tick-text"[^>]*>≤ 3\.', svg)
+    notes = dict(zip(titles, re.findall(r'class="note (\w+)[ \w]*"[^>]*>(.*?)<', svg), strict=True))
+    bound = at_most(certificate.headline.bound)
+    assert notes["this certificate"] == ("own", f"{certificate.held_out.bpb:.3f}\u2002≤ {bound}")
+    assert notes["the base alone"] == ("plain", "3.987")
+    assert notes["the base with the same fallback"] == ("rival", f"≤ {at_most(certificate.base_alone.bound_bpb)}")
     competitor, bound = best_competitor(certificate)
     assert (competitor.name, bound) == ("the base with the same fallback", certificate.base_alone.bound_bpb)
 

@@ -33,7 +33,8 @@ COLLISIONS = """
                                    || r.top < frame.top - 1 || r.bottom > frame.bottom + 1);
   const pairs = texts.flatMap(([s, a], i) =>
     texts.slice(i + 1).filter(([, b]) => meet(a, b)).map(([t]) => s + ' | ' + t));
-  return [...out.map(([s]) => s + ' leaves'), ...pairs].map(s => (figure.querySelector('h3')?.textContent ?? 'first') + ': ' + s);
+  const title = figure.querySelector('h3')?.textContent ?? 'first';
+  return [...out.map(([s]) => s + ' leaves'), ...pairs].map(s => title + ': ' + s);
 })
 """
 # The ratio of luminances of text and page, over the labels of all figures (WCAG 2.2, 1.4.3): at least 4.5 is readable.
@@ -54,7 +55,7 @@ CONTRAST = """
 # The smallest text of a drawing in pixels of the screen: a figure is scaled, and its text with it.
 SMALLEST = """
 Math.min(...[...document.querySelectorAll('svg text')].map(
-  text => parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a))
+  text => parseFloat(getComputedStyle(text).fontSize) * Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b)))
 """
 SIZES = "[...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect()).map(r => [r.width, r.height])"
 

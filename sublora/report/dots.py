@@ -14,23 +14,27 @@ from scipy.optimize import isotonic_regression
 
 from sublora.report.templates import render
 
-# In units of the drawing. At 420 pixels, its 13 units of text are 11 pixels high.
-WIDTH, LEFT, RIGHT = 480, 10, 470
-ROW, LEGEND, AXIS = 64, 26, 44
+# In units of the drawing. Its text of 13 units is 11 pixels high on a screen of 420, margins of a page included.
+WIDTH, LEFT, RIGHT = 456, 10, 446
+LEGEND, AXIS = 26, 44
+# Height of a row with numbers under its marks, and of one without.
+NUMBERED, PLAIN = 64, 42
 # Room for arrows, right of everything else.
 ARROW = 30
 # Of a digit and of a letter, in the widest of the usual fonts.
 DIGIT, LETTER, GAP = 8.3, 7.5, 6.0
-# A mark further right than this times the largest bound is an arrow at the edge: it would squeeze all others.
+# A mark further right than this times the largest own bound is an arrow at the edge: it would squeeze all others.
 REACH = 1.5
 MOST_TICKS = 8
+
+Tone = Literal["own", "rival", "plain"]
 
 
 class Mark(NamedTuple):
     """A number on the axis.
 
     value: where it stands.
-    text: how it is written, rounded to the side on which it stays true.
+    text: what stands under it: the number, rounded to the side on which it stays true; "": nothing.
     shape: a dot was measured, a tick is certified, a ring is a base, a diamond a competitor.
     tone: whose it is.
     """
@@ -38,23 +42,24 @@ class Mark(NamedTuple):
     value: float
     text: str
     shape: Literal["dot", "tick", "ring", "diamond", "arrow"]
-    tone: Literal["own", "rival", "plain"]
+    tone: Tone
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model: its name, a note on the right, and its numbers."""
+    """A model: its name, a note on the right in a tone of its own, and its numbers."""
 
     title: str
     note: str
     marks: tuple[Mark, ...]
+    tone: Tone = "plain"
 
 
 class Entry(NamedTuple):
     """What a mark means: a line of the legend."""
 
     shape: Literal["dot", "tick", "ring", "diamond"]
-    tone: Literal["own", "rival", "plain"]
+    tone: Tone
     text: str
 
 
@@ -62,39 +67,41 @@ def draw_dots(rows: Sequence[Row], legend: Sequence[Entry], unit: str, label: st
     """Return the drawing as an <svg> element.
 
     Args:
-        rows: from top to bottom; one mark at least is certified.
+        rows: from top to bottom; one bound at least is the certificate's own.
         legend: what the marks mean.
         unit: of the axis.
         label: what is shown, for readers who cannot see it.
-        width: in pixels, of a drawing in a file of its own; 0: it lies on a page, which has its style and gives it room.
+        width: in pixels, of a drawing in a file of its own; 0: it lies on a page that has its style.
     """
-    far = REACH * max(mark.value for row in rows for mark in row.marks if mark.shape == "tick")
-    near = [mark.value for row in rows for mark in row.marks if mark.value <= far]
+    marks = [mark for row in rows for mark in row.marks]
+    far = REACH * max(mark.value for mark in marks if mark.shape == "tick" and mark.tone == "own")
+    near = [mark.value for mark in marks if mark.value <= far]
     low, high = min(near) / 1.03, max(near) * 1.03
-    some_far = any(mark.value > far for row in rows for mark in row.marks)
-    scale = (RIGHT - LEFT - ARROW * some_far) / math.log(high / low)
+    scale = (RIGHT - LEFT - ARROW * (len(near) < len(marks))) / math.log(high / low)
 
     def place(value: float) -> float:
         return round(RIGHT if value > far else LEFT + scale * math.log(value / low), 1)
 
+    step = NUMBERED if any(mark.text for mark in marks) else PLAIN
     drawn = []
     for i, row in enumerate(rows):
-        marks = sorted(row.marks, key=lambda mark: mark.value)
-        xs = [place(mark.value) for mark in marks]
-        texts = spread(xs, [DIGIT * len(mark.text) + GAP for mark in marks])
-        shown = [mark if mark.value <= far else mark._replace(shape="arrow") for mark in marks]
+        own = sorted(row.marks, key=lambda mark: mark.value)
+        xs = [place(mark.value) for mark in own]
+        texts = spread(xs, [DIGIT * len(mark.text) + GAP for mark in own])
+        shown = [mark if mark.value <= far else mark._replace(shape="arrow") for mark in own]
         drawn.append(
             {
                 "title": row.title,
                 "note": row.note,
-                "y": LEGEND + ROW * i,
+                "tone": row.tone,
+                "y": LEGEND + step * i,
                 "marks": list(zip(shown, xs, texts, strict=True)),
-                "bands": _bands(marks, xs),
+                "bands": _bands(own, xs),
             }
         )
-    bottom = LEGEND + ROW * len(rows)
+    bottom = LEGEND + step * len(rows)
     height = bottom + AXIS
-    return Markup(  # noqa: S704
+    return Markup(
         render(
             "dots.svg",
             rows=drawn,

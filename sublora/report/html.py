@@ -1,5 +1,6 @@
 """One self-contained page for one run: nothing is fetched, and it opens from a folder."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from sublora.report.standing import standing
 from sublora.report.tables import compared, gains, held_out_loss, measured, rounded, sure, uninteresting, unit_name
 from sublora.report.templates import Panel, render
 from sublora.run_folder import RunFolder
+
+_HASH = re.compile(r" \(SHA-256 [0-9a-f]{64}\)")
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
@@ -54,7 +57,8 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
 def _certified(c: Certificate, metrics: list[dict[str, Any]]) -> dict[str, Any]:
     """What only the page of a certified run shows."""
     return {
-        "claim": headline_sentence(c.claims, c.setting, c.corpus, c.message.bits),
+        # Hashes stand further down, in the statement in full.
+        "claim": _HASH.sub("", headline_sentence(c.claims, c.setting, c.corpus, c.message.bits)),
         "uninteresting": uninteresting(c),
         "standing": standing(c, metrics),
         "cards": _cards(c),

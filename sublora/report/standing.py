@@ -5,9 +5,9 @@ from typing import Any
 from markupsafe import Markup
 
 from sublora.certificate.model import Baseline, Certificate
-from sublora.report.dots import Entry, Mark, Row, draw_dots
+from sublora.report.dots import Entry, Mark, Row, Tone, draw_dots
 from sublora.report.figures import column
-from sublora.report.tables import at_most, held_out_loss, length, measured, rounded, sure
+from sublora.report.tables import at_most, held_out_loss, measured, rounded, sure
 
 
 def own_marks(certificate: Certificate) -> tuple[Mark, ...]:
@@ -59,14 +59,12 @@ def standing(certificate: Certificate, metrics: list[dict[str, Any]]) -> Markup:
         metrics: what its training recorded.
     """
     best = best_competitor(certificate)
-    rows = [Row("this certificate", length(certificate.message.bits), own_marks(certificate))]
+    rows = [_row("this certificate", own_marks(certificate))]
     if marks := base_marks(certificate, metrics):
-        rows.append(Row("the base alone", "no bound", marks))
-    rows += [
-        Row(b.name, f"{b.bits:,} bits", _marks(b, certificate, "rival" if best and b == best[0] else "plain"))
-        for b in certificate.beside
-        if bound_of(b, certificate) is not None
-    ]
+        rows.append(_row("the base alone", marks))
+    for baseline in certificate.beside:
+        if marks := _marks(baseline, certificate, "rival" if best and baseline == best[0] else "plain"):
+            rows.append(_row(baseline.name, marks))
     legend = (
         Entry("dot", "plain", "held out"),
         Entry("tick", "plain", f"certified at {sure(certificate)}"),
@@ -76,13 +74,20 @@ def standing(certificate: Certificate, metrics: list[dict[str, Any]]) -> Markup:
         sorted(rows, key=lambda row: row.marks[-1].value),
         legend,
         f"{certificate.headline.name} (logarithmic)",
-        "; ".join(f"{row.title} {' '.join(mark.text for mark in row.marks)}" for row in rows),
+        "; ".join(f"{row.title} {row.note}" for row in rows),
     )
 
 
-def _marks(baseline: Baseline, certificate: Certificate, tone: Any) -> tuple[Mark, ...]:
-    bound = bound_of(baseline, certificate)
-    assert bound is not None
+def _row(title: str, marks: tuple[Mark, ...]) -> Row:
+    """A row whose numbers stand beside its title: it is half as high as one where they stand under their marks."""
+    unlabelled = tuple(mark._replace(text="") for mark in marks)
+    return Row(title, "\u2002".join(mark.text for mark in marks), unlabelled, marks[-1].tone)
+
+
+def _marks(baseline: Baseline, certificate: Certificate, tone: Tone) -> tuple[Mark, ...]:
+    """Return a competitor's held-out loss and bound, as far as they are known in the unit of the headline."""
+    if (bound := bound_of(baseline, certificate)) is None:
+        return ()
     certified = Mark(bound, f"≤ {at_most(bound)}", "tick", tone)
     loss = baseline.held_out_bpb if certificate.headline.metric == "bpb" else baseline.held_out
     return (certified,) if loss is None else (Mark(loss, measured(loss), "dot", tone), certified)

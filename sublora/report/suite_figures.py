@@ -218,7 +218,7 @@ def decompositions(runs: Sequence[Run]) -> Figure:
     axes.set_yticks(rows, labels=[f"{mode}, d = {d:,}" for mode, d in groups])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    figure.legend(loc="outside upper left", ncols=4, columnspacing=1.2, handlelength=1.4)
+    figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=1.4)
     return figure
 
 
@@ -278,9 +278,9 @@ def gates_by_depth(runs: Sequence[Run]) -> Figure | None:
 
 
 def _test(answer: Answer, mode: str, d: int) -> str:
-    """Return the correlation and its p-value, adjusted for the number of panels, as a line of a title."""
+    """Return the correlation and its p-value, adjusted for the number of panels, as lines of a title."""
     found = [f for f in answer.findings if f.what == f"{mode}, d = {d:,}" and not math.isnan(f.p)]
-    return "".join(f"\nSpearman {minus(f'{f.estimate:+.2f}')}, p = {f.adjusted:.2g}" for f in found[-1:])
+    return "".join(f"\nSpearman {minus(f'{f.estimate:+.2f}')},\np = {f.adjusted:.2g}" for f in found[-1:])
 
 
 @matplotlib.rc_context(STYLE)

@@ -17,7 +17,7 @@ STYLE: Any = {
     "svg.fonttype": "none",
     "pdf.fonttype": 42,
     "font.family": "sans-serif",
-    # Points, of a drawing that is 4.4 inches wide: 11 pixels at least where that is 358 pixels.
+    # Points, of a drawing that is 4.8 inches wide: 11 pixels at least on a screen of 420.
     "font.size": 10,
     "axes.titlesize": 10,
     "axes.labelsize": 10,

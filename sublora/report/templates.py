@@ -34,4 +34,4 @@ def render(template: str, **values: Any) -> str:
 
 
 def _svg(panel: Panel) -> Markup:
-    return Markup(inline_svg(panel.figure, panel.name, f"{panel.title}. {panel.caption}"))  # noqa: S704
+    return Markup(inline_svg(panel.figure, panel.name, f"{panel.title}. {panel.caption}"))
