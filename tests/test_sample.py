@@ -13,7 +13,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sublora.certificate.certified import open_certified
 from sublora.certificate.reading import write_certificate
-from sublora.cli import main
+from sublora.cli import main, printable
 from sublora.coding.architecture import tag
 from sublora.coding.prompt import Prompt
 from sublora.errors import CertificateError, ConfigError
@@ -98,7 +98,7 @@ def test_what_is_kept_is_what_was_said(certified, tmp_path, capsys):
     words = ["--prompt", "state of ", "--tokens", "9", "--beside-base", "--keep"]
     assert main(["sample", str(tmp_path), *words]) == 0
     (kept,) = read_samples(run)
-    said = "".join(f"--- {name}\nstate of {text}\n" for name, text in kept.texts.items())
+    said = "".join(f"--- {name}\nstate of {printable(text)}\n" for name, text in kept.texts.items())
     assert capsys.readouterr().out == said and list(kept.texts) == ["decoded model", "base"]
     assert main(["sample", str(pack(certified, tmp_path / "a.sublora")), *words]) == 2
     assert "is none" in capsys.readouterr().err
