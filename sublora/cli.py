@@ -115,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--data", type=Path, help="the corpus, where the prompt names documents of it")
     sample.add_argument("--tokenizer", default="", help="as for prepare, where it does not lie beside the base")
     sample.add_argument("--beside-base", action="store_true", help="also write what the base alone says")
+    sample.add_argument("--keep", action="store_true", help="also add it to the run's folder, whose report shows it")
     show = commands.add_parser("show", help="say what a message or a certificate is, field by field")
     show.add_argument("--json", action="store_true", help="print it as one JSON object")
     show.add_argument("file", type=Path, help="message, certificate, or the folder of both")
@@ -315,6 +316,8 @@ def _pack(options: argparse.Namespace) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
+    if options.keep and not options.run.is_dir():
+        raise SubloraError(f"--keep adds the text to a run's folder, and {options.run} is none")
     from sublora.export.sample import Sampling, sample
 
     texts = sample(
@@ -326,11 +329,13 @@ def _sample(options: argparse.Namespace) -> None:
         tokenizer=options.tokenizer,
         beside_base=options.beside_base,
     )
-    if not options.beside_base:
-        sys.stdout.write(f"{printable(texts[0])}\n")
-        return
-    for name, text in zip(("decoded model", "base"), texts, strict=True):
-        sys.stdout.write(f"--- {name}\n{printable(text)}\n")
+    named = dict(zip(("decoded model", "base"), texts, strict=False))
+    if options.keep:
+        from sublora.report.samples import keep_sample
+
+        keep_sample(RunFolder.of(options.run), options.prompt, named)
+    for name, text in named.items():
+        sys.stdout.write(f"--- {name}\n{printable(text)}\n" if len(named) > 1 else f"{printable(text)}\n")
 
 
 def printable(text: str) -> str:

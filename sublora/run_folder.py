@@ -79,6 +79,11 @@ class RunFolder:
         return self.path / "report.html"
 
     @property
+    def samples(self) -> Path:
+        """Text that the model wrote, for the page."""
+        return self.path / "samples.json"
+
+    @property
     def scoring(self) -> Path:
         """Scores of finished chunks, until all are finished."""
         return self.path / "scoring"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from predictions import running_mean
 from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 
@@ -20,9 +21,7 @@ LN2 = math.log(2)
 
 
 def _token_betting(losses, *, lower, upper, nats):
-    return ineq.token_betting(
-        losses, ineq.running_mean(losses, (lower + upper) / 2), least=lower, upper=upper, nats=nats
-    )
+    return ineq.token_betting(losses, running_mean(losses, (lower + upper) / 2), least=lower, upper=upper, nats=nats)
 
 
 # Every inequality that takes an exponent, with one signature.
@@ -245,7 +244,7 @@ def test_hoeffding_subsampling():
 
 def test_running_mean_looks_only_back():
     losses = np.array([1.0, 0.0, 0.5, 9.0])
-    np.testing.assert_allclose(ineq.running_mean(losses, 0.5), [0.5, 0.75, 0.5, 0.5])
+    np.testing.assert_allclose(running_mean(losses, 0.5), [0.5, 0.75, 0.5, 0.5])
 
 
 def test_token_betting_is_its_formula():

@@ -1,18 +1,27 @@
-"""The page of a suite as a reader sees it: a real browser loads it from a folder, wide and narrow, light and dark."""
+"""The pages as a reader sees them: a real browser loads them from a folder, wide and narrow, light and dark."""
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from browser import CHROMIUM, Browser
-from runs import make_suite, write_runs
+from runs import make_certificate, make_run, make_suite, with_base, write_runs
 
 from sublora.certificate.selection import Selection
+from sublora.report.html import write_report
+from sublora.report.samples import keep_sample
 from sublora.report.suite import write_suite_report
+from sublora.run_folder import RunFolder
 
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
+)
 pytestmark = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed")
 
 GAINS = {"uniform": 0.0, "fixed-aheavy": 0.5, "fixed-equal": 0.1, "fixed-bheavy": 0.03, "learned": 0.01}
-SHAPES = [(1280, False), (1280, True), (390, False), (390, True)]
+SHAPES = [(1280, False), (1280, True), (420, False), (420, True)]
+OVERVIEW = Path(__file__).parent.parent / "docs" / "figures" / "overview.svg"
 # Pairs of labels of one figure whose boxes have more than a pixel in common, and labels that leave their figure.
 COLLISIONS = """
 [...document.querySelectorAll('figure')].flatMap(figure => {
@@ -24,7 +33,8 @@ COLLISIONS = """
                                    || r.top < frame.top - 1 || r.bottom > frame.bottom + 1);
   const pairs = texts.flatMap(([s, a], i) =>
     texts.slice(i + 1).filter(([, b]) => meet(a, b)).map(([t]) => s + ' | ' + t));
-  return [...out.map(([s]) => s + ' leaves'), ...pairs].map(s => figure.querySelector('h3').textContent + ': ' + s);
+  const title = figure.querySelector('h3')?.textContent ?? 'first';
+  return [...out.map(([s]) => s + ' leaves'), ...pairs].map(s => title + ': ' + s);
 })
 """
 # The ratio of luminances of text and page, over the labels of all figures (WCAG 2.2, 1.4.3): at least 4.5 is readable.
@@ -42,8 +52,16 @@ CONTRAST = """
 """
 
 
+# The smallest text of a drawing in pixels of the screen: a figure is scaled, and its text with it.
+SMALLEST = """
+Math.min(...[...document.querySelectorAll('svg text')].map(
+  text => parseFloat(getComputedStyle(text).fontSize) * Math.hypot(text.getScreenCTM().a, text.getScreenCTM().b)))
+"""
+SIZES = "[...document.querySelectorAll('svg')].map(s => s.getBoundingClientRect()).map(r => [r.width, r.height])"
+
+
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
+def suite(tmp_path_factory):
     """The page of eleven configurations with three seeds each, as many as the proposal's suite has."""
     folder = tmp_path_factory.mktemp("suite")
     seeds = (42, 123, 999)
@@ -61,44 +79,100 @@ def page(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    chromium = Browser(tmp_path_factory.mktemp("profile"))
-    yield chromium
-    chromium.close()
+def single(tmp_path_factory):
+    """The page of one run, with samples."""
+    certificate = with_base(make_certificate())
+    held_out = certificate.held_out.model_copy(update={"base_bpb": 3.4})
+    certificate = certificate.model_copy(update={"held_out": held_out}).sealed()
+    run = make_run(tmp_path_factory.mktemp("single") / "run", certificate)
+    keep_sample(
+        RunFolder(run), "The state", {"decoded model": "The state of the Union", "base": "The state " + "o" * 90}
+    )
+    return write_report(run)
+
+
+@pytest.fixture(params=["suite", "single"])
+def page(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(chromium):
+    """Open a file at a width; return the page, what its console said, and what it asked for."""
+    contexts = []
+
+    def load(path, width, dark=False):
+        context = chromium.new_context(
+            viewport={"width": width, "height": 900}, color_scheme="dark" if dark else "light", is_mobile=width < 600
+        )
+        contexts.append(context)
+        tab, messages, requests = context.new_page(), [], []
+        tab.on("console", lambda message: messages.append(message.text))
+        tab.on("pageerror", lambda error: messages.append(str(error)))
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto(path.resolve().as_uri())
+        return tab, messages, requests
+
+    yield load
+    for context in contexts:
+        context.close()
 
 
 @pytest.mark.parametrize(("width", "dark"), SHAPES, ids=lambda value: str(value))
-def test_every_figure_is_there_and_nothing_else_is_asked_for(page, browser, width, dark):
-    browser.open(page, width, dark=dark)
-    assert browser.messages == []
-    assert browser.requests == [page.resolve().as_uri()]
-    shown = (
-        "[...document.querySelectorAll('figure svg')].map(s => s.getBoundingClientRect()).map(r => [r.width, r.height])"
-    )
-    sizes = browser.run(shown)
-    assert len(sizes) == 11
+def test_every_figure_is_there_and_nothing_else_is_asked_for(page, opened, width, dark):
+    tab, messages, requests = opened(page, width, dark)
+    assert messages == []
+    assert [url for url in requests if not url.startswith("data:")] == [page.resolve().as_uri()]
+    sizes = tab.evaluate(SIZES)
+    assert len(sizes) == (11 if page.name == "index.html" else 10)
     assert all(0.7 * min(width, 540) < w <= width and h > 60 for w, h in sizes)
-    assert browser.run("document.documentElement.scrollWidth") <= width
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-def test_no_label_covers_another(page, browser, width):
-    browser.open(page, width)
-    assert browser.run(COLLISIONS) == []
+@pytest.mark.parametrize("width", [1280, 420, 390])
+def test_no_label_covers_another(page, opened, width):
+    assert opened(page, width)[0].evaluate(COLLISIONS) == []
 
 
 @pytest.mark.parametrize("dark", [False, True])
-def test_labels_can_be_read_on_the_page(page, browser, dark):
-    browser.open(page, 1280, dark=dark)
-    assert browser.run(CONTRAST) >= 4.5
+def test_labels_can_be_read_on_the_page(page, opened, dark):
+    assert opened(page, 1280, dark)[0].evaluate(CONTRAST) >= 4.5
 
 
-def test_the_browser_sees_what_is_wrong(page, browser, tmp_path):
+@pytest.mark.parametrize("path", ["suite", "single", OVERVIEW], ids=["suite", "single", "overview"])
+def test_text_of_figures_is_large_enough_on_a_phone(path, opened, request):
+    if path != OVERVIEW:
+        assert opened(request.getfixturevalue(path), 420)[0].evaluate(SMALLEST) >= 11
+        return
+    # As GitHub shows it: at its own width, or the screen's.
+    shown = "document.documentElement.setAttribute('width', '420'); document.documentElement.removeAttribute('height')"
+    tab, _, _ = opened(path, 420)
+    tab.evaluate(shown)
+    assert tab.evaluate(SMALLEST) >= 11
+
+
+def test_a_page_begins_with_the_claim_and_one_figure(single, opened):
+    tab, _, _ = opened(single, 1280)
+    top = "s => document.querySelector(s).getBoundingClientRect().top"
+    order = ["p.statement", "figure.first", ".sample", "pre", "details", "table"]
+    assert (found := [tab.evaluate(top, selector) for selector in order]) == sorted(found)
+    assert tab.evaluate("document.querySelector('figure.first svg').getBoundingClientRect().bottom") < 900
+
+
+def test_the_browser_sees_what_is_wrong(opened, tmp_path):
     """The checks above are not blind: an error, a request and two labels on top of each other are found."""
     broken = tmp_path / "broken.html"
     svg = "<svg viewBox='0 0 10 10'><text y='5'>one</text><text y='5'>two</text></svg>"
     broken.write_text(f"<figure><h3>F</h3>{svg}</figure><img src='missing.png'><script>console.error('no')</script>")
-    browser.open(broken, 390)
-    assert browser.messages
-    assert len(browser.requests) == 2
-    assert any("one | two" in collision for collision in browser.run(COLLISIONS))
+    tab, messages, requests = opened(broken, 390)
+    assert messages
+    assert len(requests) == 2
+    assert any("one | two" in collision for collision in tab.evaluate(COLLISIONS))

@@ -14,6 +14,7 @@ from sublora.certificate.wording import DIGITS
 from sublora.errors import CertificateError, SubloraError
 from sublora.report import figures
 from sublora.report.html import write_report
+from sublora.report.samples import keep_sample, read_samples
 from sublora.report.svg import inline_svg, save_figure
 from sublora.report.tables import claims_table, rounded
 from sublora.run_folder import RunFolder
@@ -58,9 +59,9 @@ def test_every_number_of_the_certificate_is_on_the_page(html):
 
 def test_one_drawing_for_every_figure(html):
     page = Page(html)
-    # decomposition, top-k, ledger; loss, learning rate, gates twice, gradients twice
-    assert page.tags.count("svg") == 9
-    assert page.tags.count("figcaption") == 9
+    # where it stands; decomposition, top-k, ledger; loss, learning rate, gates twice, gradients twice
+    assert page.tags.count("svg") == 10
+    assert page.tags.count("figcaption") == 10
 
 
 def test_nothing_is_fetched_and_no_id_occurs_twice(html):
@@ -102,15 +103,38 @@ def test_without_a_certificate_there_is_only_training(tmp_path):
     html = write_report(make_run(tmp_path / "run", certificate=False)).read_text()
     page = Page(html)
     assert page.tags.count("svg") == 6
-    assert "Claims" not in page.text
+    assert "Every claim" not in page.text
     assert "sublora verify" not in html
+
+
+def test_the_page_opens_with_the_first_sentence_of_the_statement(html):
+    certificate = make_certificate()
+    first = re.search(r'<p class="statement">(.*?)</p>', html)[1]
+    assert certificate.statement.startswith(first) and first.endswith("each document weighted equally.")
+    body = html.partition("</h1>")[2]
+    places = [body.index(part) for part in (first, "<svg", "sublora verify", "<details>", "<table>", "<h2>Training")]
+    assert places == sorted(places)
+
+
+def test_kept_samples_are_on_the_page_and_escaped(tmp_path):
+    run = make_run(tmp_path / "run")
+    assert "What it writes" not in write_report(run).read_text()
+    for end in ("never", "<b>mind</b>"):
+        keep_sample(RunFolder(run), "It is", {"decoded model": f"It is {end}", "base": "It is it"})
+    keep_sample(RunFolder(run), "", {"decoded model": "So"})
+    assert [sample.prompt for sample in read_samples(RunFolder(run))] == ["It is", ""]
+    shown = write_report(run).read_text()
+    assert "<b>It is</b> &lt;b&gt;mind&lt;/b&gt;</p>" in shown and "never" not in shown
+    RunFolder(run).samples.write_text('[{"prompt": 1}]')
+    with pytest.raises(SubloraError, match="is damaged"):
+        write_report(run)
 
 
 def test_without_gates_layers_or_held_out_text(tmp_path):
     certificate = make_certificate(held_out=None, baselines=())
     metrics = [{k: v for k, v in r.items() if not k.startswith("grad_norm_")} for r in make_metrics(gated=False)]
     page = Page(write_report(make_run(tmp_path / "run", certificate, metrics)).read_text())
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 6
     assert "standard error" not in " ".join(page.text)
 
 

@@ -1,6 +1,7 @@
 """Samples: the draws are those of the model's distribution, the windows those of scoring, and a seed repeats them."""
 
 import runpy
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sublora.certificate.certified import open_certified
 from sublora.certificate.reading import write_certificate
-from sublora.cli import main
+from sublora.cli import main, printable
 from sublora.coding.architecture import tag
 from sublora.coding.prompt import Prompt
 from sublora.errors import CertificateError, ConfigError
 from sublora.export.pack import pack
 from sublora.export.sample import Sampling, continue_tokens, draw_token, sample
+from sublora.report.samples import read_samples
 from sublora.run_folder import RunFolder
 from sublora.seeds import stream
 
@@ -87,6 +89,19 @@ def test_a_sample_repeats_and_a_seed_changes_it(certified, tmp_path, capsys):
     assert both.startswith(f"--- decoded model\n{first}--- base\nstate of ")
     assert both.split("--- base\n")[1] != first
     assert len(says("--tokens", "7", "--temperature", "0")) <= len("state of ") + 7 + 1
+
+
+def test_what_is_kept_is_what_was_said(certified, tmp_path, capsys):
+    run = RunFolder(tmp_path)
+    for name in ("certificate", "message"):
+        shutil.copy(getattr(RunFolder(certified), name), getattr(run, name))
+    words = ["--prompt", "state of ", "--tokens", "9", "--beside-base", "--keep"]
+    assert main(["sample", str(tmp_path), *words]) == 0
+    (kept,) = read_samples(run)
+    said = "".join(f"--- {name}\nstate of {printable(text)}\n" for name, text in kept.texts.items())
+    assert capsys.readouterr().out == said and list(kept.texts) == ["decoded model", "base"]
+    assert main(["sample", str(pack(certified, tmp_path / "a.sublora")), *words]) == 2
+    assert "is none" in capsys.readouterr().err
 
 
 def test_the_script_is_the_command(certified, capsys, monkeypatch):

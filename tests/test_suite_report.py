@@ -54,6 +54,8 @@ def test_the_page_of_a_suite(suite):
     text = " ".join(page.text)
     assert "fixed-bheavy beats fixed-equal" in text
     assert re.search(r"Without a certificate.*: not certified\.", text)
+    places = [html.index(f"<h2>{heading}</h2>") for heading in ("Results", "Figures", "Questions")]
+    assert places == sorted(places)
 
 
 def test_figures_of_a_suite_are_files(suite):

@@ -30,7 +30,11 @@ def wheel(tmp_path_factory):
 
 def test_a_wheel_holds_every_module_page_and_configuration(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
-    inside = [p.relative_to(ROOT) for p in (ROOT / "sublora").rglob("*") if p.suffix in (".py", ".html", ".typed")]
+    inside = [
+        p.relative_to(ROOT)
+        for p in (ROOT / "sublora").rglob("*")
+        if p.suffix in (".py", ".html", ".css", ".svg", ".typed")
+    ]
     assert {str(path) for path in inside} <= names
     assert {f"sublora/config/shipped/{path.name}" for path in (ROOT / "config").glob("*.yaml")} <= names
     assert all(name.startswith("sublora") for name in names)

@@ -53,8 +53,22 @@ def statement(
         bits: K.
         baselines: what the certificate has to beat.
     """
+    sentences = [headline_sentence(claims, setting, corpus, bits)]
+    if setting.bound_type == "token_level":
+        return sentences[0]
     by_metric = {claim.metric: claim for claim in claims}
     headline = by_metric.get("bpb") or claims[0]
+    if prior.base.kind == "pretrained" and f"{headline.metric}_gain" in by_metric:
+        gains = by_metric[f"{headline.metric}_gain"], by_metric[f"{headline.metric}_gain_alone"]
+        sentences += [_improvement(gain, prior.base.name) for gain in gains]
+    if names := beaten_by(headline, baselines):
+        sentences.append(f"Uninteresting: certified no better than {', '.join(names)}.")
+    return " ".join(sentences)
+
+
+def headline_sentence(claims: "tuple[Claim, ...]", setting: "Setting", corpus: "CorpusPart", bits: int) -> str:
+    """Return what is claimed of the loss, over what and how surely: the first sentence of `statement`."""
+    headline = next((claim for claim in claims if claim.metric == "bpb"), claims[0])
     at_most = amount(headline)
     sure = f"With probability at least {confidence(Fraction(setting.delta))} over"
     model = f"the model in this message of {bits // 8:,} bytes needs on average"
@@ -74,13 +88,7 @@ def statement(
         sample = f"the draw of the {corpus.n:,} training {things}{drawn}"
         new = f"block of {setting.block_size} tokens" if blocks else "document"
         over = f"for a new {new} from the same source ({corpus.source}){weighted}"
-    sentences = [f"{sure} {sample}, {model} {at_most} {over}."]
-    if prior.base.kind == "pretrained" and f"{headline.metric}_gain" in by_metric:
-        gains = by_metric[f"{headline.metric}_gain"], by_metric[f"{headline.metric}_gain_alone"]
-        sentences += [_improvement(gain, prior.base.name) for gain in gains]
-    if names := beaten_by(headline, baselines):
-        sentences.append(f"Uninteresting: certified no better than {', '.join(names)}.")
-    return " ".join(sentences)
+    return f"{sure} {sample}, {model} {at_most} {over}."
 
 
 def _improvement(gain: "Claim", name: str) -> str:

@@ -27,6 +27,7 @@ IGNORED = {
     "data.num_docs": "n is counted from the corpus",
     "data.data_size": "n is counted from the corpus",
     "bounds.misc_extra_bits": "every bit the decoder needs is in the message",
+    "optimizer.no_decay_bias": "every trained number but a gate is decayed",
     "model.use_mergedlinear": "the adapter is PEFT's LoRA",
 }
 

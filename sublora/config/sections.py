@@ -149,8 +149,6 @@ class Optimizer:
     """clip the gradient norm to this (0: do not)"""
     adam_epsilon: float = 1e-6
     """term added to the denominator"""
-    no_decay_bias: bool = False
-    """leave one-dimensional weights undecayed where weights are trained without a subspace"""
     correct_bias: bool = True
     """bias correction of the moments; only true is supported"""
 

@@ -13,14 +13,13 @@ from sublora.inequalities.betting_all import betting, projected_betting
 from sublora.inequalities.betting_drawn import (
     SubsampledBound,
     betting_subsampled,
-    check_betting_subsampled,
     projected_subsampled,
 )
 from sublora.inequalities.checks import nats
 from sublora.inequalities.classical import empirical_bernstein, hoeffding, kl_inverse
 from sublora.inequalities.combine import weighted_minimum
 from sublora.inequalities.hoeffding_drawn import hoeffding_subsampling
-from sublora.inequalities.token_level import running_mean, token_azuma, token_betting
+from sublora.inequalities.token_level import token_azuma, token_betting
 
 __all__ = [
     "INEQUALITIES",
@@ -28,7 +27,6 @@ __all__ = [
     "SubsampledBound",
     "betting",
     "betting_subsampled",
-    "check_betting_subsampled",
     "empirical_bernstein",
     "hoeffding",
     "hoeffding_subsampling",
@@ -36,7 +34,6 @@ __all__ = [
     "nats",
     "projected_betting",
     "projected_subsampled",
-    "running_mean",
     "token_azuma",
     "token_betting",
     "weighted_minimum",
@@ -72,7 +69,7 @@ INEQUALITIES = {
     "betting_subsampled": Inequality(
         betting_subsampled,
         "the betting bound with mean ln(1 + c (hi - X)) replaced by a betting lower bound from the draws",
-        _DRAWN + "loss <= hi; (c, c2) from a pilot or from outside the draw",
+        _DRAWN + "loss <= hi; (c, c2) from a pilot",
         "Waudby-Smith & Ramdas 2023, used twice",
     ),
     "hoeffding": Inequality(

@@ -52,8 +52,7 @@ def token_betting(
 
     Args:
         losses: X, of M successive tokens; they may depend on each other in any way.
-        predicted: Y, in the unit of the losses; Y_k may depend on the model and on the tokens before k, on nothing else
-            (`running_mean` is such a prediction).
+        predicted: Y, in the unit of the losses; Y_k may depend on the model and the tokens before k only.
         least: lower limit of the predictions, fixed beforehand.
         upper: limit of the loss of every token that could occur.
         nats: K ln 2 + ln(1/delta).
@@ -82,14 +81,3 @@ def token_betting(
         growth = float(np.log1p(rate * difference).mean()) - (nats + math.log(GRID_POINTS)) / len(x)
         best = min(best, float(np.maximum(y, least).mean()) - math.expm1(growth) / float(rate))
     return best
-
-
-def running_mean(losses: Float[np.ndarray, " M"], first: float) -> Float[np.ndarray, " M"]:
-    """Return, for every token, the mean of `first` and of the losses before it: a prediction for `token_betting`.
-
-    Args:
-        losses: of M successive tokens.
-        first: the prediction for the first token, fixed beforehand.
-    """
-    before = np.concatenate([[first], losses[:-1].astype(np.float64)])
-    return np.cumsum(before) / np.arange(1, len(losses) + 1)

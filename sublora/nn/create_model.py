@@ -49,7 +49,7 @@ def build_model(
         raise ConfigError("without an adapter nothing can be trained: set sublora.adapter to lora, spectral or weights")
     base = create_base(architecture, spec.seed, source, dropout)
     model = adapt(base, spec, lora_dropout=lora_dropout, gating_init=gating_init)
-    model.base_sha256, model.base_parameters = base.base_sha256, base.base_parameters  # type: ignore[assignment]
+    model.base_sha256, model.base_parameters = base.base_sha256, base.base_parameters
     log.info("model: D = %d trainable parameters, d = %d coordinates", model.D, model.d)
     return model
 

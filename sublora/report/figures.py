@@ -22,7 +22,7 @@ from sublora.report.tables import unit_name
 BLUE, RED, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
 # From first to last layer; every colour stands out from white and from black.
 DEPTH = LinearSegmentedColormap.from_list("depth", [BLUE, SKY, ORANGE, RED])
-# Inches. Small enough that 9 pt text is still readable when the figure is scaled to the width of a phone.
+# Inches. Small enough that 10 pt text is still readable when the figure is scaled to the width of a phone.
 WIDTH = 4.8
 PARTS = {
     "empirical": ("empirical risk", BLUE),
@@ -67,7 +67,7 @@ def decomposition(certificate: Certificate) -> Figure:
 
     The units are bits per token; the held-out loss, where it is known, is a line.
     """
-    figure, axes = _one(1.75)
+    figure, axes = _one(2.0)
     left = 0.0
     parts: list[Any] = []
     for name, length in stacked(certificate.decomposition).items():
@@ -80,7 +80,7 @@ def decomposition(certificate: Certificate) -> Figure:
         parts.append(axes.axvline(held_out.bpd, color="black", linestyle="--", linewidth=1.2, label=label))
     axes.set(xlabel="bits per token", yticks=[], ylim=(-0.45, 0.45), xlim=(0, None))
     axes.grid(axis="y", visible=False)
-    figure.legend(handles=parts, loc="outside upper left", ncols=3, handlelength=1.6, columnspacing=1.2)
+    figure.legend(handles=parts, loc="outside upper left", ncols=2, handlelength=1.6, columnspacing=1.2)
     return figure
 
 

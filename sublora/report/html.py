@@ -1,40 +1,23 @@
 """One self-contained page for one run: nothing is fetched, and it opens from a folder."""
 
+import re
 from pathlib import Path
-from typing import Any, NamedTuple
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
+from typing import Any
 
 from sublora.certificate.model import Certificate
 from sublora.certificate.reading import read_certificate
+from sublora.certificate.wording import headline_sentence
 from sublora.errors import SubloraError
 from sublora.files import write_text
 from sublora.report import figures
 from sublora.report.metrics import read_metrics
-from sublora.report.svg import inline_svg
-from sublora.report.tables import (
-    at_most,
-    compared,
-    gains,
-    held_out_loss,
-    measured,
-    minus,
-    rounded,
-    sure,
-    uninteresting,
-    unit_name,
-)
+from sublora.report.samples import read_samples
+from sublora.report.standing import standing
+from sublora.report.tables import compared, gains, held_out_loss, measured, rounded, sure, uninteresting, unit_name
+from sublora.report.templates import Panel, render
 from sublora.run_folder import RunFolder
 
-
-class Panel(NamedTuple):
-    """A figure on a page: its name, what it shows in a few words, how to read it, and the drawing."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
+_HASH = re.compile(r" \(SHA-256 [0-9a-f]{64}\)")
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
@@ -61,37 +44,29 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         "page.html",
         title=f"SubLoRA {'certificate' if certificate else 'run'}: {run_dir.resolve().name}",
         certificate=certificate,
-        cards=_cards(certificate) if certificate else [],
-        beside=compared(certificate) if certificate else [],
-        uninteresting=uninteresting(certificate) if certificate else "",
-        known=_known(certificate) if certificate else [],
-        bound_panels=_bound_panels(certificate) if certificate else [],
-        top_k_panels=[_top_k_panel(certificate)] if certificate else [],
         training_panels=_training_panels(metrics),
+        samples=read_samples(run),
         config=config,
-        pretrained=certificate is not None and certificate.prior.base.kind == "pretrained",
+        **(_certified(certificate, metrics) if certificate else {}),
     )
     path = out or run.report
     write_text(path, page)
     return path
 
 
-def render(template: str, **values: Any) -> str:
-    """Fill a template of this folder; everything but figures is escaped."""
-    environment = Environment(
-        loader=PackageLoader("sublora.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"svg": _svg, "up": at_most, "minus": minus, "measured": measured}
-    environment.globals |= {"rounded": rounded}
-    return environment.get_template(template).render(values)
-
-
-def _svg(panel: Panel) -> str:
-    return inline_svg(panel.figure, panel.name, f"{panel.title}. {panel.caption}")
+def _certified(c: Certificate, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+    """What only the page of a certified run shows."""
+    return {
+        # Hashes stand further down, in the statement in full.
+        "claim": _HASH.sub("", headline_sentence(c.claims, c.setting, c.corpus, c.message.bits)),
+        "uninteresting": uninteresting(c),
+        "standing": standing(c, metrics),
+        "cards": _cards(c),
+        "beside": compared(c),
+        "known": _known(c),
+        "panels": [*_bound_panels(c), _top_k_panel(c)],
+        "pretrained": c.prior.base.kind == "pretrained",
+    }
 
 
 def _bound_panels(certificate: Certificate) -> list[Panel]:
@@ -149,8 +124,8 @@ def _training_panels(metrics: list[dict[str, Any]]) -> list[Panel]:
 
 
 def _cards(certificate: Certificate) -> list[tuple[str, str]]:
-    main, at = certificate.headline, sure(certificate)
-    cards = [(rounded(main, main.bound), f"certified {main.name}, at {at}: {main.sense} this")]
+    """What the drawing does not show, each with what it is."""
+    main, at, cards = certificate.headline, sure(certificate), []
     for better in gains(certificate):
         cards.append((rounded(better, better.bound), f"certified {better.name}, at {at}: {better.sense} this"))
     cards += [

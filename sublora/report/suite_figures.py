@@ -85,7 +85,7 @@ def _panels(count: int, height: float = 2.1, *, x: str, y: str, sharey: bool = T
         axes.remove()
     for axes in panels[-columns:]:
         axes.set_xlabel(x)
-    figure.supylabel(y, fontsize=9)
+    figure.supylabel(y, fontsize=10)
     return figure, panels
 
 
@@ -180,7 +180,7 @@ def compression(runs: Sequence[Run]) -> Figure:
     _scale(axes, [x for x, _ in means])
     bits = axes.secondary_xaxis("top", functions=(lambda x: np.multiply(x, 8), lambda k: np.divide(k, 8)))
     bits.set_xlabel("K, bits")
-    bits.tick_params(labelsize=8)
+    bits.tick_params(labelsize=10)
     if axes.get_xscale() == "linear":
         bits.xaxis.set_major_locator(MaxNLocator(4))
     key.legend(figure, budgets=True)
@@ -218,7 +218,7 @@ def decompositions(runs: Sequence[Run]) -> Figure:
     axes.set_yticks(rows, labels=[f"{mode}, d = {d:,}" for mode, d in groups])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    figure.legend(loc="outside upper left", ncols=4, columnspacing=1.2, handlelength=1.4)
+    figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=1.4)
     return figure
 
 
@@ -278,9 +278,9 @@ def gates_by_depth(runs: Sequence[Run]) -> Figure | None:
 
 
 def _test(answer: Answer, mode: str, d: int) -> str:
-    """Return the correlation and its p-value, adjusted for the number of panels, as a line of a title."""
+    """Return the correlation and its p-value, adjusted for the number of panels, as lines of a title."""
     found = [f for f in answer.findings if f.what == f"{mode}, d = {d:,}" and not math.isnan(f.p)]
-    return "".join(f"\nSpearman {minus(f'{f.estimate:+.2f}')}, p = {f.adjusted:.2g}" for f in found[-1:])
+    return "".join(f"\nSpearman {minus(f'{f.estimate:+.2f}')},\np = {f.adjusted:.2g}" for f in found[-1:])
 
 
 @matplotlib.rc_context(STYLE)
@@ -290,7 +290,7 @@ def gates_and_gradients(runs: Sequence[Run]) -> Figure | None:
     if not points:
         return None
     figure, panels = _panels(len(points), x="", y="gamma, share of B")
-    figure.supxlabel("log2 of the gradient norm, B over A", fontsize=9)
+    figure.supxlabel("log2 of the gradient norm, B over A", fontsize=10)
     answer = gradient(runs)
     layers = max(gammas.shape[1] for _, gammas in points.values())
     colours = ScalarMappable(Normalize(-0.5, layers - 0.5), DEPTH.resampled(layers))

@@ -1,0 +1,37 @@
+"""The templates of this folder, filled; everything but drawings is escaped."""
+
+from typing import Any, NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from sublora.report.svg import inline_svg
+from sublora.report.tables import at_most, measured, minus, rounded
+
+
+class Panel(NamedTuple):
+    """A figure on a page: its name, what it shows in a few words, how to read it, and the drawing."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
+def render(template: str, **values: Any) -> str:
+    """Fill a template; `Markup` among the values is taken as it is."""
+    environment = Environment(
+        loader=PackageLoader("sublora.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"svg": _svg, "up": at_most, "minus": minus, "measured": measured}
+    environment.globals |= {"rounded": rounded}
+    return environment.get_template(template).render(values)
+
+
+def _svg(panel: Panel) -> Markup:
+    return Markup(inline_svg(panel.figure, panel.name, f"{panel.title}. {panel.caption}"))
