@@ -36,7 +36,7 @@ from sublora.certificate.reading import read_certificate
 from sublora.coding.message import MAX_SYMBOLS, decode_message
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.units import sample_units
-from sublora.inequalities import nats, running_mean, token_azuma, token_betting
+from sublora.inequalities import nats, token_azuma, token_betting
 from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID, token_smoothing_bits, token_smoothing_range
 from sublora.inequalities.token_level import GRID_LIMITS, GRID_POINTS
 from sublora.run_folder import RunFolder
@@ -82,8 +82,9 @@ def running_bets(x: np.ndarray, low: float, high: float, exponent: float) -> flo
 
 
 def predicted(x: np.ndarray, high: float) -> np.ndarray:
-    """Return the mean of the losses before each token."""
-    return running_mean(x, PREDICTED_SHARE * high)
+    """Return at each token the mean of a first guess and of the losses before: known when it is predicted."""
+    before = np.concatenate([[PREDICTED_SHARE * high], x[:-1].astype(np.float64)])
+    return np.cumsum(before) / np.arange(1, len(x) + 1)
 
 
 BOUNDS: dict[str, Bound] = {
