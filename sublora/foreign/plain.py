@@ -4,8 +4,8 @@ A message makes A and B from its seed, A random and B zero, and adds alpha. So b
 whole, as their distance from these: its A was drawn elsewhere, and nothing but its values says what it is. Three
 choices keep the values that are coded few and small, and change nothing of what the adapter computes:
 
-* Of the pairs with the product B A those are coded whose k-th column of B and k-th row of A have one length, the root of
-  the product's k-th singular value: one quantization step fits both.
+* Of the pairs with the product B A those are coded whose k-th column of B and k-th row of A have one length, the root
+  of the product's k-th singular value: one quantization step fits both.
 * LoRA's scale is a part of the product. The message's own is as small as it can be (lora_alpha = 1), so the values are
   large beside the random A that they replace.
 * Where there is nothing to add (a layer without an adapter, a rank below the largest one), A stays as it is made and B

@@ -78,15 +78,15 @@ def _parts(adapter: ForeignAdapter) -> tuple[dict[int, Tensor], dict[str, dict[s
         elif name.startswith(_VECTOR) and number.isascii() and number.isdigit() and tensor.ndim == 1:
             vectors[int(number)] = tensor
         else:
-            raise AdapterError(f"the adapter's tensor {shown(name)} is no part of a plain TinyLoRA: train one without it")
+            raise AdapterError(
+                f"the adapter's tensor {shown(name)} is no part of a plain TinyLoRA: train one without it"
+            )
     if not layers or any(len(parts) != len(_PARTS) for parts in layers.values()):
         raise AdapterError("the adapter lacks matrices of its layers: save it with save_projection=True")
     return vectors, layers
 
 
-def _check_shapes(
-    adapter: ForeignAdapter, name: str, parts: dict[str, Tensor], outputs: int, inputs: int
-) -> None:
+def _check_shapes(adapter: ForeignAdapter, name: str, parts: dict[str, Tensor], outputs: int, inputs: int) -> None:
     shapes = [tuple(parts[part].shape) for part in _PARTS]
     rank = shapes[0][0] if shapes[0] else 0
     if not rank or shapes[:2] != [(rank, inputs), (outputs, rank)] or shapes[2][1:] != (rank, rank):
