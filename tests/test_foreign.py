@@ -197,6 +197,11 @@ def truncated(folder):
     (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-8])
 
 
+def enormous(folder):
+    save_file({n: torch.full_like(t, 3e38) for n, t in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS)
+    with_settings(folder, lora_alpha=1e9)
+
+
 def with_a_name(folder):
     tensors = load_file(folder / WEIGHTS)
     save_file(tensors | {"base_model.model.lm_head.weight\x1b[2J": torch.ones(3)}, folder / WEIGHTS)
@@ -208,6 +213,9 @@ DAMAGES = {
     "half a rank": (lambda f: with_settings(f, r=2.5), "rank is 2.5"),
     "a rank that is text": (lambda f: with_settings(f, r="3"), "r is '3'"),
     "a scale that is infinite": (lambda f: with_settings(f, lora_alpha=float("inf")), "lora_alpha is inf"),
+    "a scale without end": (lambda f: with_settings(f, lora_alpha=10**400), "at most 1e+09"),
+    "values that overflow together": (enormous, "too large for float32"),
+    "a switch that is text": (lambda f: with_settings(f, use_rslora="yes"), "use_rslora is 'yes'"),
     "DoRA": (lambda f: with_settings(f, use_dora=True), "sets 'use_dora' to True"),
     "biases": (lambda f: with_settings(f, bias="lora_only"), "sets 'bias' to 'lora_only'"),
     "whole modules": (lambda f: with_settings(f, modules_to_save=["lm_head"]), "sets 'modules_to_save'"),
@@ -265,8 +273,19 @@ def test_an_adapter_of_another_base_is_refused(plain, llama, gpt2, data_dir, tmp
 def test_layers_that_no_message_names_are_refused(llama, data_dir, tmp_path, capsys):
     saved(llama, lora("embed_tokens"), tmp_path / "adapter")
     says(capsys, tmp_path, words(tmp_path / "adapter", tmp_path / "run", llama, data_dir), "no side of a plain LoRA")
+
+
+def test_a_tiny_adapter_that_lacks_something_is_refused(llama, data_dir, tmp_path, capsys):
+    arguments = words(tmp_path / "tiny", tmp_path / "run", llama, data_dir)
     saved(llama, peft.TinyLoraConfig(r=2, u=4, target_modules=["q_proj"], save_projection=False), tmp_path / "tiny")
-    says(capsys, tmp_path, words(tmp_path / "tiny", tmp_path / "run", llama, data_dir), "save_projection=True")
+    says(capsys, tmp_path, arguments, "save_projection=True")
+    saved(llama, peft.TinyLoraConfig(r=2, u=4, target_modules=["q_proj"]), tmp_path / "tiny")
+    tensors = load_file(tmp_path / "tiny" / WEIGHTS)
+    del tensors["base_model.tinylora_v.1"]
+    save_file(tensors, tmp_path / "tiny" / WEIGHTS)
+    says(capsys, tmp_path, arguments, "numbers for model.layers.1.self_attn.q_proj are missing")
+    with_settings(tmp_path / "tiny", weight_tying="all")
+    says(capsys, tmp_path, arguments, "weight_tying is 'all'")
 
 
 def test_an_untrained_adapter_and_a_full_folder_are_refused(plain, llama, data_dir, tmp_path, capsys):

@@ -79,6 +79,8 @@ def _write(run: RunFolder, config: Config, corpus: Corpus, expressed: Expressed)
     if model.D > MAX_SYMBOLS:
         raise AdapterError(f"the adapter has {model.D:,} values, and a message holds at most {MAX_SYMBOLS:,}")
     alpha = coordinates(model, expressed)
+    if not torch.isfinite(alpha).all():
+        raise AdapterError("the adapter's values are too large for float32")
     log.info(
         "imported: D = %d values, all of them coded, %d of them zeros for layers or ranks without an adapter",
         model.D, int((alpha == 0).sum()),

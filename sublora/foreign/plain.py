@@ -36,7 +36,7 @@ _WITHOUT_EFFECT = ("lora_dropout", "megatron_core", "qalora_group_size", "eva_co
 # The others move the base's own weights before training begins.
 _INITIALISATIONS = (True, False, "gaussian", "eva", "orthogonal")
 _SIDE = re.compile(r"(.+)\.lora_([AB])\.weight")
-# Longer ones are expressions, which can take forever to match.
+# Others are expressions, which can take forever to match.
 _SUFFIX = re.compile(r"[\w.]+")
 # Singular values below this share of the largest one are the rounding of float32.
 _ZERO = 1e-9
@@ -124,6 +124,9 @@ def _layers(adapter: ForeignAdapter, place: Place) -> dict[str, Sides]:
                 f"the adapter's tensor {shown(name)} is no side of a plain LoRA and no weight of the base: train one "
                 "without it"
             )
+    stabilised = adapter.settings.get("use_rslora") or False
+    if not isinstance(stabilised, bool):
+        raise AdapterError(f"the adapter's use_rslora is {shown(stabilised)}, and must be true or false")
     layers = {}
     for name, pair in found.items():
         outputs, inputs = place.shape(name, adapter)
@@ -140,8 +143,8 @@ def _layers(adapter: ForeignAdapter, place: Place) -> dict[str, Sides]:
                 f"{wanted[0]} and {wanted[1]}: give the base that it was trained on (it names {adapter.base_name})"
             )
         alpha = _by_layer(adapter.settings, "alpha_pattern", name, adapter.settings.get("lora_alpha"))
-        scale = alpha / (math.sqrt(rank) if adapter.settings.get("use_rslora") is True else rank)
-        layers[name] = Sides(pair["A"], scale * pair["B"])
+        scale = alpha / (math.sqrt(rank) if stabilised else rank)
+        layers[name] = Sides(pair["A"], scale * pair["B"].double())
     return layers
 
 

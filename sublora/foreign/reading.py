@@ -18,6 +18,7 @@ CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "a
 MOST_CONFIG_BYTES, MOST_BYTES = 1 << 20, 1 << 28
 """of the two files"""
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+MOST_NUMBER = 1e9
 # Settings of every kind of adapter that say where it was trained, where PEFT puts it, and how it was trained: tensors
 # that carry the names of their layers compute the same whatever they say.
 _WITHOUT_EFFECT = {
@@ -62,20 +63,14 @@ class ForeignAdapter:
                     f"the adapter sets {shown(name)} to {shown(value)}, which no message can say: train one without it"
                 )
 
-    def number(self, name: str, least: float = 0) -> float:
-        """Return a number of the configuration.
 
-        Raises:
-            AdapterError: it is missing, no number, infinite, or not above `least`.
-        """
-        return checked_number(name, self.settings.get(name), least)
-
-
-def checked_number(name: str, value: Any, least: float = 0) -> float:
-    """Return a value that is a finite number above `least`; raises AdapterError for others."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least < value < float("inf"):
-        raise AdapterError(f"the adapter's {name} is {shown(value)}, and must be a number above {least:g}")
-    return value
+def checked_number(name: str, value: Any) -> float:
+    """Return a value that is a number above 0 and of a sensible size; raises AdapterError for others."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MOST_NUMBER:
+        raise AdapterError(
+            f"the adapter's {name} is {shown(value)}, and must be a number above 0, at most {MOST_NUMBER:g}"
+        )
+    return float(value)
 
 
 def shown(value: Any) -> str:

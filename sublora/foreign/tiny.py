@@ -8,6 +8,8 @@ group of layers.
 Shape suffixes: o outputs, i inputs, r rank, u numbers of a group.
 """
 
+import re
+
 import torch
 from jaxtyping import Float64
 from torch import Tensor
@@ -23,6 +25,7 @@ from sublora.nn.weights import hash_weights
 _READ = ("r", "u", "weight_tying")
 _WITHOUT_EFFECT = ("projection_seed", "save_projection", "tinylora_dropout", "init_v_bound", "init_weights")
 _VECTOR = "base_model.tinylora_v."
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _PARTS = ("tinylora_A", "tinylora_B", "tinylora_P")
 # Share of a side that may lie outside the base's singular vectors: float32 leaves about 1e-6.
 _OUTSIDE = 1e-3
@@ -55,9 +58,9 @@ def as_cores(adapter: ForeignAdapter, base: PreTrainedModel) -> Expressed:
     values = {}
     for number, name in enumerate(names):
         parts, frame = layers[name], frames[name]
-        v = vectors[_group(number, len(names), adapter)]
-        if len(v) != len(parts["tinylora_P"]):
-            raise AdapterError(f"the adapter has {len(v)} numbers for {name}, and other projections: it is damaged")
+        v = vectors.get(_group(number, len(names), adapter))
+        if v is None or len(v) != len(parts["tinylora_P"]):
+            raise AdapterError(f"the adapter's numbers for {name} are missing or are not as many as its projections")
         inner = torch.einsum("u,urs->rs", v.double(), parts["tinylora_P"].double())
         left, right = torch.from_numpy(frame.left_or).double(), torch.from_numpy(frame.right_ri).double()
         b_rr = _within(parts["tinylora_B"].double(), left, name, adapter)
@@ -75,7 +78,7 @@ def _parts(adapter: ForeignAdapter) -> tuple[dict[int, Tensor], dict[str, dict[s
         number = name.removeprefix(_VECTOR)
         if name.startswith(PREFIX) and part in _PARTS:
             layers.setdefault(layer, {})[part] = tensor
-        elif name.startswith(_VECTOR) and number.isascii() and number.isdigit() and tensor.ndim == 1:
+        elif name.startswith(_VECTOR) and _NUMBER.fullmatch(number) and tensor.ndim == 1:
             vectors[int(number)] = tensor
         else:
             raise AdapterError(
