@@ -1,12 +1,12 @@
 """Adapters of a few hundred values, PEFT's and ours: held-out loss and certified bound with the same effort for each.
 
-    python benchmarks/peers.py --base out/sotu_before_base --data out/sotu_before [--steps 80] [--documents 300]
+    python benchmarks/peers.py --base out/sotu_before_base --data out/sotu_before [--steps 40] [--documents 200]
 
-Writes benchmarks/results/peers.json. Base and corpus are those of docs/prior.md ("A shift in time"), and
-config/sotu_before.yaml has the settings that are not named here. Every adapter is on the same 24 linear layers and
-gets the same batches, 8 crops of 256 bytes a step, the same AdamW and schedule, and of the same three learning rates
-the one with the lowest loss on validation crops after a short run on another seed. No adapter has settings of its own
-that were searched.
+Writes benchmarks/results/peers.json; a killed run goes on from the messages in --work. Base and corpus are those of
+docs/prior.md ("A shift in time"), and config/sotu_before.yaml has the settings that are not named here. Every adapter
+is on the same 24 linear layers and gets the same batches, 8 crops of 256 bytes a step, the same AdamW and schedule,
+and of the same three learning rates the one with the lowest loss on validation crops after a short run on another
+seed. No adapter has settings of its own that were searched.
 
 Every method is trained as a subspace whose operator is the identity on its trained values: alpha is their distance
 from where they start. So all are quantized by the same error feedback from the same number of gradients, at the same
@@ -44,13 +44,14 @@ from sublora.certificate.draw import draw_units
 from sublora.certificate.issue import Certifier
 from sublora.certificate.terms import Terms, make_terms
 from sublora.coding.feedback import feedback_quantize
-from sublora.coding.message import Encoded, Header, encode_message
+from sublora.coding.message import MAX_SYMBOLS, Message, decode_message, encode_message
 from sublora.coding.spec import ModelSpec
 from sublora.config import Config, load_config
 from sublora.config.sections import Sublora
 from sublora.corpus.batches import Batches
 from sublora.corpus.corpus import Corpus, open_corpus
 from sublora.corpus.units import Units, held_out_units
+from sublora.files import write_text
 from sublora.foreign.adopt import adopt
 from sublora.nn.create_model import get_model, spec_from_config
 from sublora.nn.loss import SubspaceLoss, transformer
@@ -59,7 +60,7 @@ from sublora.nn.projectors import create_intrinsic_model
 from sublora.nn.quiet import quiet_transformers
 from sublora.nn.subspace import SubspaceModule
 from sublora.quantizing.curvature import fisher_factor
-from sublora.scoring.measure import Rebuilt, References, score
+from sublora.scoring.measure import Rebuilt, References, decoded_model, score
 from sublora.scoring.scores import Scores
 from sublora.training.checkpoint import Checkpoint, load_checkpoint
 from sublora.training.loop import create_optimizer
@@ -73,7 +74,7 @@ D, SEED, TRIAL_SEED = 200, 42, 7
 RATES = (0.003, 0.03, 0.3)
 LAYERS = ["c_attn", "c_proj", "c_fc"]
 # Multiples of the root mean square of alpha.
-STEPS = (0.5, 1.0, 1.5, 2.0, 4.0)
+STEPS = (1.0, 2.0, 4.0)
 NONE = np.zeros(0)
 
 
@@ -231,21 +232,17 @@ class Bench:
         return score(self.rebuilt(model), references, units, rows, protocol, processes, "scoring")
 
 
-@dataclass
+@dataclass(frozen=True)
 class Coded:
-    """A trained model and its message; the model is at the decoded values."""
+    """A trained adapter in its message, and what a row of the table says of it beside its bounds."""
 
-    model: SubspaceModule
-    header: Header
-    encoded: Encoded
-    trained_bpb: float
-    """held-out bits per byte before quantization"""
-    step: float
+    data: bytes
+    row: dict[str, Any]
 
-    @property
-    def bits(self) -> int:
-        """K."""
-        return 8 * len(self.encoded.data)
+    @cached_property
+    def message(self) -> Message:
+        """What the bytes decode to."""
+        return decode_message(self.data, max_symbols=MAX_SYMBOLS)
 
 
 def at(model: SubspaceModule, alpha: np.ndarray | torch.Tensor) -> SubspaceModule:
@@ -264,13 +261,13 @@ def held_out(bench: Bench, model: SubspaceModule) -> float:
     return round(float((scores.bits / scores.byte_lengths).mean()), 4)
 
 
-def code(bench: Bench, model: SubspaceModule, spec: ModelSpec) -> Coded:
+def code(bench: Bench, model: SubspaceModule, spec: ModelSpec, row: dict[str, Any]) -> Coded:
     """Quantize and code a trained model: of all steps, the message whose estimated bound is lowest."""
     certifier = bench.certifier
     certifier.header = dataclasses.replace(certifier.header, spec=spec)
     alpha = model.subspace_params.detach().double().numpy().copy()
     rms = float(np.sqrt(np.mean(alpha**2))) or 1.0
-    before = held_out(bench, model)
+    row = row | {"coded": model.d, "held_out_trained": held_out(bench, model)}
     factor = fisher_factor(model, bench.train, seed=SEED, samples=bench.effort.gradients)
     best: tuple[float, Coded] | None = None
     for multiple in STEPS:
@@ -281,18 +278,16 @@ def code(bench: Bench, model: SubspaceModule, spec: ModelSpec) -> Coded:
             base_bits=certifier._base_bits,
         )
         header = certifier._best_header(8 * len(draft.data), scores)
-        encoded = encode_message(header, quantized, NONE)
-        value = certifier.estimate(header, 8 * len(encoded.data), scores)
-        log.info("step %g: %d bits, estimated bound %.4f", multiple, 8 * len(encoded.data), value)
+        data = encode_message(header, quantized, NONE).data
+        value = certifier.estimate(header, 8 * len(data), scores)
+        log.info("step %g: %d bits, estimated bound %.4f", multiple, 8 * len(data), value)
         if best is None or value < best[0]:
-            best = value, Coded(model, header, encoded, before, multiple)
-            kept = quantized.reconstruction
+            best = value, Coded(data, row | {"step": multiple, "bits": 8 * len(data)})
     assert best is not None
-    at(model, kept)
     return best[1]
 
 
-def imported(bench: Bench, method: Method, model: SubspaceModule, data: str) -> tuple[SubspaceModule, ModelSpec]:
+def imported(bench: Bench, model: SubspaceModule, data: str) -> tuple[SubspaceModule, ModelSpec]:
     """Return a trained adapter of PEFT as `sublora import` takes it."""
     with tempfile.TemporaryDirectory() as scratch, quiet_transformers():
         adapter, run = Path(scratch) / "adapter", Path(scratch) / "run"
@@ -300,41 +295,63 @@ def imported(bench: Bench, method: Method, model: SubspaceModule, data: str) -> 
         net.save_pretrained(adapter)
         adopt(adapter, run, base=bench.base, data=Path(data), block_size=bench.config.data.block_size)
         checkpoint = load_checkpoint(run)
-    config = dataclasses.replace(bench.config, sublora=checkpoint.config.sublora)
+    config = bench.configured(checkpoint.config.sublora)
     again = get_model(config, bench.corpus.vocab_size)
     return at(again, checkpoint.tensors["subspace_params"]), spec_from_config(config)
 
 
-def codings(bench: Bench, data: str) -> Iterator[tuple[dict[str, Any], Coded]]:
-    """Train every method, and yield what a row says of it with its message."""
-    for method in METHODS:
-        trials = bench.trials(method)
-        rate = min(RATES, key=lambda rate: trials[str(rate)])
-        model = bench.make(method)
-        bench.fit(model, rate, bench.effort.steps, SEED)
-        log.info("%s: validation %.4f", method.name, bench.validation(model))
-        row = {"method": method.name, "trained": model.d, "trials": trials, "rate": rate}
-        if method.name in IMPORTED:
-            again, spec = imported(bench, method, model, data)
-            yield row | {"message": "import", "coded": again.d}, code(bench, again, spec)
-        yield row | {"message": method.coded, "coded": model.d}, code(bench, model, bench.spec(method, model))
+def codings(bench: Bench, method: Method, data: str) -> Iterator[Coded]:
+    """Train a method, and yield its messages."""
+    trials = bench.trials(method)
+    rate = min(RATES, key=lambda rate: trials[str(rate)])
+    model = bench.make(method)
+    bench.fit(model, rate, bench.effort.steps, SEED)
+    log.info("%s: validation %.4f", method.name, bench.validation(model))
+    row = {"method": method.name, "trained": model.d, "trials": trials, "rate": rate}
+    trained = model.subspace_params.detach().clone()
+    if method.name in IMPORTED:
+        yield code(bench, *imported(bench, model, data), row | {"message": "import"})
+    yield code(bench, at(model, trained), bench.spec(method, model), row | {"message": method.coded})
 
 
-def measure(bench: Bench, rows: list[tuple[dict[str, Any], Coded]]) -> Iterator[dict[str, Any]]:
+def kept(bench: Bench, method: Method, data: str, work: Path) -> list[Coded]:
+    """Return the messages of a method; what lies in the folder, made with the same effort, is not made again."""
+    record = work / f"{METHODS.index(method)}.json"
+    if record.exists():
+        found = json.loads(record.read_text())
+        if found["effort"] == dataclasses.asdict(bench.effort) and found["method"] == method.name:
+            return [Coded(bytes.fromhex(each["data"]), each["row"]) for each in found["messages"]]
+    made = list(codings(bench, method, data))
+    messages = [{"data": coded.data.hex(), "row": coded.row} for coded in made]
+    effort = dataclasses.asdict(bench.effort)
+    write_text(record, json.dumps({"method": method.name, "effort": effort, "messages": messages}))
+    return made
+
+
+def decoded(bench: Bench, coded: Coded) -> SubspaceModule:
+    """Return the model that a message decodes to: by the message alone, or where it is a stand-in, with PEFT's help."""
+    if coded.row["message"] != "stand-in":
+        return decoded_model(coded.message, bench.base)
+    method = next(method for method in METHODS if method.name == coded.row["method"])
+    return at(bench.make(method), coded.message.alpha)
+
+
+def measure(bench: Bench, messages: list[Coded]) -> Iterator[dict[str, Any]]:
     """Yield the rows with their bounds: every model is measured on the documents that all messages together draw."""
     certifier, evidence = bench.certifier, bench.certifier.evidence
-    everything = b"".join(coded.encoded.data for _, coded in rows)
-    drawn = draw_units(everything, evidence.content_sha256, len(bench.certifier.units), bench.effort.documents)
-    base_bits = bench.score(rows[0][1].model, certifier.units, drawn, base=True).base_bits
-    for row, coded in rows:
-        scores = dataclasses.replace(bench.score(coded.model, certifier.units, drawn), base_bits=base_bits)
+    everything = b"".join(coded.data for coded in messages)
+    drawn = draw_units(everything, evidence.content_sha256, len(certifier.units), bench.effort.documents)
+    base_bits: np.ndarray | None = None
+    for coded in messages:
+        model = decoded(bench, coded)
+        scores = bench.score(model, certifier.units, drawn, base=base_bits is None)
+        base_bits = scores.base_bits if base_bits is None else base_bits
+        scores = dataclasses.replace(scores, base_bits=base_bits)
         terms = terms_of(certifier, coded)
         claims = {claim.metric: claim.bound for claim in make_claims(scores, terms)}
-        yield row | {
-            "step": coded.step,
-            "bits": coded.bits,
-            "held_out_trained": coded.trained_bpb,
-            "held_out_decoded": held_out(bench, coded.model),
+        log.info("%s (%s): certified %.4f", coded.row["method"], coded.row["message"], claims["bpb"])
+        yield coded.row | {
+            "held_out_decoded": held_out(bench, model),
             "measured": round(float(losses_by_metric(scores, terms)["bpb"].values.mean()), 4),
             "measured_alone": round(alone(scores, terms, "bpb"), 4),
             "bound": claims["bpb"],
@@ -352,8 +369,9 @@ def base_bound(scores: Scores, terms: Terms) -> float | None:
 
 def terms_of(certifier: Certifier, coded: Coded) -> Terms:
     """Return the terms of a message's claim."""
-    n = certifier.units.sample_size(coded.header.setting.bound_type)
-    return make_terms(coded.header, coded.bits, n, certifier.evidence.known(coded.header))
+    header = coded.message.header
+    n = certifier.units.sample_size(header.setting.bound_type)
+    return make_terms(header, 8 * len(coded.data), n, certifier.evidence.known(header))
 
 
 def main() -> None:
@@ -361,17 +379,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default="out/sotu_before_base")
     parser.add_argument("--data", default="out/sotu_before")
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--trial-steps", type=int, default=15)
-    parser.add_argument("--batches", type=int, default=12)
-    parser.add_argument("--gradients", type=int, default=128)
-    parser.add_argument("--documents", type=int, default=300)
-    parser.add_argument("--held-out", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--trial-steps", type=int, default=10)
+    parser.add_argument("--batches", type=int, default=6)
+    parser.add_argument("--gradients", type=int, default=64)
+    parser.add_argument("--documents", type=int, default=200)
+    parser.add_argument("--held-out", type=int, default=60)
+    parser.add_argument("--work", type=Path, default=Path("out/peers"))
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     effort = Effort(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Effort)})
     bench = Bench(options.base, options.data, effort)
+    messages = [coded for method in METHODS for coded in kept(bench, method, options.data, options.work)]
     untrained = bench.make(METHODS[0])
     result = {
         "command": "python benchmarks/peers.py",
@@ -379,7 +399,7 @@ def main() -> None:
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "peft": peft.__version__},
         "base_held_out": held_out(bench, untrained),
         "base_validation": round(bench.validation(untrained), 4),
-        "rows": list(measure(bench, list(codings(bench, options.data)))),
+        "rows": list(measure(bench, messages)),
     }
     options.out.write_text(json.dumps(result, indent=2) + "\n")
     sys.stdout.write(options.out.read_text())
