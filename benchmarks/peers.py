@@ -1,12 +1,12 @@
 """Adapters of a few hundred values, PEFT's and ours: held-out loss and certified bound with the same effort for each.
 
-    python benchmarks/peers.py --base out/sotu_before_base --data out/sotu_before [--steps 32] [--rows 4] [--documents 150]
+    python benchmarks/peers.py --base out/sotu_before_base --data out/sotu_before [--steps 32] [--documents 150]
 
 Writes benchmarks/results/peers.json; a killed run goes on from the messages in --work. Base and corpus are those of
-docs/prior.md ("A shift in time"), and config/sotu_before.yaml has the settings that are not named here. Every adapter
-is on the same 24 linear layers and gets the same batches, the same AdamW and schedule, and of the same three learning
-rates the one with the lowest loss on validation crops after a short run on another seed. No adapter has settings of
-its own that were searched.
+docs/prior.md ("A shift in time"), and config/sotu_before.yaml has the settings that are not named here. All adapters
+but VeRA, which has as many values as a layer has outputs, are on the same 24 linear layers. Every one gets the same
+batches, the same AdamW and schedule, and of the same three learning rates the one with the lowest loss on validation
+crops after a short run on another seed. No adapter has settings of its own that were searched.
 
 Every method is trained as a subspace whose operator is the identity on its trained values: alpha is their distance
 from where they start. So all are quantized by the same error feedback from the same number of gradients, at the same
