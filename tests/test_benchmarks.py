@@ -120,6 +120,15 @@ def test_values_that_layers_of_peft_share_reach_all_of_them():
         assert torch.equal(model.materialize()(tokens).logits, moved)
 
 
+def test_every_peer_has_the_same_effort():
+    result = json.loads((BENCHMARKS[0].parent / "results" / "peers.json").read_bytes())
+    script = load("peers")
+    assert {row["method"] for row in result["rows"]} == {method.name for method in script["METHODS"]}
+    for row in result["rows"]:
+        assert sorted(map(float, row["trials"])) == list(script["RATES"])
+        assert row["trials"][str(row["rate"])] == min(row["trials"].values()) and row["step"] in script["STEPS"]
+
+
 def test_the_committed_delays_of_a_watch_are_those_of_the_script():
     script, result = load("watch"), json.loads((BENCHMARKS[0].parent / "results" / "watch.json").read_bytes())
     row = result["rows"][1]

@@ -119,6 +119,7 @@ def test_the_operators_page_shows_the_committed_benchmark():
         ("docs/smollm2.md", "smollm2_share"),
         ("docs/allocation.md", None),
         ("docs/watch.md", None),
+        ("docs/import.md", None),
     ],
 )
 def test_pages_show_the_committed_results(page, run):
