@@ -369,6 +369,51 @@ def delays() -> str:
     return f"{table(['documents before', 'gap', *(f'drift {d}' for d in drifts)], rows)}\n\n{said}"
 
 
+def peers() -> str:
+    """Return adapters of a few hundred values, PEFT's and ours, in bits per byte."""
+    result = read("peers")
+    base = min(row["base_with_fallback"] for row in result["rows"])
+    rows = [
+        [
+            "the base, falling back on the n-gram",
+            "",
+            "",
+            "",
+            "",
+            f"{result['base_held_out']:.3f}",
+            "",
+            at_most(base),
+            "",
+        ]
+    ]
+    for row in result["rows"]:
+        rows.append(
+            [
+                row["method"],
+                f"{row['trained']:,}",
+                f"{row['rate']:g}",
+                row["message"] if row["message"] != "import" else f"import, {row['coded']:,} values",
+                f"{row['bits']:,}",
+                f"{row['held_out_trained']:.3f}",
+                f"{row['held_out_decoded']:.3f}",
+                at_most(row["bound"]),
+                minus(downward(row["gain_alone"], DIGITS)),
+            ]
+        )
+    header = [
+        "adapter",
+        "trained values",
+        "rate",
+        "message",
+        "K, bits",
+        "held-out, trained",
+        "held-out, decoded",
+        "certified at most",
+        "below the base alone, at least",
+    ]
+    return table(header, rows)
+
+
 PAGES = {
     "README.md": {"demo": lambda: certificate("demo")},
     "docs/bounds.md": {
@@ -386,6 +431,7 @@ PAGES = {
         "tokens": token_gaps,
     },
     "docs/watch.md": {"watch": delays},
+    "docs/import.md": {"peers": peers},
     "docs/smollm2.md": {"runs": lambda: runs(SMOLLM2)},
     "docs/certificate.md": {"certificate": lambda: annotated("demo")},
     "docs/allocation.md": {

@@ -73,6 +73,12 @@ def _parser() -> argparse.ArgumentParser:
         ("demo", "prepare, train, bounds, verify and report in one go"),
     ):
         commands.add_parser(name, help=f"{text}; {_CONFIGURED.format(name)}", add_help=False)
+    adopted = commands.add_parser("import", help="make a run of an adapter that PEFT trained, for bounds to certify")
+    adopted.add_argument("adapter", type=Path, help="folder of adapter_config.json and adapter_model.safetensors")
+    adopted.add_argument("--to", required=True, type=Path, metavar="RUN", help="folder to write")
+    adopted.add_argument("--base", required=True, help="the base it was trained on: folder, GGUF file or hub id")
+    adopted.add_argument("--data", required=True, type=Path, metavar="DIR", help="corpus that it is to be certified on")
+    adopted.add_argument("--block-size", type=int, metavar="N", help="context in tokens (the base's, at most 1,024)")
     verify = commands.add_parser("verify", help="re-check a certificate")
     verify.add_argument("certificate", type=Path, help="the certificate, or the folder that holds it")
     verify.add_argument("--data", type=Path, help="corpus: rebuild the model from the message, draw and score again")
@@ -190,6 +196,13 @@ def _bounds(arguments: Sequence[str]) -> None:
     # Of the processes that torchrun starts, one speaks.
     if os.environ.get("RANK", "0") == "0":
         _show(RunFolder.of(path))
+
+
+def _import(options: argparse.Namespace) -> None:
+    from sublora.foreign.adopt import adopt
+
+    run = adopt(options.adapter, options.to, base=options.base, data=options.data, block_size=options.block_size)
+    sys.stdout.write(f"{run}\n")
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -449,6 +462,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             plain: dict[str, Callable[[argparse.Namespace], int | None]] = {
                 "prepare": _prepare,
+                "import": _import,
                 "verify": _verify,
                 "watch": _watch,
                 "attest": _attest,

@@ -17,6 +17,10 @@ class TrainingError(SubloraError):
     """A run that cannot go on: a loss that is not a number, a damaged checkpoint."""
 
 
+class AdapterError(SubloraError):
+    """An adapter from elsewhere that is damaged, belongs to another base, or is of a kind that no message can say."""
+
+
 class MessageError(SubloraError):
     """Bytes that are not a message."""
 

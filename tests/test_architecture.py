@@ -28,6 +28,7 @@ ORDER = [
     "inequalities",
     "scoring",
     "training",
+    "foreign",
     "quantizing",
     "certificate",
     "api",

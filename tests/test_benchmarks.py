@@ -7,15 +7,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
 import torch
 from runs import issue_run
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from sublora.certificate.claims import LOSS_MARGIN
 from sublora.certificate.reading import read_certificate
 from sublora.certificate.terms import make_terms
 from sublora.coding.message import decode_message
 from sublora.coding.quantizers import quantize
+from sublora.nn.projectors import create_intrinsic_model
 from sublora.run_folder import RunFolder
 from sublora.scoring.scores import read_scores
 from sublora.seeds import stream
@@ -268,6 +271,35 @@ def test_feedback_is_measured_against_a_trellis_of_the_same_loss():
     # What no row sees is not free.
     assert feedback["loss_on_rows"] < feedback["true_loss"]
     assert feedback["bits"] < row["trellis_at_the_loss_on_rows"]["bits"]
+
+
+def test_values_that_layers_of_peft_share_reach_all_of_them():
+    """As UniLoRA's do: without the script's detour, torch puts back a tensor of the first call for good."""
+    plain = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_positions=8, n_embd=8, n_layer=2, n_head=2))
+    config = peft.UniLoraConfig(r=2, theta_d_length=20, target_modules=["c_attn"], fan_in_fan_out=True)
+    adapted = load("peers")["registered_once"](peft.get_peft_model(plain, config))
+    model = create_intrinsic_model(adapted, intrinsic_dim=0, seed=0).eval()
+    tokens = torch.arange(8)[None]
+
+    def logits(alpha):
+        with torch.no_grad():
+            model.subspace_params.fill_(alpha)
+            return model(tokens).logits
+
+    first, moved = logits(0), logits(1)
+    assert model.d == 20 and (moved - first).abs().max() > 1e-3
+    assert torch.equal(logits(0), first) and torch.equal(logits(1), moved)
+    with torch.no_grad():
+        assert torch.equal(model.materialize()(tokens).logits, moved)
+
+
+def test_every_peer_has_the_same_effort():
+    result = json.loads((BENCHMARKS[0].parent / "results" / "peers.json").read_bytes())
+    script = load("peers")
+    assert {row["method"] for row in result["rows"]} == {method.name for method in script["METHODS"]}
+    for row in result["rows"]:
+        assert sorted(map(float, row["trials"])) == list(script["RATES"])
+        assert row["trials"][str(row["rate"])] == min(row["trials"].values()) and row["step"] in script["STEPS"]
 
 
 def test_the_committed_delays_of_a_watch_are_those_of_the_script():

@@ -40,6 +40,10 @@ from sublora.run_folder import RunFolder
         (["pretrain", "--pretrain.max_iters=3"], "say where the base is written to"),
         (["attest", "nowhere", "--key", "key.pem"], "cannot read the certificate nowhere"),
         (["watch", "nowhere", "--data", "d"], "cannot read the certificate nowhere"),
+        (
+            ["import", "nowhere", "--to", "run", "--base", "b", "--data", "d"],
+            "cannot read the adapter's configuration nowhere",
+        ),
         (["pack", "nowhere", "--to", "a.sublora"], "cannot read the certificate nowhere"),
         (["sample", "nowhere.sublora"], "cannot read the pack nowhere.sublora"),
         (["report", "nowhere"], "nowhere"),

@@ -120,6 +120,7 @@ def test_the_operators_page_shows_the_committed_benchmark():
         ("docs/allocation.md", None),
         ("docs/watch.md", None),
         ("docs/scale.md", None),
+        ("docs/import.md", None),
     ],
 )
 def test_pages_show_the_committed_results(page, run):
