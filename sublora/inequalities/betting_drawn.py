@@ -101,7 +101,7 @@ def betting_subsampled(
             raise ValueError("give either a pilot or choices: bets from outside the draw need no pilot")
         pilot, careful = 0, choices
     else:
-        pilot = _pilot(len(y)) if pilot is None else pilot
+        pilot = pilot_size(len(y)) if pilot is None else pilot
         if not 0 < pilot < len(y):
             raise ValueError(f"a pilot of {pilot} of {len(y)} draws: both the pilot and the rest need at least one")
         expected = stage_costs(len(y) - pilot, n, message_nats, delta, claims, CAREFUL_WEIGHT)
@@ -137,11 +137,11 @@ def projected_subsampled(
         samples: number of draws that are imagined, at least 2.
     """
     y = upper - checked_losses(losses, upper)
-    costs = stage_costs(samples - _pilot(samples), n, message_nats, delta, claims, HEDGE[0][1])
+    costs = stage_costs(samples - pilot_size(samples), n, message_nats, delta, claims, HEDGE[0][1])
     return _evaluate(y, upper, *_choose(y, *costs), *costs)
 
 
-def _pilot(draws: int) -> int:
+def pilot_size(draws: int) -> int:
     """How many draws choose the bets."""
     return min(max(PILOT_LEAST, math.ceil(PILOT_SHARE * draws)), draws // 2)
 
