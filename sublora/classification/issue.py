@@ -1,10 +1,12 @@
 """From a trained checkpoint to the certificate of a classifier: quantize, write the message, measure, bound, seal."""
 
 import logging
+import math
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from scipy.special import logsumexp
 
 from sublora import seeds
 from sublora.certificate.assemble import coded_setting
@@ -89,14 +91,17 @@ class ClassifierCertifier:
         rng, n = seeds.stream(self.trained.spec.seed, "calibration"), len(self.corpus.train)
         self.calibration = np.sort(rng.choice(n, min(CALIBRATION_DOCUMENTS, n), replace=False))
 
-    def _estimate(self, rebuilt: Rebuilt, bits: int) -> float:
-        """The bound of a message of so many bits if all documents were classified as those of the calibration."""
-        return self._projected(self._errors(rebuilt), bits)
-
-    def _errors(self, rebuilt: Rebuilt) -> np.ndarray:
+    def _measure(self, rebuilt: Rebuilt) -> tuple[np.ndarray, float]:
+        """The errors of the documents of the calibration, and the mean bits of their labels among the classes."""
         rows, size = self.calibration, self.config.bounds.eval_batch_size
-        logits = self.evidence.logits(rebuilt, rows, size, "calibrating, documents")
-        return label_errors(logits, self.evidence.classes(rows), RANK_MARGIN).astype(np.float64)
+        logits, classes = (
+            self.evidence.logits(rebuilt, rows, size, "calibrating, documents"),
+            self.evidence.classes(rows),
+        )
+        errors = label_errors(logits, classes, RANK_MARGIN).astype(np.float64)
+        whole = logits.astype(np.float64)
+        own = whole[np.arange(len(rows)), classes]
+        return errors, float((logsumexp(whole, axis=1) - own).mean() / math.log(2))
 
     def _projected(self, errors: np.ndarray, bits: int) -> float:
         return projected_error_bound(
@@ -108,14 +113,17 @@ class ClassifierCertifier:
         )
 
     def price_of_a_bit(self) -> float:
-        """Return by how much one more bit raises the estimated bound of the model before quantization.
-
-        A bit of a label's price counts as much as an error where the two are weighed against each other.
-        """
+        """Return by how much one more bit raises the estimated bound of the model before quantization, in bits of
+        label: errors and bits are taken to grow alike."""
         model, bits = self.trained.model(self.trained.gates), round(PLANNED_RATE * len(self.trained.alpha))
-        errors = self._errors(Rebuilt(merge(model), str(model.base_sha256), model.D, self.trained.prompt_tokens))
-        log.info("before quantization: %d errors in %d training documents", int(errors.sum()), len(errors))
-        return (self._projected(errors, 2 * bits) - self._projected(errors, bits)) / bits
+        whole = Rebuilt(merge(model), str(model.base_sha256), model.D, self.trained.prompt_tokens)
+        errors, label_bits = self._measure(whole)
+        log.info(
+            "before quantization: %d errors in %d training documents, %.3f bits per label",
+            int(errors.sum()), len(errors), label_bits,
+        )  # fmt: skip
+        price = (self._projected(errors, 2 * bits) - self._projected(errors, bits)) / bits
+        return price * label_bits / max(float(errors.mean()), 1 / len(errors))
 
     def choose(self) -> bytes:
         """Return the message with the lowest estimated bound over quantizations."""
@@ -124,8 +132,12 @@ class ClassifierCertifier:
             data = encode_classifier(self.evidence.verbalizer, encode_message(self.header, quantized, gates).data)
             model = decode_classifier(data, max_symbols=max(len(self.trained.alpha), 1)).model
             self.evidence.processes.agree("the message", data)
-            value = self._estimate(rebuild(model, self.evidence.source, self.corpus.prior), 8 * len(data))
-            log.info("message of %d bits: estimated bound %.4f", 8 * len(data), value)
+            errors, label_bits = self._measure(rebuild(model, self.evidence.source, self.corpus.prior))
+            value = self._projected(errors, 8 * len(data))
+            log.info(
+                "message of %d bits: %d errors, %.3f bits per label, estimated bound %.4f",
+                8 * len(data), int(errors.sum()), label_bits, value,
+            )  # fmt: skip
             if best is None or value < best[0]:
                 best = (value, data)
         assert best is not None
