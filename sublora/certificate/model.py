@@ -5,7 +5,7 @@ Nothing in it names anything that is loaded.
 
 import datetime
 import json
-from typing import Literal, Self
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -292,10 +292,13 @@ class How(Part):
     """of the packages that computed"""
 
 
+Kind = TypeVar("Kind", bound="Sealed")
+
+
 class Sealed(Part):
     """A certificate with a digest: SHA-256 of the canonical JSON of everything else."""
 
-    def sealed(self) -> Self:
+    def sealed(self: Kind) -> Kind:
         """Return the certificate with its digest."""
         return self.model_copy(update={"digest": self.compute_digest()})
 

@@ -50,6 +50,7 @@ class Batch:
         targets: first the tokens that the prefix predicts, one for each row unless there is no prefix, then those that
             the inputs predict.
         weights: of the targets.
+        counted: where the targets stand among all that prefix and inputs predict; None: these are all of it.
     """
 
     prefix: Int64[np.ndarray, " prefix"]
@@ -57,6 +58,7 @@ class Batch:
     lengths: Int64[np.ndarray, " rows"]
     targets: Int64[np.ndarray, " targets"]
     weights: Float32[np.ndarray, " targets"]
+    counted: Int64[np.ndarray, " targets"] | None = None
 
 
 @dataclass(frozen=True)
@@ -139,21 +141,22 @@ class Batches:
         numbers = np.array([i for i, _ in documents], np.int64)
         rows = [tokens for _, tokens in documents]
         lengths = np.array([len(row) for row in rows])
+        prefix, inputs = np.append(self.prompt, np.int64(self.split.eot_token)), np.concatenate([r[:-1] for r in rows])
+        if self.batching == "labels":
+            last = np.array([row[-1] for row in rows], np.int64)
+            counted = len(rows) + np.cumsum(lengths - 1) - 1
+            return Batch(prefix, inputs, lengths - 1, last, np.full(len(rows), share, np.float32), counted)
         # A document that is cut has as many bytes per token as the whole of it.
         per_token = np.ones(len(rows))
         if self.split.byte_lengths is not None:
             per_token = self.split.lengths[numbers] / self.split.byte_lengths[numbers]
-        first = share * per_token / lengths
-        weights = np.repeat(first, lengths - 1)
-        if self.batching == "labels":
-            first, weights = np.zeros(len(rows)), np.zeros(len(weights))
-            weights[np.cumsum(lengths - 1) - 1] = share
+        weights = share * per_token / lengths
         return Batch(
-            prefix=np.append(self.prompt, np.int64(self.split.eot_token)),
-            inputs=np.concatenate([row[:-1] for row in rows]),
+            prefix=prefix,
+            inputs=inputs,
             lengths=lengths - 1,
             targets=np.concatenate([[row[0] for row in rows], *(row[1:] for row in rows)]).astype(np.int64),
-            weights=np.concatenate([first, weights]).astype(np.float32),
+            weights=np.concatenate([weights, np.repeat(weights, lengths - 1)]).astype(np.float32),
         )
 
 

@@ -23,7 +23,7 @@ def fisher_factor(model: SubspaceModule, batches: Batches, *, seed: int, samples
 
     Args:
         model: at the alpha of interest.
-        batches: what it is trained on; the loss is theirs.
+        batches: what it is trained on, crops or documents; the loss is theirs.
         seed: root of the streams of rows and labels.
         samples: N, number of rows.
 
@@ -39,11 +39,10 @@ def fisher_factor(model: SubspaceModule, batches: Batches, *, seed: int, samples
             batch = batches.sample(rng, 1)
             log_p = logits_of(batch).double().log_softmax(-1)
             labels = _draw(log_p.detach(), rng)
-            counted = torch.from_numpy(batch.weights > 0).to(log_p.device)
-            bits = -log_p.gather(1, labels)[counted].sum() / math.log(2)
+            bits = -log_p.gather(1, labels).sum() / math.log(2)
             gradient = torch.autograd.grad(bits, model.subspace_params)[0].double().cpu().numpy()
-            # All tokens of a row that count have one weight.
-            rows[i] = math.sqrt(math.log(2) * float(batch.weights.max()) / samples) * gradient
+            # All tokens of a row have one weight.
+            rows[i] = math.sqrt(math.log(2) * float(batch.weights[0]) / samples) * gradient
             advance(1)
     return rows
 
