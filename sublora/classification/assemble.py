@@ -82,7 +82,7 @@ def assemble(
     setting = ErrorSetting(
         delta=decimal(header.setting.delta),
         samples=header.samples,
-        most_tokens=classifier.verbalizer.most_tokens,
+        most_characters=classifier.verbalizer.most_characters,
         cue=classifier.verbalizer.cue,
         prompt_tokens=measured.prompt_tokens,
     )

@@ -47,7 +47,7 @@ class LabelEvidence:
     @property
     def verbalizer(self) -> Verbalizer:
         """How a model is asked for the corpus's labels."""
-        return Verbalizer(self.labels.tokens, self.labels.cue, self.labels.most_tokens)
+        return Verbalizer(self.labels.tokens, self.labels.cue, self.labels.most_characters)
 
     @cached_property
     def content_sha256(self) -> str:
@@ -95,6 +95,9 @@ class LabelEvidence:
         """
         header = classifier.model.header
         known = self.corpus.prior if header.setting.prior_tag is not None else None
+        longest, context = int(self.units.split.lengths.max()), header.architecture.block_size
+        if longest > context:
+            raise CertificateError(f"a document has {longest} tokens, and the message's context {context}")
         rows = draw_units(data, self.content_sha256, len(self.units), header.samples)
         rebuilt = rebuild(classifier.model, self.source, self.corpus.prior)
         logits = self.logits(rebuilt, rows, batch_size, "measuring the error, documents")

@@ -64,7 +64,7 @@ class ErrorSetting(Part):
     """probability that the claim may fail: a decimal fraction, exact"""
     samples: int = Field(ge=0)
     """documents drawn to measure the error; 0: all n were measured"""
-    most_tokens: int = Field(ge=1)
+    most_characters: int = Field(ge=1)
     """of a text that are read"""
     cue: tuple[int, ...]
     """tokens between text and label"""

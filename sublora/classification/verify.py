@@ -136,12 +136,12 @@ def _replay(
 ) -> float:
     corpus, said = open_corpus(data_dir), certificate.prior.base
     name, published = (said.name, said.published or "") if said.kind == "pretrained" else ("", "")
-    require_match(classifier.model.header, corpus, base, name)
 
     from sublora.classification.evidence import LabelEvidence
     from sublora.scoring.processes import Processes
 
     evidence = LabelEvidence(corpus, base, published, Processes("cpu"))
+    require_match(classifier.model.header, corpus, base, name)
     evidence.require(classifier)
     _expect("the hash of the documents", certificate.corpus.sha256, evidence.content_sha256)
     measured = evidence.measure(data, classifier, certificate.how.batch_size)

@@ -47,7 +47,7 @@ def limits(setting: ErrorSetting, corpus: CorpusPart, prior: ErrorPrior) -> tupl
         "source: who could choose that order could choose the division.",
         "Labels are those of the file: that they are right is not claimed. Names of labels count only by the tokens "
         "that stand for them, which are in the message.",
-        f"Of a text the first {setting.most_tokens} tokens are read. A tie between classes is an error.",
+        f"Of a text the first {setting.most_characters} characters are read. A tie between classes is an error.",
     ]
     if setting.samples:
         out.append(

@@ -27,7 +27,7 @@ MOST_CUE = 64
 
 @dataclass(frozen=True)
 class Verbalizer:
-    """How a language model classifies: it reads the first tokens of a text and the cue, and of the classes' tokens
+    """How a language model classifies: it reads the first characters of a text and the cue, and of the classes' tokens
     predicts the likeliest next.
 
     Raises:
@@ -38,7 +38,7 @@ class Verbalizer:
     """the token of each class"""
     cue: tuple[int, ...]
     """tokens between text and label"""
-    most_tokens: int
+    most_characters: int
     """of a text that are read"""
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class Verbalizer:
             and 1 <= len(self.cue) <= MOST_CUE
             and len(set(self.labels)) == len(self.labels)
             and all(0 <= token < MAX_VOCABULARY for token in tokens)
-            and self.most_tokens >= 1
+            and self.most_characters >= 1
         )
         if not known:
             raise MessageError(f"no classifier reads labels like this: {self}")
@@ -63,7 +63,7 @@ def encode_classifier(verbalizer: Verbalizer, model: bytes) -> bytes:
     """
     writer = BitWriter()
     write_gamma(writer, VERSION)
-    write_decimal(writer, verbalizer.most_tokens)
+    write_decimal(writer, verbalizer.most_characters)
     write_gamma(writer, len(verbalizer.cue))
     write_gamma(writer, len(verbalizer.labels) - 1)
     for token in (*verbalizer.cue, *verbalizer.labels):
@@ -96,19 +96,17 @@ def decode_classifier(data: bytes, *, max_symbols: int) -> Classifier:
     reader = BitReader(data)
     if (version := read_gamma(reader)) != VERSION:
         raise MessageError(f"version {version} is no classifier's: is it the message of a language model?")
-    most_tokens, cue, labels = read_decimal(reader), read_gamma(reader), read_gamma(reader) + 1
+    most_characters, cue, labels = read_decimal(reader), read_gamma(reader), read_gamma(reader) + 1
     if cue > MOST_CUE or labels > MOST_LABELS:
         raise MessageError(f"a classifier has at most {MOST_LABELS} classes and a cue of {MOST_CUE} tokens")
     tokens = tuple(read_delta(reader) - 1 for _ in range(cue + labels))
     if reader.read(-reader.position % 8):
         raise MessageError("the classes of the message are not in their canonical form")
-    own, verbalizer = reader.position, Verbalizer(tokens[cue:], tokens[:cue], most_tokens)
+    own, verbalizer = reader.position, Verbalizer(tokens[cue:], tokens[:cue], most_characters)
     model = decode_message(data[own // 8 :], max_symbols=max_symbols)
     setting = model.header.setting
     if setting.bound_type != "document_level" or setting.split_seed is None:
         raise MessageError("a classifier is certified for the documents of a population, and this message for others")
     if max(tokens) >= setting.vocab_size or setting.eot_token in tokens:
         raise MessageError("the classes have tokens that no document holds")
-    if model.header.architecture.block_size < most_tokens + cue + 1:
-        raise MessageError("the classifier's context is too short for its texts")
     return Classifier(verbalizer, model, {"classes": float(own)} | model.ledger)

@@ -22,13 +22,13 @@ CUE = "\nLabel:"
 LABEL = "label"
 """The field of a line of JSON that holds the label."""
 MOST_LABELS = 256
-MOST_TOKENS = 256
+MOST_CHARACTERS = 1000
 """of a text, unless given"""
 
 
-def render(text: str, label: str) -> str:
-    """Return the document of a text and its label."""
-    return f"{text.strip()}{CUE} {label}"
+def render(text: str, label: str, most_characters: int) -> str:
+    """Return the document of a text and its label: what is behind so many characters of the text is left out."""
+    return f"{text.strip()[:most_characters].strip()}{CUE} {label}"
 
 
 def read_labelled(path: Path, lines: Iterable[str], column: str) -> Iterator[tuple[str, str]]:
@@ -90,13 +90,13 @@ class Labels:
         names: of the classes, in order.
         tokens: the token of each class.
         cue: tokens between text and label.
-        most_tokens: of a text that are read.
+        most_characters: of a text that are read.
     """
 
     names: tuple[str, ...]
     tokens: tuple[int, ...]
     cue: tuple[int, ...]
-    most_tokens: int
+    most_characters: int
 
     def to_meta(self) -> dict[str, Any]:
         """Return what the description of a corpus says of its labels."""
@@ -104,17 +104,16 @@ class Labels:
             "names": list(self.names),
             "tokens": list(self.tokens),
             "cue": list(self.cue),
-            "most_tokens": self.most_tokens,
+            "most_characters": self.most_characters,
         }
 
     def classes(self, split: Split) -> Int64[np.ndarray, " n"]:
         """Return the class of every document: the number of its label.
 
         Raises:
-            CorpusError: a document does not end with cue and label, or is longer than its rule says.
+            CorpusError: a document is not a text, the cue and a label.
         """
         ends = split.starts + split.lengths
-        least = len(self.cue) + 2
         column = np.array(self.cue)
         # What is too short is refused below; until then it may be read at any place.
         before = np.maximum(ends - 1 - len(column), 0)[:, None] + np.arange(len(column))
@@ -122,12 +121,12 @@ class Labels:
         last = split.tokens[ends - 1].astype(np.int64)
         found = order[np.searchsorted(np.array(self.tokens)[order], last).clip(max=len(order) - 1)]
         right = (np.array(self.tokens)[found] == last) & (split.tokens[before] == column).all(axis=1)
-        right &= (split.lengths >= least) & (split.lengths <= least - 1 + self.most_tokens)
+        right &= split.lengths >= len(self.cue) + 2
         if not right.all():
             wrong = int(np.argmin(right))
             raise CorpusError(
-                f"document {wrong} of {split.path} is not a text of at most {self.most_tokens} tokens and one of the "
-                f"labels {', '.join(self.names)}: prepare the corpus with --source labelled"
+                f"document {wrong} of {split.path} does not end with one of the labels "
+                f"{', '.join(self.names)}: prepare the corpus with --source labelled"
             )
         return found.astype(np.int64)
 
@@ -137,18 +136,18 @@ class Labels:
 
 
 class LabelTokenizer:
-    """A tokenizer of labelled documents: the first tokens of the text, those of the cue, and one of the label.
+    """A tokenizer of labelled documents: the tokens of the text, those of the cue, and one of the label.
 
     Args:
         inner: the tokenizer of text.
         names: the labels.
-        most_tokens: of a text that are kept.
+        most_characters: of a text that are read, for the description.
 
     Raises:
         CorpusError: two labels begin with the same token.
     """
 
-    def __init__(self, inner: Tokenizer, names: Sequence[str], most_tokens: int) -> None:
+    def __init__(self, inner: Tokenizer, names: Sequence[str], most_characters: int) -> None:
         self._inner = inner
         self.eot_token, self.vocab_size = inner.eot_token, inner.vocab_size
         rows = [row.tolist() for row in inner.encode([f"{CUE} {name}" for name in names])]
@@ -161,11 +160,11 @@ class LabelTokenizer:
                     f"the labels {other!r} and {names[number]!r} begin with the same token: rename one of them"
                 )
         known = tuple(token for token in tokens if token is not None)
-        self.labels = Labels(tuple(names), known, tuple(rows[0][:common]), most_tokens)
+        self.labels = Labels(tuple(names), known, tuple(rows[0][:common]), most_characters)
         pairs = ", ".join(f"{name} ({token})" for name, token in zip(names, known, strict=True))
         self.description = (
-            f"{inner.description}; of a text the first {most_tokens} tokens, then {list(self.labels.cue)} and the "
-            f"token of its label: {pairs}"
+            f"{inner.description}; of a text the first {most_characters} characters, then {list(self.labels.cue)} and "
+            f"the token of its label: {pairs}"
         )
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -174,7 +173,7 @@ class LabelTokenizer:
         token = dict(zip(self.labels.names, self.labels.tokens, strict=True))
         encoded = self._inner.encode([text for text, _, _ in pairs])
         return [
-            np.concatenate([tokens[: self.labels.most_tokens], self.labels.cue, [token[label]]]).astype(np.int64)
+            np.concatenate([tokens, self.labels.cue, [token[label]]]).astype(np.int64)
             for tokens, (_, _, label) in zip(encoded, pairs, strict=True)
         ]
 
@@ -193,7 +192,7 @@ def labels_of(corpus: Corpus) -> Labels:
     if found is None:
         raise CorpusError(f"the documents of {corpus.path} have no labels: prepare it with --source labelled")
     try:
-        names, tokens, cue, most = (found[key] for key in ("names", "tokens", "cue", "most_tokens"))
+        names, tokens, cue, most = (found[key] for key in ("names", "tokens", "cue", "most_characters"))
         known = (
             all(type(name) is str for name in names)
             and all(type(token) is int and 0 <= token < corpus.vocab_size for token in (*tokens, *cue))
