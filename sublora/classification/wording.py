@@ -41,6 +41,7 @@ def statement(
 def limits(setting: ErrorSetting, corpus: CorpusPart, prior: ErrorPrior) -> tuple[str, ...]:
     """Return what the claim does not say, one sentence each."""
     out = [
+        "Each bound, of the claim and of the base beside it, holds on its own with this probability, not both at once.",
         "The claim is about the share of errors over the documents of the population, of which the certified ones are "
         "a random choice by a seed that is paid for. Nothing is assumed about where the documents come from, and "
         "nothing is said about documents outside the population. The seed divides the documents in the order of their "
@@ -66,7 +67,7 @@ def limits(setting: ErrorSetting, corpus: CorpusPart, prior: ErrorPrior) -> tupl
     if prior.documents:
         out.append(
             f"{prior.documents:,} labelled documents count as known beforehand, and n does not count them: whatever is "
-            "learned from them is free."
+            "learned from them is free. None is a certified document, but its text may be one under another label."
         )
     out.append("The tokenizer counts as known beforehand.")
     if corpus.distinct < corpus.n:
