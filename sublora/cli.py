@@ -205,7 +205,8 @@ def _classifier_bounds(config: "Config") -> None:
 
     path = certify_classifier(config)
     if os.environ.get("RANK", "0") == "0":
-        sys.stdout.write(table(read_classifier_certificate(path)))
+        certificate = read_classifier_certificate(path)
+        sys.stdout.write(f"{table(certificate)}\n\n{certificate.statement}\n")
 
 
 def _verify_classifier(options: argparse.Namespace) -> None:

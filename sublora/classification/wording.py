@@ -76,7 +76,7 @@ def limits(setting: ErrorSetting, corpus: CorpusPart, prior: ErrorPrior) -> tupl
 
 
 def table(certificate: ClassifierCertificate) -> str:
-    """Return the claim beside the simple classifiers, and the errors of every class, as a table of Markdown."""
+    """Return the claim beside the simple classifiers, and the errors of every class, as tables of Markdown."""
     claim, sure = certificate.claim, confidence(Fraction(certificate.setting.delta))
     own = f"the classifier in {certificate.message.bits // 8:,} bytes"
     rows = [(own, certificate.message.bits, claim.errors, claim.measured, percent(claim.bound))]
@@ -89,4 +89,4 @@ def table(certificate: ClassifierCertificate) -> str:
     lines += ["", "| class | in the population | measured | errors |", "| --- | --- | --- | --- |"]
     for c in certificate.classes:
         lines.append(f"| {c.name} | {c.documents:,} | {c.measured:,} | {c.errors:,} |")
-    return "\n".join([*lines, "", certificate.statement, ""])
+    return "\n".join(lines)
