@@ -18,6 +18,8 @@ from sublora.certificate.model import Certificate
 from sublora.certificate.reading import read_certificate
 from sublora.certificate.rounding import downward
 from sublora.certificate.wording import DIGITS
+from sublora.classification.model import read_classifier_certificate
+from sublora.classification.wording import table as classifier_table
 from sublora.report.runs import mean_and_error
 from sublora.report.tables import at_most, claims_table, compared, minus, sure
 
@@ -433,6 +435,9 @@ PAGES = {
     "docs/watch.md": {"watch": delays},
     "docs/import.md": {"peers": peers},
     "docs/smollm2.md": {"runs": lambda: runs(SMOLLM2)},
+    "docs/classification.md": {
+        "classification": lambda: classifier_table(read_classifier_certificate(ROOT / "results" / "classification"))
+    },
     "docs/certificate.md": {"certificate": lambda: annotated("demo")},
     "docs/allocation.md": {
         "pretrained": lambda: gains(PRETRAINED),

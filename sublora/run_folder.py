@@ -54,6 +54,21 @@ class RunFolder:
         return self.path / "losses.safetensors"
 
     @property
+    def classifier(self) -> Path:
+        """The bytes from which a classifier is rebuilt."""
+        return self.path / "classifier.bin"
+
+    @property
+    def classifier_certificate(self) -> Path:
+        """What is claimed of the classifier."""
+        return self.path / "classifier.json"
+
+    @property
+    def predictions(self) -> Path:
+        """What the classifier says of the documents that were measured."""
+        return self.path / "predictions.safetensors"
+
+    @property
     def selection(self) -> Path:
         """What is claimed of the run as the best of several."""
         return self.path / "selection.json"

@@ -16,7 +16,18 @@ CODING = sorted(
     for path in (Path(__file__).parent.parent / "sublora" / "coding").glob("*.py")
     if path.stem not in ("__init__", "decisions", "ngram_message", "bits")
 )
-ROOMS = ("corpus", "nn", "training", "foreign", "inequalities", "scoring", "quantizing", "certificate", "report")
+ROOMS = (
+    "corpus",
+    "nn",
+    "training",
+    "foreign",
+    "inequalities",
+    "scoring",
+    "quantizing",
+    "certificate",
+    "classification",
+    "report",
+)
 install_import_hook(
     [*CODING, *(f"sublora.{room}" for room in ROOMS)],
     "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))",

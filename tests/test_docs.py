@@ -15,6 +15,7 @@ from sublora.certificate.reading import MOST_BYTES, read_certificate
 from sublora.certificate.schema import schema_text
 from sublora.certificate.verify import verify
 from sublora.certificate.wording import beaten_by
+from sublora.classification.verify import verify_classifier
 from sublora.coding.message import MAX_BYTES, MAX_DRAWS, MAX_SYMBOLS, decode_message
 from sublora.config import SECTIONS
 from sublora.run_folder import RunFolder
@@ -83,6 +84,11 @@ def test_the_committed_certificates_follow_from_their_losses(run):
     assert "arithmetic only" in verified.in_words()
 
 
+def test_the_committed_classifier_follows_from_its_predictions():
+    verified = verify_classifier(ROOT / "results" / "classification", None)
+    assert "arithmetic only" in verified.in_words()
+
+
 @pytest.mark.parametrize("run", committed(), ids=lambda run: run.path.name)
 def test_the_committed_certificates_beat_simple_codes(run):
     certificate = read_certificate(run.certificate)
@@ -118,6 +124,7 @@ def test_the_operators_page_shows_the_committed_benchmark():
         ("docs/certificate.md", "demo"),
         ("docs/smollm2.md", "smollm2_share"),
         ("docs/allocation.md", None),
+        ("docs/classification.md", None),
         ("docs/watch.md", None),
         ("docs/scale.md", None),
         ("docs/import.md", None),

@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from transformers import PreTrainedModel
 
 import sublora
 from sublora.certificate.assemble import Measured, corpus_part
@@ -127,16 +128,21 @@ class Evidence:
             prior=self._prior(message, rebuilt),
             baselines=simple_codes,
             held_out=on_held_out,
-            how=How(
-                batch_size=batch_size,
-                versions={"sublora": sublora.__version__} | {p: importlib.metadata.version(p) for p in PACKAGES},
-            ),
+            how=how_computed(batch_size),
         )
 
     def _prior(self, message: Message, rebuilt: Rebuilt) -> Prior:
         documents = self._documents(message)
         return Prior(
-            base=self._base(message, rebuilt),
+            base=base_part(
+                message.header,
+                rebuilt.base_sha256,
+                self.pretrained,
+                self.source,
+                self.published,
+                self.corpus,
+                documents,
+            ),
             D=rebuilt.D,
             tokenizer=str(self.corpus.meta["tokenizer"]),
             documents=0 if documents is None else len(documents),
@@ -149,28 +155,54 @@ class Evidence:
         """The documents known beforehand that a message names."""
         return self.corpus.prior if message.header.setting.prior_tag is not None else None
 
-    def _base(self, message: Message, rebuilt: Rebuilt) -> RandomBase | PretrainedBase:
-        architecture = message.header.architecture
-        if self.pretrained is None:
-            return RandomBase(
-                kind="random",
-                family=architecture.family,
-                n_layer=architecture.n_layer,
-                n_head=architecture.n_head,
-                n_embd=architecture.n_embd,
-                attention_window=architecture.attention_window,
-                seed=message.spec.seed,
-                sha256=rebuilt.base_sha256,
-            )
-        facts = describe_base(self.source, self.pretrained)
-        return PretrainedBase(
-            kind="pretrained",
-            name=facts.name,
-            licence=facts.licence,
-            published=self.published or None,
-            evidence=why_known(self.source, rebuilt.base_sha256, self.corpus, self._documents(message)),
-            sha256=rebuilt.base_sha256,
+
+def how_computed(batch_size: int) -> How:
+    """Return what a certificate says of how its losses are computed here."""
+    versions = {"sublora": sublora.__version__} | {p: importlib.metadata.version(p) for p in PACKAGES}
+    return How(batch_size=batch_size, versions=versions)
+
+
+def base_part(
+    header: Header,
+    sha256: str,
+    pretrained: PreTrainedModel | None,
+    source: str,
+    published: str,
+    corpus: Corpus,
+    known: Split | None,
+) -> RandomBase | PretrainedBase:
+    """Return what a certificate says of the base of a message.
+
+    Args:
+        header: the message's.
+        sha256: of the weights.
+        pretrained: the base that was loaded; None for a random one.
+        source: that it was loaded from.
+        published: date of it, as its user states it.
+        corpus: that is certified.
+        known: the known documents that the message names.
+    """
+    architecture = header.architecture
+    if pretrained is None:
+        return RandomBase(
+            kind="random",
+            family=architecture.family,
+            n_layer=architecture.n_layer,
+            n_head=architecture.n_head,
+            n_embd=architecture.n_embd,
+            attention_window=architecture.attention_window,
+            seed=header.spec.seed,
+            sha256=sha256,
         )
+    facts = describe_base(source, pretrained)
+    return PretrainedBase(
+        kind="pretrained",
+        name=facts.name,
+        licence=facts.licence,
+        published=published or None,
+        evidence=why_known(source, sha256, corpus, known),
+        sha256=sha256,
+    )
 
 
 def absent_from_older_copy(corpus: Corpus) -> bool:

@@ -33,6 +33,7 @@ from sublora.nn.create_model import merge
 from sublora.quantizing.candidates import candidates as quantizations
 from sublora.quantizing.trained import Trained
 from sublora.run_folder import RunFolder
+from sublora.scoring.decisions import RANK_MARGIN
 from sublora.scoring.measure import (
     Rebuilt,
     base_scores,
@@ -55,8 +56,6 @@ MIXTURE_EXPONENTS = range(1, 17)
 ESTIMATING_UNITS = 2_000
 # Bits per coordinate at which the price of a bit is taken before there is a message.
 PLANNED_RATE = 1.5
-# A near tie of logits counts against the model: another machine may decide it so.
-RANK_MARGIN = 1e-4
 # Order of the n-gram that is fitted to documents known beforehand: of bytes (True), and of longer tokens.
 USUAL_ORDER = {True: 6, False: 4}
 

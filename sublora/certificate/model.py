@@ -5,7 +5,7 @@ Nothing in it names anything that is loaded.
 
 import datetime
 import json
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -292,7 +292,26 @@ class How(Part):
     """of the packages that computed"""
 
 
-class Certificate(Part):
+Kind = TypeVar("Kind", bound="Sealed")
+
+
+class Sealed(Part):
+    """A certificate with a digest: SHA-256 of the canonical JSON of everything else."""
+
+    def sealed(self: Kind) -> Kind:
+        """Return the certificate with its digest."""
+        return self.model_copy(update={"digest": self.compute_digest()})
+
+    def compute_digest(self) -> str:
+        """Return SHA-256 of the canonical JSON of everything but the digest."""
+        return sha256(canonical_json(self.model_dump(mode="json", exclude={"digest"})))
+
+    def to_text(self) -> str:
+        """Return the one text of the certificate."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+class Certificate(Sealed):
     """A claim about the model in a message that anyone with the documents can check from the bytes."""
 
     format: Literal[3]
@@ -346,15 +365,3 @@ class Certificate(Part):
     def delta(self) -> float:
         """The probability that a claim may fail."""
         return float(self.setting.delta)
-
-    def sealed(self) -> "Certificate":
-        """Return the certificate with its digest."""
-        return self.model_copy(update={"digest": self.compute_digest()})
-
-    def compute_digest(self) -> str:
-        """Return SHA-256 of the canonical JSON of everything but the digest."""
-        return sha256(canonical_json(self.model_dump(mode="json", exclude={"digest"})))
-
-    def to_text(self) -> str:
-        """Return the one text of the certificate."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False) + "\n"

@@ -8,11 +8,11 @@ import json
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from sublora.certificate.model import FORMAT, Certificate
+from sublora.certificate.model import FORMAT, Certificate, Sealed
 from sublora.errors import CertificateError
 from sublora.files import read_bytes, write_text
 from sublora.run_folder import RunFolder
@@ -21,6 +21,8 @@ MOST_BYTES = 1 << 20
 """of a certificate's file; a usual one has ten thousand"""
 # Categories of Unicode that change what stands around them: controls, marks of direction, separators of lines.
 _UNPRINTED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+Kind = TypeVar("Kind", bound=Sealed)
 
 
 def write_certificate(run: RunFolder, certificate: Certificate) -> Certificate:
@@ -50,12 +52,27 @@ def certificate_of(data: bytes, where: str) -> Certificate:
         data: the bytes.
         where: they are from, for errors.
     """
+    return sealed_certificate(data, where, Certificate, FORMAT)
+
+
+def sealed_certificate(data: bytes, where: str, kind: type[Kind], number: int | str) -> Kind:
+    """Return a certificate of some kind.
+
+    Args:
+        data: of its file.
+        where: they are from, for errors.
+        kind: of the certificate.
+        number: of the format of this kind.
+
+    Raises:
+        CertificateError: as `read_certificate`.
+    """
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
         raise CertificateError(f"the certificate {where} is damaged: it is not UTF-8") from error
-    certificate = parse_certificate(text, where)
-    if certificate.compute_digest() != certificate.digest:
+    certificate = _parse(text, where, kind, number)
+    if certificate.compute_digest() != vars(certificate)["digest"]:
         raise CertificateError(f"{where} was changed: its digest does not match its content")
     return certificate
 
@@ -66,12 +83,16 @@ def parse_certificate(text: str, where: str) -> Certificate:
     Raises:
         CertificateError: a field is unknown, missing, repeated, of another type, or in another place or layout.
     """
+    return _parse(text, where, Certificate, FORMAT)
+
+
+def _parse(text: str, where: str, kind: type[Kind], number: int | str) -> Kind:
     try:
         raw = json.loads(text, object_pairs_hook=_unique)
-        if not isinstance(raw, dict) or raw.get("format") != FORMAT:
-            raise CertificateError(f"{where} is not a certificate of format {FORMAT}: issue it again with this version")
+        if not isinstance(raw, dict) or raw.get("format") != number:
+            raise CertificateError(f"{where} is not a certificate of format {number}: issue it again with this version")
         # Through JSON: there, tuples are arrays, and still no number becomes another type.
-        certificate = Certificate.model_validate_json(text)
+        certificate = kind.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))

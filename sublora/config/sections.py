@@ -21,7 +21,7 @@ TARGETS = ("attention", "linear")
 BoundType = Literal["document_level", "sequence_level", "token_level"]
 BOUND_TYPES: tuple[BoundType, ...] = get_args(BoundType)
 CLAIMS = ("auto", "population", "source")
-BATCHINGS = ("crops", "documents")
+BATCHINGS = ("crops", "documents", "labels")
 PRETRAINED_PARTS = ("all", "lora")
 KNOWN_DOCUMENTS = ("all", "own", "earlier", "later")
 PROMPT_SOURCES = ("known", "training")
@@ -93,7 +93,8 @@ class Data:
     block_size: int = 1024
     """context length in tokens"""
     batching: str = "crops"
-    """crops (of the token stream, as for long texts) or documents (each on its own, weighted equally, as in a claim)"""
+    """crops (of the token stream, as for long texts), documents (each on its own, weighted equally, as in a claim) or
+    labels (documents of a labelled corpus, of which the label alone is learned, and certified)"""
     perturb_word_order_window_size: int = 0
     """shuffle tokens inside windows of this size (0: keep the order)"""
     eot_token: int | None = None

@@ -34,7 +34,7 @@ def sample_batch(
     return crops[:, :-1], crops[:, 1:]
 
 
-BATCHINGS = ("crops", "documents")
+BATCHINGS = ("crops", "documents", "labels")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Batch:
         targets: first the tokens that the prefix predicts, one for each row unless there is no prefix, then those that
             the inputs predict.
         weights: of the targets.
+        counted: where the targets stand among all that prefix and inputs predict; None: these are all of it.
     """
 
     prefix: Int64[np.ndarray, " prefix"]
@@ -57,6 +58,7 @@ class Batch:
     lengths: Int64[np.ndarray, " rows"]
     targets: Int64[np.ndarray, " targets"]
     weights: Float32[np.ndarray, " targets"]
+    counted: Int64[np.ndarray, " targets"] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,17 @@ class Batches:
     crops: the loss is the mean over tokens of bits per token. documents: drawn uniformly with replacement, each behind
     the prompt and the end-of-text token, cut to the block size; the loss is the mean over documents of bits per byte,
     or of bits per token where the bytes are not known. So every document counts as much as any other, as in a claim.
+    labels: documents too, but the loss is the mean over documents of the bits of their last token, which is the label.
 
     Attributes:
         split: training text.
         block_size: tokens per row, at most.
-        batching: "crops" or "documents".
+        batching: "crops", "documents" or "labels".
         prompt: tokens that stand before the end-of-text token that every document begins behind.
         perturb_window: see `perturb_word_order`.
 
     Raises:
-        ConfigError: another batching, or a prompt before crops.
+        ConfigError: another batching, a prompt before crops, or labels behind texts that are cut or shuffled.
     """
 
     split: Split
@@ -86,20 +89,32 @@ class Batches:
 
     def __post_init__(self) -> None:
         if self.batching not in BATCHINGS:
-            raise ConfigError(f"data.batching={self.batching} is not known: {' or '.join(BATCHINGS)}")
+            raise ConfigError(f"data.batching={self.batching} is not known: {', '.join(BATCHINGS)}")
         if self.batching == "crops" and len(self.prompt):
             raise ConfigError("a prompt stands before documents, and crops are none: set data.batching=documents")
+        if self.batching == "labels":
+            self._check_labels()
+
+    def _check_labels(self) -> None:
+        if self.perturb_window > 1:
+            raise ConfigError("words are not shuffled before a label: set data.perturb_word_order_window_size=0")
+        if (longest := int(self.split.lengths.max(initial=0))) > self.block_size:
+            raise ConfigError(
+                f"a document of {longest} tokens would lose its label: set data.block_size to {longest} or more"
+            )
 
     @property
     def unit(self) -> str:
-        """What the loss is in: bits per token or byte."""
+        """What the loss is in: bits per token, byte or label."""
+        if self.batching == "labels":
+            return "bits per label"
         by_bytes = self.batching == "documents" and self.split.byte_lengths is not None
         return "bits per byte" if by_bytes else "bits per token"
 
     @property
     def enough(self) -> bool:
         """Whether the split holds anything to draw."""
-        return len(self.split) > 0 if self.batching == "documents" else len(self.split.tokens) > self.block_size
+        return len(self.split) > 0 if self.batching != "crops" else len(self.split.tokens) > self.block_size
 
     def sample(self, rng: np.random.Generator, n: int, part: tuple[int, int] = (0, 1)) -> Batch:
         """Return n rows, or the share of them that one of several processes computes.
@@ -126,14 +141,19 @@ class Batches:
         numbers = np.array([i for i, _ in documents], np.int64)
         rows = [tokens for _, tokens in documents]
         lengths = np.array([len(row) for row in rows])
+        prefix, inputs = np.append(self.prompt, np.int64(self.split.eot_token)), np.concatenate([r[:-1] for r in rows])
+        if self.batching == "labels":
+            last = np.array([row[-1] for row in rows], np.int64)
+            counted = len(rows) + np.cumsum(lengths - 1) - 1
+            return Batch(prefix, inputs, lengths - 1, last, np.full(len(rows), share, np.float32), counted)
         # A document that is cut has as many bytes per token as the whole of it.
         per_token = np.ones(len(rows))
         if self.split.byte_lengths is not None:
             per_token = self.split.lengths[numbers] / self.split.byte_lengths[numbers]
         weights = share * per_token / lengths
         return Batch(
-            prefix=np.append(self.prompt, np.int64(self.split.eot_token)),
-            inputs=np.concatenate([row[:-1] for row in rows]),
+            prefix=prefix,
+            inputs=inputs,
             lengths=lengths - 1,
             targets=np.concatenate([[row[0] for row in rows], *(row[1:] for row in rows)]).astype(np.int64),
             weights=np.concatenate([weights, np.repeat(weights, lengths - 1)]).astype(np.float32),

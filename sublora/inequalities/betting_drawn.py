@@ -90,7 +90,7 @@ def betting_subsampled(
     y = upper - losses
     if len(y) < 2:
         raise ValueError("a single draw: one chooses the bets, and the bound needs another")
-    pilot = _pilot(len(y))
+    pilot = pilot_size(len(y))
     expected = stage_costs(len(y) - pilot, n, message_nats, delta, claims, CAREFUL_WEIGHT)
     y_pilot = upper - np.minimum(losses[:pilot] + pilot_margin, upper)
     c_best, c2_best = _choose(y_pilot, *expected)
@@ -122,11 +122,11 @@ def projected_subsampled(
         samples: number of draws that are imagined, at least 2.
     """
     y = upper - checked_losses(losses, upper)
-    costs = stage_costs(samples - _pilot(samples), n, message_nats, delta, claims, HEDGE[0][1])
+    costs = stage_costs(samples - pilot_size(samples), n, message_nats, delta, claims, HEDGE[0][1])
     return _evaluate(y, upper, *_choose(y, *costs), *costs)
 
 
-def _pilot(draws: int) -> int:
+def pilot_size(draws: int) -> int:
     """How many draws choose the bets."""
     return min(max(PILOT_LEAST, math.ceil(PILOT_SHARE * draws)), draws // 2)
 

@@ -126,11 +126,13 @@ def head_cross_entropy(
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows behind a prefix of at least one token: its tokens, those of each row, and where they stand."""
+    """Rows behind a prefix of at least one token: its tokens, those of each row, where they stand, and which of what
+    they predict is asked for (None: all)."""
 
     prefix: int
     lengths: list[int]
     layout: Layout
+    counted: Tensor | None = None
 
 
 def hidden_states(model: Any, input_ids: Int[Tensor, "*shape"], rows: Rows | None) -> Float[Tensor, "n e"]:
@@ -147,7 +149,8 @@ def hidden_states(model: Any, input_ids: Int[Tensor, "*shape"], rows: Rows | Non
         hidden = read(model, input_ids, rows.layout)
     else:
         hidden = read_plainly(model, input_ids, rows.prefix, rows.lengths)
-    return torch.cat([hidden[rows.prefix - 1].expand(len(rows.lengths), -1), hidden[rows.prefix :]])
+    hidden = torch.cat([hidden[rows.prefix - 1].expand(len(rows.lengths), -1), hidden[rows.prefix :]])
+    return hidden if rows.counted is None else hidden[rows.counted]
 
 
 class NextTokenLoss(nn.Module):
@@ -239,9 +242,10 @@ def call_on_batch(function: Callable[..., Tensor], net: nn.Module, batch: Batch)
     prefix, lengths = len(batch.prefix), batch.lengths.tolist()
     layout = Layout(prefix, lengths, device)
     inputs = torch.cat([torch.from_numpy(batch.prefix).to(device), inputs])
+    counted = None if batch.counted is None else torch.from_numpy(batch.counted).to(device)
     with packed_attention(transformer(net)) as in_float32:
         layout.in_float32 = in_float32
-        return function(inputs, targets, weights, Rows(prefix, lengths, layout))
+        return function(inputs, targets, weights, Rows(prefix, lengths, layout, counted))
 
 
 def transformer(net: Any) -> Any:

@@ -304,7 +304,7 @@ class Run:
         total, tokens = torch.zeros((), device=self.device), 0
         for micro in range(t.gradient_accumulation_steps):
             batch = self._batch(self.train_batches, "train", self.iteration, micro)
-            tokens += len(batch.targets) * self.accelerator.num_processes
+            tokens += len(batch.inputs) * self.accelerator.num_processes
             loss = self._loss(batch) / t.gradient_accumulation_steps
             loss.backward()
             total += loss.detach()

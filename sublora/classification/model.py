@@ -1,0 +1,147 @@
+"""The certificate of a classifier as one typed object, and its file. Torch-free."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from sublora.certificate.model import CorpusPart, How, MessagePart, Part, PretrainedBase, RandomBase, Sealed, Sha256
+from sublora.certificate.reading import MOST_BYTES, sealed_certificate
+from sublora.errors import CertificateError
+from sublora.files import read_bytes, write_text
+from sublora.run_folder import RunFolder
+
+FORMAT: Literal["classifier 1"] = "classifier 1"
+
+
+class ErrorClaim(Part):
+    """At most this share of the population's documents is classified wrongly."""
+
+    bound: float = Field(ge=0, le=1)
+    """what is claimed, rounded up"""
+    measured: int = Field(ge=1)
+    """documents that were measured; repeated ones count as often as they were drawn"""
+    errors: int = Field(ge=0)
+    """of them, near ties between classes included"""
+
+
+class ErrorBaseline(Part):
+    """A simple classifier: what the certificate has to beat."""
+
+    name: str
+    """of the classifier"""
+    bits: int = Field(ge=0)
+    """K of its message, 0 where it needs none"""
+    documents: int = Field(ge=1)
+    """that it was measured on"""
+    errors: int = Field(ge=0)
+    """of them"""
+    exact: bool
+    """true: these documents are all of the population that it was not fitted to, and the bound is a fact"""
+    bound: float = Field(ge=0, le=1)
+    """share of errors: counted, or bounded as the claim is"""
+
+
+class ClassPart(Part):
+    """One class."""
+
+    name: str
+    """its label"""
+    token: int = Field(ge=0)
+    """that stands for it"""
+    documents: int = Field(ge=0)
+    """in the population"""
+    measured: int = Field(ge=0)
+    """of those measured"""
+    errors: int = Field(ge=0)
+    """of these"""
+
+
+class ErrorSetting(Part):
+    """What the claim is about; read off the message."""
+
+    delta: str
+    """probability that the claim may fail: a decimal fraction, exact"""
+    samples: int = Field(ge=0)
+    """documents drawn to measure the error; 0: all n were measured"""
+    most_characters: int = Field(ge=1)
+    """of a text that are read"""
+    cue: tuple[int, ...]
+    """tokens between text and label"""
+    prompt_tokens: int = Field(ge=0)
+    """that stand before every document; the message says which"""
+
+
+class ErrorPrior(Part):
+    """What was known beforehand."""
+
+    base: RandomBase | PretrainedBase = Field(discriminator="kind")
+    """the base model"""
+    D: int = Field(ge=0)
+    """parameters that the message moves"""
+    tokenizer: str
+    """what it is, and how it reads labels"""
+    documents: int = Field(ge=0)
+    """labelled documents that n does not count"""
+    documents_sha256: str | None
+    """of these"""
+
+
+class ClassifierCertificate(Sealed):
+    """A claim about the classifier in a message that anyone with the labelled documents can check from the bytes."""
+
+    format: Literal["classifier 1"]
+    """of the certificate"""
+    statement: str
+    """the claim in plain sentences"""
+    limits: tuple[str, ...]
+    """what the claim does not say"""
+    claim: ErrorClaim
+    """the claim"""
+    baselines: tuple[ErrorBaseline, ...] = Field(min_length=1)
+    """what it has to beat"""
+    classes: tuple[ClassPart, ...] = Field(min_length=2)
+    """in their order"""
+    setting: ErrorSetting
+    """what the claim is about"""
+    message: MessagePart
+    """the message"""
+    prior: ErrorPrior
+    """what was known beforehand"""
+    corpus: CorpusPart
+    """the documents"""
+    how: How
+    """how predictions were computed"""
+    predictions_sha256: str = Sha256
+    """of the file of predictions"""
+    digest: str = ""
+    """SHA-256 of the canonical JSON of everything else"""
+
+
+def write_classifier_certificate(run: RunFolder, certificate: ClassifierCertificate) -> ClassifierCertificate:
+    """Seal and write a certificate; return it sealed."""
+    sealed = certificate.sealed()
+    write_text(run.classifier_certificate, sealed.to_text())
+    return sealed
+
+
+def read_classifier_certificate(path: Path) -> ClassifierCertificate:
+    """Read a certificate: its fields, their types, its form and its digest are checked, nothing else.
+
+    Args:
+        path: the file, or its folder.
+
+    Raises:
+        CertificateError: it is missing, not the certificate of a classifier, or was changed.
+    """
+    path = RunFolder.of(path).classifier_certificate
+    data = read_bytes(path, "the certificate", CertificateError, MOST_BYTES)
+    return sealed_certificate(data, str(path), ClassifierCertificate, FORMAT)
+
+
+def is_classifier(path: Path) -> bool:
+    """Whether a path is the certificate of a classifier, or a folder that holds one and no other certificate."""
+    run = RunFolder.of(path)
+    if path.is_dir():
+        return run.classifier_certificate.is_file() and not run.certificate.is_file()
+    return path.name == run.classifier_certificate.name

@@ -1,0 +1,206 @@
+"""Re-checking the certificate of a classifier: from its recorded predictions, or from message, corpus and base."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sublora.certificate.draw import draw_units
+from sublora.certificate.matching import require_match
+from sublora.certificate.model import Part
+from sublora.certificate.rounding import store_up
+from sublora.classification.assemble import Measured, assemble
+from sublora.classification.claims import ALLOWANCE
+from sublora.classification.model import ClassifierCertificate, ErrorBaseline, read_classifier_certificate
+from sublora.classification.predictions import read_predictions
+from sublora.classification.wording import beaten_by, limits, statement
+from sublora.coding.message import MAX_BYTES, MAX_SYMBOLS
+from sublora.coding.verbalizer import Classifier, decode_classifier
+from sublora.corpus.corpus import open_corpus
+from sublora.errors import CertificateError
+from sublora.files import read_bytes, sha256
+from sublora.run_folder import RunFolder
+from sublora.scoring.decisions import RANK_MARGIN
+
+# Simple classifiers are no part of the claim: ties may be decided otherwise on another machine.
+_BASELINE_TOLERANCE = 0.01
+
+_UNCHECKED = (
+    "that the predictions are those of this classifier, that documents and labels are those of the corpus, and the "
+    "errors of simple classifiers"
+)
+_BELIEVED = (
+    "Taken from the folder of data: that its documents and labels are those of the source it names, and that what it "
+    "calls known beforehand was. To check that too, make the folder yourself with sublora prepare."
+)
+
+
+@dataclass(frozen=True)
+class VerifiedClassifier:
+    """A certificate, and what was checked of it.
+
+    certificate: as it was read.
+    found: the bound that follows from what was measured now; None where only the arithmetic was checked.
+    """
+
+    certificate: ClassifierCertificate
+    found: float | None
+
+    def in_words(self) -> str:
+        """Return what was checked, and what is claimed."""
+        if self.found is None:
+            return (
+                "arithmetic only: digest, message, draw and sentences agree, and the claim follows from the recorded "
+                f"predictions. NOT checked: {_UNCHECKED}. Give --data for that. It claims: {self.certificate.statement}"
+            )
+        return f"verified (full replay): {self.certificate.statement} {_BELIEVED}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the same as plain values for a program: `checked` is "arithmetic" or "replay"."""
+        return {
+            "checked": "arithmetic" if self.found is None else "replay",
+            "not_checked": _UNCHECKED if self.found is None else _BELIEVED,
+            "digest": self.certificate.digest,
+            "statement": self.certificate.statement,
+            "bound": self.certificate.claim.bound,
+            "found": self.found,
+        }
+
+
+def verify_classifier(path: Path, data_dir: Path | None, *, base: str = "") -> VerifiedClassifier:
+    """Verify the certificate of a classifier.
+
+    Args:
+        path: its file or folder; the message lies beside it, and the predictions may.
+        data_dir: the verifier's own labelled corpus. None checks the arithmetic alone: digest, message, draw, and every
+            number and sentence that follows from the recorded predictions. With the corpus the classifier is rebuilt
+            from the bytes, documents are drawn and classified again, and the claim must follow from that; recorded
+            predictions are checked if they are there.
+        base: the verifier's own copy of a pretrained base.
+
+    Raises:
+        SubloraError: names the first thing that differs.
+    """
+    certificate, run = read_classifier_certificate(path), RunFolder.of(path)
+    data = read_bytes(run.classifier, "the message", CertificateError, MAX_BYTES)
+    _expect("the hash of the message", certificate.message.sha256, sha256(data))
+    classifier = decode_classifier(data, max_symbols=min(max(certificate.prior.D, 1), MAX_SYMBOLS))
+    if data_dir is None or run.predictions.exists():
+        _check_arithmetic(certificate, data, classifier, run)
+    if data_dir is None:
+        return VerifiedClassifier(certificate, None)
+    return VerifiedClassifier(certificate, _replay(certificate, data, classifier, data_dir, base))
+
+
+def _check_arithmetic(certificate: ClassifierCertificate, data: bytes, classifier: Classifier, run: RunFolder) -> None:
+    """Assemble the certificate again from the recorded predictions."""
+    predictions = read_predictions(run.predictions, len(classifier.verbalizer.labels))
+    _expect("the hash of the predictions", certificate.predictions_sha256, sha256(predictions.to_bytes()))
+    corpus, header = certificate.corpus, classifier.model.header
+    rows = draw_units(data, corpus.sha256, corpus.n, header.samples)
+    _expect("the draw", rows.tolist(), predictions.documents.tolist())
+    _expect("the seed of the division", corpus.split_seed, header.setting.split_seed)
+    _expect("the size of the population", corpus.population, sum(c.documents for c in certificate.classes))
+    _expect("the number of classes", len(certificate.classes), len(classifier.verbalizer.labels))
+    simple = tuple(baseline for baseline in certificate.baselines if baseline.exact)
+    for baseline in simple:
+        _expect(f"the bound of {baseline.name}", baseline.bound, store_up(baseline.errors / baseline.documents))
+    measured = Measured(
+        predictions=predictions,
+        classes=[(c.name, c.documents) for c in certificate.classes],
+        simple=simple,
+        corpus=corpus,
+        prior=certificate.prior,
+        how=certificate.how,
+        prompt_tokens=certificate.setting.prompt_tokens,
+    )
+    again = assemble(data, classifier, measured)
+    for name in ("classes", "setting", "message"):
+        _expect(name, getattr(certificate, name), getattr(again, name))
+    _expect_close("the claim", certificate.claim, again.claim)
+    _expect("the simple classifiers", len(certificate.baselines), len(again.baselines))
+    for claimed, found in zip(certificate.baselines, again.baselines, strict=True):
+        _expect_close(claimed.name, claimed, found)
+    _check_sentences(certificate)
+
+
+def _check_sentences(certificate: ClassifierCertificate) -> None:
+    """The sentences are those of the numbers."""
+    c = certificate
+    said = statement(c.claim, c.baselines, c.setting, c.corpus, c.message.bits)
+    _expect("the statement", c.statement, said)
+    _expect("the limits", c.limits, limits(c.setting, c.corpus, c.prior))
+
+
+def _replay(
+    certificate: ClassifierCertificate, data: bytes, classifier: Classifier, data_dir: Path, base: str
+) -> float:
+    corpus, said = open_corpus(data_dir), certificate.prior.base
+    name, published = (said.name, said.published or "") if said.kind == "pretrained" else ("", "")
+
+    from sublora.classification.evidence import LabelEvidence
+    from sublora.scoring.processes import Processes
+
+    evidence = LabelEvidence(corpus, base, published, Processes("cpu"))
+    require_match(classifier.model.header, corpus, base, name)
+    evidence.require(classifier)
+    _expect("the hash of the documents", certificate.corpus.sha256, evidence.content_sha256)
+    measured = evidence.measure(data, classifier, certificate.how.batch_size)
+    again = assemble(data, classifier, measured, margin=0.0)
+    for name in ("setting", "message", "corpus", "prior"):
+        _expect(name, getattr(certificate, name), getattr(again, name))
+    _compare_errors(certificate, again, assemble(data, classifier, measured, margin=2 * RANK_MARGIN))
+    if not again.claim.bound <= certificate.claim.bound + ALLOWANCE:
+        raise CertificateError(
+            f"the bound on the error differs: the certificate says {certificate.claim.bound:.6f}, but it is "
+            f"{again.claim.bound:.6f}"
+        )
+    _compare_baselines(certificate, again.baselines)
+    _check_sentences(certificate)
+    return again.claim.bound
+
+
+def _compare_errors(
+    certificate: ClassifierCertificate, least: ClassifierCertificate, most: ClassifierCertificate
+) -> None:
+    """Errors may differ by near ties alone: they lie between those without and those with all of them."""
+    _expect("the number of classes", len(certificate.classes), len(least.classes))
+    _expect("the documents measured", certificate.claim.measured, least.claim.measured)
+    rows = [("the errors", certificate.claim.errors, least.claim.errors, most.claim.errors)]
+    for claimed, low, high in zip(certificate.classes, least.classes, most.classes, strict=True):
+        without = {"errors": 0}
+        _expect(f"the class {low.name}", claimed.model_copy(update=without), low.model_copy(update=without))
+        rows.append((f"the errors of the class {low.name}", claimed.errors, low.errors, high.errors))
+    for what, said, fewest, largest in rows:
+        if not fewest <= said <= largest:
+            raise CertificateError(f"{what} differ: the certificate says {said}, but they are {fewest}")
+
+
+def _compare_baselines(certificate: ClassifierCertificate, found: tuple[ErrorBaseline, ...]) -> None:
+    _expect("the simple classifiers", [b.name for b in certificate.baselines], [b.name for b in found])
+    for claimed, now in zip(certificate.baselines, found, strict=True):
+        for name in ("bits", "documents", "exact"):
+            _expect(f"{name} of {now.name}", getattr(claimed, name), getattr(now, name))
+        shares = (claimed.errors / claimed.documents, now.errors / now.documents), (claimed.bound, now.bound)
+        for said, measured in shares:
+            if abs(said - measured) > _BASELINE_TOLERANCE:
+                raise CertificateError(f"{now.name} differs: the certificate says {said:.4f}, but it is {measured:.4f}")
+    # Whatever the tolerance is: one that is better here than the claim must be named.
+    lower = certificate.claim.model_copy(update={"bound": certificate.claim.bound - _BASELINE_TOLERANCE})
+    named = beaten_by(certificate.claim, certificate.baselines)
+    for name in beaten_by(lower, found):
+        if name not in named:
+            raise CertificateError(f"the certificate does not say that it is certified no better than {name}")
+
+
+def _expect(what: str, claimed: Any, found: Any) -> None:
+    if claimed != found:
+        said, now = (" ".join(str(value).split())[:200] for value in (claimed, found))
+        raise CertificateError(f"{what} differs: the certificate says {said}, but it is {now}")
+
+
+def _expect_close(what: str, claimed: Part, found: Part) -> None:
+    """Compare two parts whose bound may differ as rounding does."""
+    said, now = claimed.model_dump(), found.model_dump()
+    if abs(said["bound"] - now["bound"]) <= 2 * ALLOWANCE:
+        now["bound"] = said["bound"]
+    _expect(what, said, now)

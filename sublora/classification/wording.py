@@ -1,0 +1,92 @@
+"""What a classifier's certificate says in words. Torch-free."""
+
+from fractions import Fraction
+
+from sublora.certificate.model import CorpusPart
+from sublora.certificate.rounding import confidence, upward
+from sublora.classification.model import (
+    ClassifierCertificate,
+    ErrorBaseline,
+    ErrorClaim,
+    ErrorPrior,
+    ErrorSetting,
+)
+
+
+def percent(share: float) -> str:
+    """Return a share in per cent, rounded up."""
+    return f"{upward(100 * share, 1)} %"
+
+
+def beaten_by(claim: ErrorClaim, baselines: tuple[ErrorBaseline, ...]) -> list[str]:
+    """Return the names of the simple classifiers whose bound is no larger than the claim's."""
+    return [baseline.name for baseline in baselines if baseline.bound <= claim.bound]
+
+
+def statement(
+    claim: ErrorClaim, baselines: tuple[ErrorBaseline, ...], setting: ErrorSetting, corpus: CorpusPart, bits: int
+) -> str:
+    """Return the claim in plain sentences, and whether it is worth having."""
+    drawn = " and of those measured" if setting.samples else ""
+    said = (
+        f"With probability at least {confidence(Fraction(setting.delta))} over the random choice of the {corpus.n:,} "
+        f"certified of {corpus.population:,} documents{drawn}, the classifier in this message of {bits // 8:,} bytes "
+        f"gives at most {percent(claim.bound)} of these {corpus.population:,} documents a wrong label "
+        f"({corpus.source})."
+    )
+    names = beaten_by(claim, baselines)
+    return f"{said} Uninteresting: certified no better than {', '.join(names)}." if names else said
+
+
+def limits(setting: ErrorSetting, corpus: CorpusPart, prior: ErrorPrior) -> tuple[str, ...]:
+    """Return what the claim does not say, one sentence each."""
+    out = [
+        "Each bound, of the claim and of the base beside it, holds on its own with this probability, not both at once.",
+        "The claim is about the share of errors over the documents of the population, of which the certified ones are "
+        "a random choice by a seed that is paid for. Nothing is assumed about where the documents come from, and "
+        "nothing is said about documents outside the population. The seed divides the documents in the order of their "
+        "source: who could choose that order could choose the division.",
+        "Labels are those of the file: that they are right is not claimed. Names of labels count only by the tokens "
+        "that stand for them, which are in the message.",
+        f"Of a text the first {setting.most_characters} characters are read. A tie between classes is an error.",
+    ]
+    if setting.samples:
+        out.append(
+            f"{setting.samples:,} documents were drawn and measured. The draw follows from the message and the "
+            "documents; an issuer who tries up to 2^40 draws gains nothing, because so many are paid for."
+        )
+    base = prior.base
+    if base.kind == "pretrained":
+        when = f", published {base.published}" if base.published else ""
+        why = (
+            "that they were not fitted to the certified documents is assumed; if they were, the claim is void."
+            if base.evidence == "assumed"
+            else f"evidence: {base.evidence}. That the weights are no newer is for the reader to check."
+        )
+        out.append(f"Base weights ({base.name}{when}) count as known beforehand: {why}")
+    if prior.documents:
+        out.append(
+            f"{prior.documents:,} labelled documents count as known beforehand, and n does not count them: whatever is "
+            "learned from them is free. None is a certified document, but its text may be one under another label."
+        )
+    out.append("The tokenizer counts as known beforehand.")
+    if corpus.distinct < corpus.n:
+        out.append(f"Only {corpus.distinct:,} of the {corpus.n:,} documents are distinct.")
+    return tuple(out)
+
+
+def table(certificate: ClassifierCertificate) -> str:
+    """Return the claim beside the simple classifiers, and the errors of every class, as tables of Markdown."""
+    claim, sure = certificate.claim, confidence(Fraction(certificate.setting.delta))
+    own = f"the classifier in {certificate.message.bits // 8:,} bytes"
+    rows = [(own, certificate.message.bits, claim.errors, claim.measured, percent(claim.bound))]
+    for b in certificate.baselines:
+        rows.append((b.name, b.bits, b.errors, b.documents, "a fact" if b.exact else percent(b.bound)))
+    lines = [f"| classifier | K, bits | errors | of documents | share | at most, with probability {sure} |"]
+    lines.append("| --- | --- | --- | --- | --- | --- |")
+    for name, bits, errors, documents, bound in rows:
+        lines.append(f"| {name} | {bits:,} | {errors:,} | {documents:,} | {percent(errors / documents)} | {bound} |")
+    lines += ["", "| class | in the population | measured | errors |", "| --- | --- | --- | --- |"]
+    for c in certificate.classes:
+        lines.append(f"| {c.name} | {c.documents:,} | {c.measured:,} | {c.errors:,} |")
+    return "\n".join(lines)
