@@ -88,8 +88,8 @@ def imagined_base(misses: np.ndarray, lengths: np.ndarray, agreement: float, see
 def measured_base(run: RunFolder, data: Path, base: str) -> np.ndarray:
     """Return the tokens that a run's base misses in the documents of the run's draw, per k of TOP_K."""
     from sublora.certificate.evidence import Evidence
-    from sublora.certificate.issue import RANK_MARGIN
     from sublora.corpus.corpus import open_corpus
+    from sublora.scoring.decisions import RANK_MARGIN
     from sublora.scoring.measure import protocol_of
     from sublora.scoring.processes import Processes
     from sublora.scoring.risk import score_units

@@ -45,7 +45,6 @@ def error_bound(
         n=n,
         message_nats=bits * math.log(2),
         delta=delta,
-        pilot=pilot,
         claims=2**DRAW_BITS,
     ).value
 

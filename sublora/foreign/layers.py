@@ -75,7 +75,7 @@ class Place:
                 "and the output head: train one on these"
             )
         module = modules[name]
-        rows, columns = module.weight.shape  # type: ignore[union-attr, misc]
+        rows, columns = module.weight.shape
         return (int(columns), int(rows)) if isinstance(module, Conv1D) else (int(rows), int(columns))
 
     def targets(self, names: Iterable[str]) -> str:
