@@ -319,7 +319,10 @@ def behind(folder: Path, best: str) -> str:
     measures = [("bpb_gain_alone", "model_alone"), ("bpb", "bound"), ("bpb_gain_alone", "bound")]
     rows = []
     for d, mode in sorted({(d, mode) for d, mode, _ in runs if mode != best}):
-        pairs = [(c, runs[d, best, seed]) for (e, m, seed), c in runs.items() if (e, m) == (d, mode)]
+        both = [(run, (d, best, run[2])) for run in runs if run[:2] == (d, mode) and (d, best, run[2]) in runs]
+        pairs = [(runs[one], runs[other]) for one, other in both]
+        if not pairs:
+            continue
         cells = []
         for metric, value in measures:
             claims = [(one.claim(metric), other.claim(metric)) for one, other in pairs]
