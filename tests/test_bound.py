@@ -58,7 +58,7 @@ def test_a_draw_costs_more_and_shrinks_with_its_size():
         ({"delta": 1.0}, "inside"),
         ({"losses": np.zeros(0)}, "at least one loss"),
         ({"losses": np.array([np.nan])}, "not a finite number"),
-        ({"losses": np.array([1.0]), "n": 5}, "at least one"),
+        ({"losses": np.array([1.0]), "n": 5}, "a single draw"),
     ],
 )
 def test_what_cannot_be_bounded_is_refused(change, words):

@@ -84,7 +84,7 @@ def test_help_shows_types_defaults_and_choices(capsys):
     main(["train", "--help"])
     out = capsys.readouterr().out
     for line in (
-        "--data.batching={crops,documents} (default: crops)",
+        "--data.batching={crops,documents,labels} (default: crops)",
         "--system.seed=integer (default: 42)",
         "--bounds.joint={true,false} (default: false)",
         "--sublora.gating_init=number or null (default: null)",

@@ -183,5 +183,5 @@ def test_the_loss_of_documents_and_its_gradient(family, prompt, use_lora, known_
 def test_a_prompt_before_crops_is_refused():
     with pytest.raises(ConfigError, match="batching=documents"):
         Batches(a_split(), 10, "crops", np.array([1]))
-    with pytest.raises(ConfigError, match="crops or documents"):
+    with pytest.raises(ConfigError, match="crops, documents, labels"):
         Batches(a_split(), 10, "sentences")

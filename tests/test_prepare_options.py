@@ -122,7 +122,7 @@ def test_the_shortest_and_the_last_document(tmp_path):
     [
         (["--source", "text", "--input", "one.txt"], "--unit paragraph or line or file"),
         (["--source", "text", "--input", "one.txt", "--unit", "word"], "'word' is not known: paragraph, line, file"),
-        (["--source", "text", "--input", "one.txt", "--column", "a"], "--column is for jsonl and hf:NAME"),
+        (["--source", "text", "--input", "one.txt", "--column", "a"], "--column is for jsonl, labelled and hf:NAME"),
         (["--source", "sotu", "--unit", "line"], "--unit is for text"),
         (["--source", "text", "--input", "one.txt", "--max-documents", "1"], "must be at least 2"),
         (["--source", "text", "--input", "one.txt", "--min-characters", "0"], "must be at least 1"),
