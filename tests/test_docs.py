@@ -1,6 +1,7 @@
 """What the documentation says is executed."""
 
 import dataclasses
+import hashlib
 import json
 import re
 import runpy
@@ -75,6 +76,17 @@ def test_the_committed_messages_decode(run):
     assert 8 * len(data) == certificate.message.bits
     message = decode_message(data, max_symbols=max(certificate.message.coordinates, 1))
     assert len(message.alpha) == certificate.message.coordinates
+
+
+SUITE = [RunFolder(path) for path in sorted((ROOT / "results" / "adaptive_pretrained").glob("sublora-*"))]
+
+
+@pytest.mark.parametrize("run", SUITE, ids=lambda run: run.path.name)
+def test_the_runs_of_the_suite_are_those_that_were_verified(run):
+    test_the_committed_messages_decode(run)
+    certificate, data = read_certificate(run.certificate), run.message.read_bytes()
+    assert certificate.message.sha256 == hashlib.sha256(data).hexdigest()
+    assert json.loads(run.verification.read_bytes())["certificate"] == certificate.digest
 
 
 @pytest.mark.parametrize("run", committed(), ids=lambda run: run.path.name)

@@ -17,7 +17,7 @@ from sublora.classification.model import write_classifier_certificate
 from sublora.coding.message import Header, encode_message
 from sublora.coding.verbalizer import decode_classifier, encode_classifier
 from sublora.config import Config
-from sublora.corpus.corpus import open_corpus
+from sublora.corpus.corpus import configured_corpus
 from sublora.errors import ConfigError, CorpusError
 from sublora.files import write_bytes
 from sublora.nn.create_model import merge
@@ -59,8 +59,8 @@ class ClassifierCertifier:
                 "the error of a classifier is certified for the documents of a population, one run at a time: leave "
                 "out bounds.bound_type, bounds.claim and bounds.candidates"
             )
-        checkpoint, data = load_checkpoint(Path(path)), config.data
-        self.corpus = open_corpus(Path(data.dataset_dir), data.dataset)
+        checkpoint = load_checkpoint(Path(path))
+        self.corpus = configured_corpus(config.data)
         if checkpoint.vocab_size != self.corpus.vocab_size:
             raise CorpusError(
                 f"the corpus has {self.corpus.vocab_size} tokens, the checkpoint's model {checkpoint.vocab_size}: give "
