@@ -12,6 +12,7 @@ from parsed_page import Page
 from runs import (
     GAINS,
     make_certificate,
+    make_metrics,
     make_run,
     make_suite,
     make_suite_run,
@@ -64,6 +65,13 @@ def test_figures_of_a_suite_are_files(suite):
     assert {path.name for path in (suite / "figures").iterdir()} == {
         f"{n}.{s}" for n in names for s in ("svg", "png", "pdf")
     }
+
+
+@pytest.mark.parametrize(("steps", "shown"), [(100, [0, 100]), (200, [100, 200])])
+def test_the_untrained_model_is_drawn_where_nothing_else_makes_a_curve(steps, shown):
+    runs = [Run("r", "uniform", 10, 100, 0, None, make_metrics(steps=steps))]
+    (axes,) = suite_figures.training_curves(runs).axes
+    assert [line.get_xdata().tolist() for line in axes.lines] == [shown]
 
 
 def test_tables_of_a_suite_are_means_and_standard_errors(suite):

@@ -348,13 +348,14 @@ def gradients(runs: Sequence[Run]) -> Figure | None:
 def training_curves(runs: Sequence[Run]) -> Figure | None:
     """Draw held-out bits per token over training, a panel for every d; None if never evaluated on held-out text.
 
-    The untrained model, which is far above all others, is left out.
+    The untrained model, which may be far above all others, is left out where two later evaluations make a curve.
     """
     key = _Key(runs)
     curves = {}
     for configuration, group in configurations(runs).items():
         steps, table = _curve(group, "eval", "val_bpd")
-        curves[configuration] = (steps[steps > 0], table[:, steps > 0]) if (steps > 0).any() else (steps, table)
+        shown = steps > 0 if (steps > 0).sum() > 1 else steps >= 0
+        curves[configuration] = steps[shown], table[:, shown]
     if not any(len(steps) for steps, _ in curves.values()):
         return None
     figure, panels = _panels(len(key.budgets), x="step", y="held-out bits per token")
