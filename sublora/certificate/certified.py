@@ -26,14 +26,6 @@ class Certified:
     data: bytes
     message: Message
 
-    def require_base(self, base: str) -> None:
-        """Raise ConfigError unless a base is given exactly where the message needs one."""
-        needed = self.message.header.architecture.kind == "pretrained"
-        if needed and not base:
-            raise ConfigError("the message names a pretrained base: give your own copy with --base")
-        if base and not needed:
-            raise ConfigError("the message's base is random, made from its seed: leave out --base")
-
     def with_known_documents(self, *corpora: Corpus | None) -> Corpus | None:
         """Return the first corpus whose known documents are those of the certificate, None where none has them."""
         expected = self.certificate.prior.documents_sha256

@@ -7,18 +7,13 @@ from sublora.corpus.split import check_split
 from sublora.errors import CertificateError
 
 
-def require_match(header: Header, corpus: Corpus, base: str, name: str = "") -> None:
-    """Raise unless somebody's corpus and base can be those of a message.
+def require_base(header: Header, base: str, name: str = "") -> None:
+    """Raise CertificateError unless a base is given exactly where a message needs one.
 
     Args:
         header: the message's.
-        corpus: to measure on.
         base: source of a pretrained base; "" for a random one. Its hash is compared when it is loaded.
         name: of the base, where a certificate gives one.
-
-    Raises:
-        CertificateError: a base is missing or too much, or the corpus is another one.
-        CorpusError: the corpus was not divided as it says.
     """
     pretrained = header.architecture.kind == "pretrained"
     if pretrained and not base:
@@ -26,6 +21,21 @@ def require_match(header: Header, corpus: Corpus, base: str, name: str = "") -> 
         raise CertificateError(f"the message names a pretrained base{named}: give your own copy with --base")
     if base and not pretrained:
         raise CertificateError("the message's base is random, made from its seed: leave out --base")
+
+
+def require_match(header: Header, corpus: Corpus, base: str, name: str = "") -> None:
+    """Raise unless somebody's corpus and base can be those of a message.
+
+    Args:
+        header: the message's.
+        corpus: to measure on.
+        base, name: see `require_base`.
+
+    Raises:
+        CertificateError: a base is missing or too much, or the corpus is another one.
+        CorpusError: the corpus was not divided as it says.
+    """
+    require_base(header, base, name)
     setting = header.setting
     found = coded_setting(
         corpus,

@@ -1,6 +1,7 @@
 """The model that a certificate is about, on the user's own copy of its base."""
 
 from sublora.certificate.certified import Certified
+from sublora.certificate.matching import require_base
 from sublora.corpus.corpus import Split
 from sublora.errors import CertificateError
 from sublora.nn.quiet import quiet_transformers
@@ -16,11 +17,11 @@ def rebuild_certified(certified: Certified, base: str, known: Split | None) -> R
         known: documents that a prompt may name.
 
     Raises:
-        ConfigError: the base cannot be loaded, or is missing or too much.
+        ConfigError: the base cannot be loaded.
         MessageError: the message does not fit its architecture.
-        CertificateError: the base is another one than the certificate's.
+        CertificateError: the base is missing, too much, or another one than the certificate's.
     """
-    certified.require_base(base)
+    require_base(certified.message.header, base)
     with quiet_transformers():
         rebuilt = rebuild(certified.message, base, known)
     if rebuilt.base_sha256 != certified.certificate.prior.base.sha256:

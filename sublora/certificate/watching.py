@@ -10,6 +10,7 @@ from sublora.certificate.assemble import coded_setting
 from sublora.certificate.certified import Certified, open_certified
 from sublora.certificate.claims import losses_by_metric
 from sublora.certificate.known import known_code
+from sublora.certificate.matching import require_base
 from sublora.certificate.terms import make_terms
 from sublora.certificate.watch import Watch
 from sublora.corpus.corpus import Corpus, Split, open_corpus
@@ -53,7 +54,7 @@ def watch_corpus(
     """
     certified = open_certified(path)
     watch = Watch(certified.certificate, metric=metric, alpha=alpha)
-    certified.require_base(base)
+    require_base(certified.message.header, base)
     if state is not None and state.exists():
         watch.resume(state)
     corpus = open_corpus(data_dir)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from sublora.certificate.certified import Certified, open_certified
+from sublora.certificate.matching import require_base
 from sublora.errors import ConfigError
 from sublora.export.adapter import write_adapter
 from sublora.export.card import card
@@ -34,7 +35,7 @@ def export(run: Path, to: Path, *, base: str = "", data_dir: Path | None = None,
         CorpusError: the corpus cannot be read.
     """
     certified = open_certified(run)
-    certified.require_base(base)
+    require_base(certified.message.header, base)
     if to.exists() and any(to.iterdir()):
         raise ConfigError(f"{to} is not empty: export to a new folder")
     with whole_folder(to) as scratch:

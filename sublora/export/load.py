@@ -7,6 +7,7 @@ from pathlib import Path
 from transformers import PreTrainedModel
 
 from sublora.certificate.certified import Certified, open_certified
+from sublora.certificate.matching import require_base
 from sublora.certificate.rebuilt import rebuild_certified
 from sublora.scoring.measure import Rebuilt
 
@@ -27,8 +28,8 @@ def load(
 
     Raises:
         CertificateError, MessageError: certificate or message are missing or damaged, or do not belong together; or the
-            base is another one than the certificate's.
-        ConfigError: a base or a corpus is missing or too much, or cannot be loaded.
+            base is missing, too much, or another one than the certificate's.
+        ConfigError: the base cannot be loaded, or a corpus is missing.
         CorpusError: the corpus cannot be read.
     """
     _, rebuilt = open_rebuilt(Path(path), base, None if data is None else Path(data))
@@ -44,6 +45,6 @@ def load(
 def open_rebuilt(path: Path, base: str, data: Path | None) -> tuple[Certified, Rebuilt]:
     """Return a certificate with its message, and the model and the prompt that they describe; see `load`."""
     certified = open_certified(path)
-    certified.require_base(base)
+    require_base(certified.message.header, base)
     corpus = certified.prompting(data)
     return certified, rebuild_certified(certified, base, None if corpus is None else corpus.prior)
