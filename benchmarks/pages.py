@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sublora.certificate.model import Certificate
 from sublora.certificate.reading import read_certificate
 from sublora.certificate.rounding import downward
 from sublora.certificate.wording import DIGITS
 from sublora.classification.model import read_classifier_certificate
 from sublora.classification.wording import table as classifier_table
-from sublora.report.runs import mean_and_error
+from sublora.report.runs import configurations, load_runs, mean_and_error
 from sublora.report.tables import at_most, claims_table, compared, minus, sure
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -277,56 +276,36 @@ def differences(folder: Path) -> str:
     return table(["mode minus learned", "d", "pairs", "certified BPB", "held-out BPB"], rows)
 
 
-def read_certified(folder: Path) -> dict[tuple[str, int], list[Certificate]]:
-    """Return the certificates of a suite by mode and d, in the order of its runs' names."""
-    groups: dict[tuple[str, int], list[Certificate]] = {}
-    for run in sorted(folder.glob("sublora-d*-*-seed*"), key=lambda path: (_place(path.name), path.name)):
-        d, mode, _ = _place(run.name)
-        groups.setdefault((mode, d), []).append(read_certificate(run))
-    return groups
-
-
-def _place(name: str) -> tuple[int, str, int]:
-    found = re.fullmatch(r"sublora-d(\d+)-(.+)-seed(\d+)", name)
-    assert found, name
-    return int(found[1]), found[2], int(found[3])
-
-
 def gains(folder: Path) -> str:
     """Return a suite on a pretrained base: what is certified, and by how much it is below the base alone."""
-    rows = []
-    for (mode, d), certificates in read_certified(folder).items():
-        claims = [(c.claim("bpb"), c.claim("bpb_gain_alone")) for c in certificates]
-        rows.append(
-            [
-                mode,
-                f"{d:,}",
-                str(len(claims)),
-                _spread((c.message.bits for c in certificates), 0),
-                _spread(gain.model_alone for _, gain in claims if gain),
-                _spread(c.held_out.bpb for c in certificates if c.held_out and c.held_out.bpb is not None),
-                _spread(risk.bound for risk, _ in claims if risk),
-                _spread(gain.bound for _, gain in claims if gain),
-            ]
-        )
+    rows = [
+        [
+            mode,
+            f"{d:,}",
+            str(len(runs)),
+            _spread((run.bits for run in runs), 0),
+            _spread(run.claim("bpb_gain_alone", "model_alone") for run in runs),
+            _spread(run.held_out() for run in runs),
+            _spread(run.claim("bpb", "bound") for run in runs),
+            _spread(run.claim("bpb_gain_alone", "bound") for run in runs),
+        ]
+        for (mode, d), runs in configurations(load_runs(folder)).items()
+    ]
     header = ["mode", "d", "seeds", "K, bits", "gain, model alone", "held out", "certified", "certified gain"]
     return table(header, rows)
 
 
 def behind(folder: Path, best: str) -> str:
     """Return by how much other modes lie above one, and gain less over the base alone, in pairs with the same seed."""
-    runs = {_place(run.name): read_certificate(run) for run in folder.glob("sublora-d*-*-seed*")}
+    groups = configurations(load_runs(folder))
     measures = [("bpb_gain_alone", "model_alone"), ("bpb", "bound"), ("bpb_gain_alone", "bound")]
     rows = []
-    for d, mode in sorted({(d, mode) for d, mode, _ in runs if mode != best}):
-        both = [(run, (d, best, run[2])) for run in runs if run[:2] == (d, mode) and (d, best, run[2]) in runs]
-        pairs = [(runs[one], runs[other]) for one, other in both]
-        if not pairs:
+    for (mode, d), runs in groups.items():
+        others = {run.seed: run for run in groups.get((best, d), [])}
+        pairs = [(run, others[run.seed]) for run in runs if run.seed in others]
+        if mode == best or not pairs:
             continue
-        cells = []
-        for metric, value in measures:
-            claims = [(one.claim(metric), other.claim(metric)) for one, other in pairs]
-            cells.append(_spread((getattr(a, value) - getattr(b, value) for a, b in claims if a and b), sign="+"))
+        cells = [_spread((one.claim(*m) - other.claim(*m) for one, other in pairs), sign="+") for m in measures]
         rows.append([mode, f"{d:,}", str(len(pairs)), *cells])
     return table([f"mode minus {best}", "d", "pairs", "gain, model alone", "certified", "certified gain"], rows)
 
