@@ -8,6 +8,7 @@ import pytest
 from certified_run import flags, write_corpus
 
 from sublora.certificate.issue import certify
+from sublora.certificate.reading import read_certificate
 from sublora.certificate.verify import verify
 from sublora.coding.bits import BitReader, BitWriter, write_delta
 from sublora.coding.prompt import MAX_DOCUMENTS, Prompt, read_prompt, write_prompt
@@ -184,10 +185,36 @@ def test_a_prompt_is_certified_and_verified(known_dir, base, tmp_path, adapter):
     gains = [certificate.claim(name) for name in ("bpd_gain", "bpb_gain", "bpd_gain_alone", "bpb_gain_alone")]
     assert all(claim.sense == "at least" and claim.bound < claim.empirical for claim in gains)
     assert 0 < certificate.base_alone.bound_bpb <= certificate.prior.known.limit + 1
+    # What is more than base and prompt is compared with these two.
+    behind = certificate.base_prompted
+    if adapter == "none":
+        assert behind is None and certificate.claim("bpb_gain_prompted") is None
+        assert "base_prompted" not in (tmp_path / "certificate.json").read_text()
+    else:
+        assert behind.bits == certificate.base_alone.bits + certificate.message.ledger["prompt"]
+        gain = certificate.claim("bpb_gain_prompted")
+        assert gain.sense == "at least" and gain.bound < gain.empirical
+        assert behind.name in [b.name for b in certificate.beside]
     if adapter == "none":
         assert certificate.message.bits <= 8 * 32
     with pytest.raises(CertificateError, match="give your own copy with --base"):
         verify(tmp_path, known_dir)
+
+
+@pytest.mark.parametrize("data", [False, True])
+def test_a_certificate_cannot_keep_the_base_behind_its_prompt_to_itself(known_dir, base, tmp_path, data):
+    """Neither as something to beat nor as something that a gain is claimed over."""
+    options = prompt_flags(known_dir, base, tmp_path, "--prompt.indices=[7]", "--sublora.targets=linear")
+    train(load_config(options))
+    certificate = read_certificate(certify(load_config(options)))
+    without = certificate.model_copy(update={"base_prompted": None})
+    fewer = certificate.model_copy(
+        update={"claims": tuple(c for c in certificate.claims if "prompted" not in c.metric)}
+    )
+    for changed in (without, fewer):
+        (tmp_path / "certificate.json").write_text(changed.sealed().to_text())
+        with pytest.raises(CertificateError, match=r"differs"):
+            verify(tmp_path, known_dir if data else None, base=str(base) if data else "")
 
 
 def test_another_base_is_refused(known_dir, base, tmp_path):

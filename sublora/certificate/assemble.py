@@ -5,7 +5,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sublora.certificate.claims import LOSS_MARGIN, base_alone, decompose, earlier_bound, make_claims
+from sublora.certificate.claims import (
+    LOSS_MARGIN,
+    base_alone,
+    base_prompted,
+    decompose,
+    earlier_bound,
+    make_claims,
+)
 from sublora.certificate.model import (
     FORMAT,
     Baseline,
@@ -164,8 +171,9 @@ def assemble(data: bytes, message: Message, measured: Measured, margin: float = 
     terms = measured.terms(data, message)
     claims = make_claims(measured.scores, terms, margin)
     setting = setting_part(message.header)
-    baselines, base = tuple(measured.baselines), base_alone(measured.scores, terms)
-    beside = (*baselines, *([base] if base else []))
+    baselines = tuple(measured.baselines)
+    base, prompted = base_alone(measured.scores, terms), base_prompted(measured.scores, terms)
+    beside = (*baselines, *(b for b in (base, prompted) if b))
     corpus, prior = measured.corpus, measured.prior
     return Certificate(
         format=FORMAT,
@@ -175,6 +183,7 @@ def assemble(data: bytes, message: Message, measured: Measured, margin: float = 
         comparison=earlier_bound(measured.scores, terms),
         decomposition=decompose(measured.scores, terms, claims[0].bound),
         base_alone=base,
+        base_prompted=prompted,
         baselines=baselines,
         held_out=measured.held_out,
         setting=setting,

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from sublora.certificate.draw import DRAW_BITS
 from sublora.certificate.model import Baseline, Claim, Comparison, Decomposition
 from sublora.certificate.rounding import store_down, store_up
-from sublora.certificate.terms import BASE_MIXTURE, Terms
+from sublora.certificate.terms import BASE_MIXTURE, PROMPT_MIXTURE, Terms
 from sublora.certificate.wording import metric_name
 from sublora.coding.architecture import TAG_BITS
 from sublora.coding.prediction import NEUTRAL
@@ -41,6 +41,7 @@ LOSS_MARGIN = 1e-4
 
 # The base falls back on the known code, as the model does.
 BASE_NAME = "the base with the same fallback"
+PROMPTED_NAME = "the base with the same prompt and fallback"
 
 # Before a token is seen, its loss is predicted to be this share of the limit: any number that is fixed beforehand will
 # do, because the bets that are tried make up for it.
@@ -91,6 +92,27 @@ class Chain:
     model: Float[np.ndarray, " m"]
 
 
+@dataclass(frozen=True)
+class Prompted:
+    """Lengths of units in bits where the base behind the message's prompt stands between base and model.
+
+    base: of (1 - e) (base behind the prompt) + e q1, with e fixed by the format.
+    model: of the model that falls back on this.
+    """
+
+    base: Float[np.ndarray, " m"]
+    model: Float[np.ndarray, " m"]
+
+
+def prompted_of(scores: Scores, terms: Terms) -> Prompted | None:
+    """Return the base behind the message's prompt and the model over it; None where they are not compared."""
+    if not terms.prompt_bits or scores.base_bits.shape[1] < 2:
+        return None
+    lengths, fallback = scores.lengths, chain_of(scores, terms).base
+    base = mixture_bits(scores.base_bits[:, 1], fallback, lengths, PROMPT_MIXTURE)
+    return Prompted(base, mixture_bits(scores.bits, base, lengths, terms.mixture_weight))
+
+
 def chain_of(scores: Scores, terms: Terms) -> Chain:
     """Return the lengths of units along the chain of references."""
     known, lengths = scores.known, scores.lengths
@@ -125,12 +147,13 @@ def losses_by_metric(scores: Scores, terms: Terms) -> dict[str, Losses]:
     `bpd` is bits per token under the mixture of the model and what it falls back on; `bpb` divides by bytes instead, of
     which the shortest document has at least as many; it is left out where bytes are unknown.
     With a pretrained base, `bpd_gain` and `bpb_gain` are by how much more the model needs than its base with the same
-    fallback (a negative loss is a gain), and `_gain_alone` than the base alone. For claims about tokens, `bpd` is the
-    bits of every token under token smoothing, and a miss is a loss of 1.
+    fallback (a negative loss is a gain), and `_gain_alone` than the base alone. `_gain_prompted`, where the message has
+    prompt and adapter, compares it with the base behind the same prompt, and here the model falls back on that.
+    For claims about tokens, `bpd` is the bits of every token under token smoothing, and a miss is a loss of 1.
     """
     if terms.about_tokens:
         return _token_losses(scores, terms)
-    chain = chain_of(scores, terms)
+    chain, prompted = chain_of(scores, terms), prompted_of(scores, terms)
     out, gains = {}, {}
     for metric, unit in _units(scores, terms).items():
         own = excess_upper(terms.mixture_weight, unit.least)
@@ -140,6 +163,8 @@ def losses_by_metric(scores: Scores, terms: Terms) -> dict[str, Losses]:
             # g1 is at most log2(1/(1-e1)) / T above the base alone.
             alone = own + excess_upper(1 - BASE_MIXTURE, unit.least)
             gains[f"{metric}_gain_alone"] = plain((chain.model - scores.base_bits[:, 0]) / unit.sizes, alone)
+        if prompted is not None:
+            gains[f"{metric}_gain_prompted"] = plain((prompted.model - prompted.base) / unit.sizes, own)
     out |= gains
     return out | {f"top_{k}_error": plain(scores.errors[:, i], 1.0) for i, k in enumerate(TOP_K)}
 
@@ -202,7 +227,9 @@ def alone(scores: Scores, terms: Terms, metric: str) -> float:
     if unit == "top":
         return float(scores.errors[:, TOP_K.index(int(kind.partition("_")[0]))].mean())
     size = scores.lengths if unit == "bpd" else scores.byte_lengths
-    return float(((scores.base_bits[:, 0] - scores.bits if kind else scores.bits) / size).mean())
+    if not kind:
+        return float((scores.bits / size).mean())
+    return float(((scores.base_bits[:, int(kind == "gain_prompted")] - scores.bits) / size).mean())
 
 
 def _token_losses(scores: Scores, terms: Terms) -> dict[str, Losses]:
@@ -325,26 +352,45 @@ def base_alone(scores: Scores, terms: Terms) -> Baseline | None:
 
     None with a random base.
 
-    The base is known beforehand and needs no message; the bits that name it, and a prediction, are paid for. It gets
-    the message's prediction or none, whichever is better for it.
+    The base is known beforehand and needs no message; the bits that name it, and a prediction, are paid for.
     """
     if not terms.has_base:
         return None
+    return _best_base(scores, terms, BASE_NAME, chain_of(scores, terms).base, 0)
+
+
+def base_prompted(scores: Scores, terms: Terms) -> Baseline | None:
+    """Return what the same bound gives for the base behind the message's prompt, on the same documents.
+
+    None where the message has no prompt, or no adapter: it is then this base itself. Its message is the prompt, whose
+    bits are paid for beside those of `base_alone`.
+    """
+    prompted = prompted_of(scores, terms)
+    if prompted is None:
+        return None
+    return _best_base(scores, terms, PROMPTED_NAME, prompted.base, terms.prompt_bits)
+
+
+def _best_base(scores: Scores, terms: Terms, name: str, lengths: Float[np.ndarray, " m"], prompt_bits: int) -> Baseline:
+    """With the message's prediction or with none, whichever is better for the base."""
     return min(
-        (_base_bound(scores, of) for of in (terms, _unpredicted(terms))),
+        (_base_bound(scores, of, name, lengths, prompt_bits) for of in (terms, _unpredicted(terms))),
         key=lambda b: b.bound if b.bound_bpb is None else b.bound_bpb,
     )
 
 
-def _base_bound(scores: Scores, terms: Terms) -> Baseline:
-    chain, paid = chain_of(scores, terms), TAG_BITS + terms.prediction.bits
+def _base_bound(
+    scores: Scores, terms: Terms, name: str, lengths: Float[np.ndarray, " m"], prompt_bits: int
+) -> Baseline:
+    paid = TAG_BITS + terms.prediction.bits + prompt_bits
     own = dataclasses.replace(terms, bits=paid, joint=False)
     bounds = {}
     for metric, unit in _units(scores, own).items():
-        losses = _risk(chain.base, _base_upper(unit, own), unit, scores, own)
+        upper = _base_upper(unit, own) + (excess_upper(PROMPT_MIXTURE, unit.least) if prompt_bits else 0.0)
+        losses = _risk(lengths, upper, unit, scores, own)
         bounds[metric] = store_up(risk_bound(_careful(losses, LOSS_MARGIN), own))
     return Baseline(
-        name=BASE_NAME,
+        name=name,
         bits=paid,
         held_out=None,
         bound=bounds["bpd"],

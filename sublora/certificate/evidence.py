@@ -1,5 +1,6 @@
 """A corpus and a base, ready to measure messages: what issuing and a full replay have in common."""
 
+import dataclasses
 import importlib.metadata
 from functools import cached_property
 from pathlib import Path
@@ -97,8 +98,9 @@ class Evidence:
         kept: Path | None = None
         if run is not None:
             kept = run.scoring / scoring_key(data, self.content_sha256, self.units, drawn, protocol)
+        references = dataclasses.replace(self.references, prompted=message.header.compares_prompt)
         return rebuilt, score(
-            rebuilt, self.references, self.units, drawn, protocol, self.processes, "measuring the risk", kept
+            rebuilt, references, self.units, drawn, protocol, self.processes, "measuring the risk", kept
         )
 
     def beside(

@@ -328,6 +328,8 @@ class Certificate(Sealed):
     """where the first claim comes from"""
     base_alone: Baseline | None
     """the pretrained base without adapter and prompt, with the same fallback, measured on the same documents"""
+    base_prompted: Baseline | None = Field(default=None, exclude_if=lambda value: value is None)
+    """the base behind the same prompt, which falls back on the base alone; where the message has prompt and adapter"""
     baselines: tuple[Baseline, ...]
     """simple codes through the same bound"""
     held_out: HeldOut | None
@@ -353,8 +355,8 @@ class Certificate(Sealed):
 
     @property
     def beside(self) -> tuple[Baseline, ...]:
-        """What the certificate has to beat: the base alone, and simple codes."""
-        return (*self.baselines, *([self.base_alone] if self.base_alone else []))
+        """What the certificate has to beat: simple codes, and the base alone and behind the message's prompt."""
+        return (*self.baselines, *(base for base in (self.base_alone, self.base_prompted) if base))
 
     @property
     def headline(self) -> Claim:

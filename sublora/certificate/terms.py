@@ -6,10 +6,13 @@ from sublora.certificate.known import KNOWN_SHARE
 from sublora.certificate.model import Known
 from sublora.coding.message import Header
 from sublora.coding.prediction import BYTES_OF_A_TOKEN, NEUTRAL, Prediction
+from sublora.coding.prompt import prompt_bits
 from sublora.coding.setting import Setting
 
 # Weight of the known code in the base's mixture with it: fixed by the format.
 BASE_MIXTURE = 2.0**-4
+# Weight of that in the mixture of the base behind the message's prompt with it: the two are about equally good.
+PROMPT_MIXTURE = 2.0**-1
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Terms:
     min_bytes: and at least this many bytes of text.
     known: the code known beforehand.
     has_base: the model falls back on its pretrained base, which falls back on the known code with weight BASE_MIXTURE.
+    prompt_bits: what the prompt takes of K, where the base is compared behind it; else 0.
     subsampled: the losses are a draw with replacement from the units, rather than all of them.
     prediction: of losses, from their price in the known code.
     bytes_of_a_token: its ceiling per token is so many times that per byte.
@@ -49,6 +53,7 @@ class Terms:
     known: Known
     has_base: bool
     subsampled: bool
+    prompt_bits: int = 0
     prediction: Prediction = NEUTRAL
     bytes_of_a_token: int = 1
 
@@ -105,6 +110,7 @@ def make_terms(header: Header, bits: int, n: int, known: Known) -> Terms:
         known=known,
         has_base=header.architecture.kind == "pretrained" and setting.bound_type != "token_level",
         subsampled=header.samples > 0,
+        prompt_bits=prompt_bits(header.prompt, setting) if header.compares_prompt else 0,
         prediction=header.prediction,
         bytes_of_a_token=bytes_of_a_token(setting),
     )

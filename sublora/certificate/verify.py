@@ -139,7 +139,8 @@ def _check_arithmetic(certificate: Certificate, data: bytes, message: Message, s
     tokens = setting.bound_type == "token_level"
     _expect("the number of losses", header.samples or certificate.corpus.n,
             scores.token_bits.size if tokens else len(scores.bits))  # fmt: skip
-    _expect("the number of pretrained bases", int(header.architecture.kind == "pretrained"), scores.base_bits.shape[1])
+    measured_bases = int(header.architecture.kind == "pretrained") + int(header.compares_prompt)
+    _expect("the number of pretrained bases", measured_bases, scores.base_bits.shape[1])
     if not setting.ngram_order:
         # An n-gram needs the known documents; this code needs nothing.
         code = fallback_code(prior.tokenizer, setting.vocab_size)
@@ -215,7 +216,7 @@ def _replay(certificate: Certificate, data: bytes, message: Message, corpus: Cor
     # Last, because it takes long and proves nothing: what stands beside the claims.
     simple_codes, on_held_out = evidence.beside(data, message, rebuilt, protocol)
     _compare_baselines(certificate.baselines, simple_codes)
-    _expect_beaten(certificate, (*simple_codes, *([again.base_alone] if again.base_alone else [])))
+    _expect_beaten(certificate, again.model_copy(update={"baselines": simple_codes}).beside)
     _expect_held_out(certificate.held_out, on_held_out)
     return again.claims
 
@@ -225,7 +226,8 @@ def _compare_replayed(certificate: Certificate, again: Certificate) -> None:
         _expect(name, _plain(getattr(certificate, name)), _plain(getattr(again, name)), _ARITHMETIC_TOLERANCE)
     for name in ("comparison", "decomposition"):
         _expect(name, _plain(getattr(certificate, name)), _plain(getattr(again, name)), _REPLAY_TOLERANCE)
-    _expect("the base alone", _plain(certificate.base_alone), _plain(again.base_alone), _REPLAY_TOLERANCE)
+    for what, name in (("the base alone", "base_alone"), ("the base behind the prompt", "base_prompted")):
+        _expect(what, _plain(getattr(certificate, name)), _plain(getattr(again, name)), _REPLAY_TOLERANCE)
     for claimed, now in zip(certificate.claims, again.claims, strict=True):
         tolerance = _ERROR_TOLERANCE if claimed.metric.endswith("_error") else _REPLAY_TOLERANCE
         for name in ("empirical", "model_alone", "limit"):
@@ -284,9 +286,8 @@ def _expect_metrics(certificate: Certificate, again: Certificate) -> None:
 
 
 def _compare(certificate: Certificate, again: Certificate, tolerance: float, without: set[str]) -> None:
-    claimed, found = certificate.model_dump(exclude=without), again.model_dump(exclude=without)
-    for name in found:
-        _expect(name, _plain(claimed[name]), _plain(found[name]), tolerance)
+    for name in (name for name in Certificate.model_fields if name not in without):
+        _expect(name, _plain(getattr(certificate, name)), _plain(getattr(again, name)), tolerance)
 
 
 def _plain(value: Any) -> Any:

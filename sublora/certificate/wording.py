@@ -16,6 +16,8 @@ _NAMES = {
     "bpb_gain": "bits per byte below the base with the same fallback",
     "bpd_gain_alone": "bits per token below the base alone",
     "bpb_gain_alone": "bits per byte below the base alone",
+    "bpd_gain_prompted": "bits per token below the base with the same prompt and fallback",
+    "bpb_gain_prompted": "bits per byte below the base with the same prompt and fallback",
 }
 
 
@@ -59,8 +61,8 @@ def statement(
     by_metric = {claim.metric: claim for claim in claims}
     headline = by_metric.get("bpb") or claims[0]
     if prior.base.kind == "pretrained" and f"{headline.metric}_gain" in by_metric:
-        gains = by_metric[f"{headline.metric}_gain"], by_metric[f"{headline.metric}_gain_alone"]
-        sentences += [_improvement(gain, prior.base.name) for gain in gains]
+        gains = (by_metric.get(f"{headline.metric}_gain{kind}") for kind in ("", "_alone", "_prompted"))
+        sentences += [_improvement(gain, prior.base.name) for gain in gains if gain]
     if names := beaten_by(headline, baselines):
         sentences.append(f"Uninteresting: certified no better than {', '.join(names)}.")
     return " ".join(sentences)

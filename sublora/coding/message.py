@@ -84,6 +84,12 @@ class Header:
         return 0 if self.setting.split_seed is None else DIVISION_BITS
 
     @property
+    def compares_prompt(self) -> bool:
+        """Whether the claims compare the model with its base behind the same prompt: where it is more than those."""
+        adapted = self.architecture.kind == "pretrained" and self.spec.adapter != "none"
+        return adapted and self.prompt != Prompt() and self.setting.bound_type != "token_level"
+
+    @property
     def known_bits(self) -> int:
         """Bits that pay for the choice of the code known beforehand and of what it is asked.
 

@@ -53,6 +53,13 @@ def write_prompt(writer: BitWriter, prompt: Prompt, setting: Setting) -> None:
         writer.write(document, width)
 
 
+def prompt_bits(prompt: Prompt, setting: Setting) -> int:
+    """Return the length of a prompt's code: what a base behind it costs."""
+    writer = BitWriter()
+    write_prompt(writer, prompt, setting)
+    return writer.length
+
+
 def read_prompt(reader: BitReader, setting: Setting) -> Prompt:
     """Read what `write_prompt` wrote; raises MessageError where it is not canonical."""
     count = read_gamma(reader) - 1

@@ -40,7 +40,7 @@ def sure(certificate: Certificate) -> str:
 
 def gains(certificate: Certificate) -> list[Claim]:
     """Return the claims on the improvement over the base, in the unit of the headline; none with a random base."""
-    names = (f"{certificate.headline.metric}_gain{suffix}" for suffix in ("", "_alone"))
+    names = (f"{certificate.headline.metric}_gain{suffix}" for suffix in ("", "_prompted", "_alone"))
     return [claim for name in names if (claim := certificate.claim(name))]
 
 

@@ -23,7 +23,7 @@ from sublora.nn.subspace import SubspaceModule
 from sublora.scoring.chunks import score_in_chunks
 from sublora.scoring.processes import Processes
 from sublora.scoring.prompt import prompt_tokens
-from sublora.scoring.risk import score_units
+from sublora.scoring.risk import NO_PROMPT, score_units
 from sublora.scoring.scores import Scores
 
 
@@ -122,10 +122,14 @@ Lengths = Callable[[Split, Int[np.ndarray, " m"]], Float64[np.ndarray, " m"]]
 
 @dataclass(frozen=True)
 class References:
-    """What a model is compared with: the known code's lengths of units in bits, and the pretrained base, if any."""
+    """What a model is compared with: the known code's lengths of units in bits, and the pretrained base, if any.
+
+    prompted: the base is measured behind the model's prompt too.
+    """
 
     known: Lengths
     base: PreTrainedModel | None
+    prompted: bool = False
 
 
 def score(
@@ -154,9 +158,14 @@ def score(
     """
     distinct, rows = np.unique(drawn, return_inverse=True)
     scores = _score_distinct(rebuilt.model, rebuilt.prompt, units, distinct, protocol, processes, description, kept)
-    base_bits = np.zeros((len(distinct), 0))
+    columns: list[Float64[np.ndarray, " m"]] = []
     if references.base is not None:
-        base_bits = base_scores(references, units, distinct, protocol, processes, description, kept)[:, None]
+        columns.append(base_scores(references, units, distinct, protocol, processes, description, kept))
+        if references.prompted:
+            columns.append(
+                base_scores(references, units, distinct, protocol, processes, description, kept, rebuilt.prompt)
+            )
+    base_bits = np.stack(columns, 1) if columns else np.zeros((len(distinct), 0))
     known = references.known(units.split, distinct)
     return dataclasses.replace(scores, known=known, base_bits=base_bits).take(rows)
 
@@ -169,12 +178,13 @@ def base_scores(
     processes: Processes,
     description: str,
     kept: Path | None = None,
+    prompt: Int[np.ndarray, " p"] = NO_PROMPT,
 ) -> Float64[np.ndarray, " m"]:
-    """Return the bits of distinct units under the pretrained base alone, without a prompt."""
+    """Return the bits of distinct units under the pretrained base, alone or behind a prompt."""
     assert references.base is not None
-    none, folder = np.zeros(0, np.int64), None if kept is None else kept.with_name(f"{kept.name}-base")
-    what = f"{description}, base"
-    return _score_distinct(references.base, none, units, distinct, protocol, processes, what, folder).bits
+    name, what = ("prompted", "base and prompt") if len(prompt) else ("base", "base")
+    folder, what = None if kept is None else kept.with_name(f"{kept.name}-{name}"), f"{description}, {what}"
+    return _score_distinct(references.base, prompt, units, distinct, protocol, processes, what, folder).bits
 
 
 def _score_distinct(

@@ -23,7 +23,8 @@ class Scores:
     lengths: tokens of the unit.
     byte_lengths: bytes of the unit, 0 where they are unknown.
     known: length of the unit in the code known beforehand, in bits.
-    base_bits: -log2 of the unit's probability under the pretrained base, in one column; no columns with a random base.
+    base_bits: -log2 of the unit's probability under the pretrained base, and in a second column behind the message's
+        prompt, where it has prompt and adapter; no columns with a random base.
     smoothed: bits per token under token smoothing, a column per value of TOKEN_SMOOTHING_GRID.
     misses: tokens that are not among the k most probable, a column per k of TOP_K; ties count as misses.
     token_bits: -log2 p of every token of a unit, for claims about tokens; no columns elsewhere.
@@ -98,7 +99,7 @@ def read_scores(path: Path) -> Scores:
 def _possible(scores: Scores) -> bool:
     """Whether arrays have the shapes and the kinds of numbers that units have."""
     expected = Scores.zeros(len(scores.bits) if scores.bits.ndim == 1 else 0, 0).arrays()
-    columns = {"base_bits": (0, 1), "token_bits": range(scores.token_bits.size + 1)}
+    columns = {"base_bits": (0, 1, 2), "token_bits": range(scores.token_bits.size + 1)}
     for name, array in scores.arrays().items():
         like = expected[name]
         wide = array.ndim == like.ndim and (array.ndim == 1 or array.shape[1] in columns.get(name, like.shape[1:]))

@@ -9,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from sublora.certificate.claims import BASE_MIXTURE, chain_of, losses_by_metric, make_claims
+from sublora.certificate.claims import (
+    BASE_MIXTURE,
+    base_alone,
+    base_prompted,
+    chain_of,
+    losses_by_metric,
+    make_claims,
+    prompted_of,
+)
 from sublora.certificate.model import Known
 from sublora.certificate.terms import Terms
 from sublora.inequalities.smoothing import excess_upper
@@ -80,6 +88,54 @@ def test_the_mixtures_are_codes():
         assert (2.0**-lengths).sum() == pytest.approx(1, abs=1e-9)
 
 
+@settings(max_examples=200, deadline=None)
+@given(BITS, BITS, BITS, BITS)
+def test_a_model_is_no_further_above_the_base_behind_its_prompt(known, base, prompted, model):
+    """The limit of the claimed gain, and that the base which it is a gain over is as good as its parts allow."""
+    t = dataclasses.replace(terms(1, 0), prompt_bits=60)
+    scores = behind_a_prompt(*(np.array([bits]) for bits in (known, base, prompted, model)))
+    found, chain = prompted_of(scores, t), chain_of(scores, t)
+    assert found.model[0] - found.base[0] <= math.log2(1 / WEIGHT) + 1e-6
+    assert found.base[0] <= min(prompted, chain.base[0]) + 1 + 1e-6
+    assert found.base[0] - chain.known[0] <= 1 + math.log2(1 / BASE_MIXTURE) + 1e-6
+    assert found.base[0] >= min(prompted, chain.base[0]) - 1e-6
+
+
+def test_the_mixtures_behind_a_prompt_are_codes():
+    rng = stream(0, "chain")
+    codes = [-np.log2(rng.dirichlet(np.ones(64))) for _ in range(4)]
+    found = prompted_of(behind_a_prompt(*codes), dataclasses.replace(terms(64, 0), prompt_bits=60))
+    for lengths in (found.base, found.model):
+        assert (2.0**-lengths).sum() == pytest.approx(1, abs=1e-9)
+
+
+def test_a_base_behind_a_prompt_is_compared_only_where_it_was_measured():
+    """What is claimed depends on it; a message without a prompt claims nothing of it."""
+    t, codes = terms(300, 200), [part[0] for part in documents(1, 300)]
+    known, base, model = codes
+    scores = behind_a_prompt(known, base, base - 4, model - 8)
+    assert not any("prompted" in metric for metric in losses_by_metric(scores, t))
+    assert base_prompted(scores, t) is None
+    prompted = dataclasses.replace(t, prompt_bits=60)
+    claims = {c.metric: c for c in make_claims(scores, prompted)}
+    assert list(claims)[2:8] == [
+        "bpd_gain", "bpd_gain_alone", "bpd_gain_prompted", "bpb_gain", "bpb_gain_alone", "bpb_gain_prompted"
+    ]  # fmt: skip
+    # A base that its prompt makes better leaves less to gain, and is harder to beat.
+    better = {c.metric: c for c in make_claims(behind_a_prompt(known, base, base - 8, model - 8), prompted)}
+    assert better["bpb_gain_prompted"].bound < claims["bpb_gain_prompted"].bound
+    assert better["bpb"] == claims["bpb"] and better["bpb_gain"] == claims["bpb_gain"]
+    alone, behind = (of(behind_a_prompt(known, base, base - 20, model), prompted) for of in (base_alone, base_prompted))
+    assert behind.bits == alone.bits + 60 and behind.bound < alone.bound
+    dear = base_prompted(scores, dataclasses.replace(prompted, prompt_bits=600))
+    assert dear.bound > base_prompted(scores, prompted).bound > behind.bound
+    assert claims["bpb_gain_prompted"].model_alone == pytest.approx(((base - 4 - (model - 8)) / TOKENS).mean())
+
+
+def behind_a_prompt(known: np.ndarray, base: np.ndarray, prompted: np.ndarray, model: np.ndarray) -> Scores:
+    return dataclasses.replace(scores_of(known, base, model), base_bits=np.stack([base, prompted], 1))
+
+
 def test_a_random_base_is_the_known_code():
     known, model = np.array([80.0, 90.0]), np.array([60.0, 120.0])
     t = dataclasses.replace(terms(2, 0), has_base=False)
@@ -103,6 +159,27 @@ def truth() -> tuple[float, float]:
     chain = chain_of(scores_of(known[0], base[0], model[0]), terms(1, 0))
     gain = (chain.base - chain.model) / TOKENS
     return float(((chain.model - chain.known) / TOKENS).mean()), float(gain.mean())
+
+
+def test_coverage_of_the_gain_over_the_base_behind_a_prompt():
+    """As above; the model is the document's own, the base behind the prompt lies half way to it."""
+    t = dataclasses.replace(terms(50, 0), prompt_bits=60)
+
+    def measured(known: np.ndarray, base: np.ndarray, model: np.ndarray) -> tuple[Scores, float]:
+        scores = behind_a_prompt(known, base, (base + model) / 2 + 3, model)
+        found = prompted_of(scores, t)
+        return scores, float(((found.base - found.model) / TOKENS).mean())
+
+    known, base, model = documents(1, 400_000)
+    _, truth = measured(known[0], base[0], model[0])
+    failed = [0, 0]
+    for sample in zip(*documents(SAMPLES, 50), strict=True):
+        scores, gain = measured(*sample)
+        bound = {c.metric: c for c in make_claims(scores, t)}["bpd_gain_prompted"].bound
+        failed[0] += bound > truth
+        failed[1] += gain - 0.1 * (gain - bound) > truth
+    most = int(binom.isf(1e-6, SAMPLES, DELTA))
+    assert failed[0] <= most < failed[1]
 
 
 def claims_of(known: np.ndarray, base: np.ndarray, model: np.ndarray, bits: int, shrink: float) -> tuple[float, float]:
