@@ -108,6 +108,7 @@ def runs(names: Iterable[str]) -> str:
     for name in names:
         c = read_certificate(ROOT / "results" / name)
         claim, gain, alone = (c.claim(metric) for metric in ("bpb", "bpb_gain", "bpb_gain_alone"))
+        prompted = c.claim("bpb_gain_prompted")
         assert claim and gain and alone and c.held_out and c.held_out.bpb is not None
         best = min((b for b in c.beside if b.bound_bpb is not None), key=lambda b: b.bound_bpb or 0.0)
         rows.append(
@@ -117,6 +118,7 @@ def runs(names: Iterable[str]) -> str:
                 f"{claim.model_alone:.3f}",
                 f"{c.held_out.bpb:.3f}",
                 f"**{at_most(claim.bound)}**",
+                minus(downward(prompted.bound, DIGITS)) if prompted else "no prompt",
                 minus(downward(gain.bound, DIGITS)),
                 minus(downward(alone.bound, DIGITS)),
                 f"{at_most(best.bound_bpb or 0.0)}: {best.name}",
@@ -128,11 +130,25 @@ def runs(names: Iterable[str]) -> str:
         "model alone",
         "held out, with its fallback",
         "certified at most",
+        "below the base with the same prompt and fallback, at least",
         "below the base with the same fallback, at least",
         "below the base alone, at least",
         "best simple code, certified",
     ]
     return table(header, rows)
+
+
+def frames() -> str:
+    """Return what sixty steps reach in each frame, before quantization."""
+    rows = read("frames")["rows"]
+    header = ["frame and rate", "flags", "held out, bits per byte"]
+    first = ["before training, behind the prompt", "", f"{rows[0]['before']:.3f}"]
+    return table(header, [first, *([r["name"], _code(r["flags"]), f"{r['after']:.3f}"] for r in rows)])
+
+
+def _code(flags: list[str]) -> str:
+    """The flags that differ from row to row."""
+    return " ".join(f"`{flag}`" for flag in flags if "iter" not in flag and "interval" not in flag)
 
 
 def corpus_scale() -> str:
@@ -416,7 +432,7 @@ PAGES = {
     },
     "docs/watch.md": {"watch": delays},
     "docs/import.md": {"peers": peers},
-    "docs/smollm2.md": {"runs": lambda: runs(SMOLLM2)},
+    "docs/smollm2.md": {"runs": lambda: runs(SMOLLM2), "frames": frames},
     "docs/classification.md": {
         "classification": lambda: classifier_table(read_classifier_certificate(ROOT / "results" / "classification"))
     },

@@ -64,7 +64,7 @@ SMALL = {
 }
 # A process for each of many subjects takes long; that each of them can take a step is tested below.
 FEWER = {"training": {"SUBJECTS": ("peft lora",)}, "gap": {"MIXTURE_EXPONENTS": (1, 4)}}
-WITH_DATA = {"baselines", "peers", "quantization", "tokens"}
+WITH_DATA = {"baselines", "frames", "peers", "quantization", "tokens"}
 
 
 def test_every_benchmark_is_run():
@@ -100,6 +100,19 @@ def test_the_baselines_run_on_a_corpus(data_dir, tmp_path, monkeypatch):
     certified = {row["name"]: row for row in json.loads((tmp_path / "out.json").read_bytes())["certified"]}
     # Eight words: how often each letter occurs says more of them than English does.
     assert certified["coded unigram"]["held_out"] < certified["letters of English"]["held_out"] < 8
+
+
+def test_frames_are_compared_and_finished_runs_are_read(certified, tmp_path, monkeypatch):
+    rows = {"few": ["--sublora.intrinsic_dim=20"], "all": ["--sublora.intrinsic_dim=0"]}
+    small = ["--config", certified / "config.yaml", "--steps", 3, "--work", tmp_path, "--out", tmp_path / "out.json"]
+    written = []
+    for _ in range(2):
+        run("frames", monkeypatch, *small, ROWS=rows)
+        written.append(json.loads((tmp_path / "out.json").read_bytes()))
+        (tmp_path / "few" / "last.safetensors").unlink(missing_ok=True)
+    assert written[0] == written[1] and not (tmp_path / "few" / "last.safetensors").exists()
+    few, every = written[0]["rows"]
+    assert few["before"] == every["before"] and few["after"] != every["after"]
 
 
 def test_the_quantizers_run_on_a_trained_model(data_dir, certified, tmp_path, monkeypatch):
