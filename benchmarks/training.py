@@ -1,8 +1,10 @@
 """What a training step costs, beside PEFT's LoRA, Uni-LoRA, TinyLoRA and VeRA on the same shapes.
 
-    python benchmarks/training.py [--model smollm2] [--rounds 5] [--threads 1] [--reference CHECKOUT] [--toy]
+    python benchmarks/training.py [--model smollm2] [--subjects NAME ...] [--rounds 5] [--threads 1]
+        [--reference CHECKOUT] [--toy] [--out FILE]
 
-writes benchmarks/results/training.json, or training_smollm2.json. The model is GPT-2 small with 50,257 tokens, or has
+writes benchmarks/results/training.json; those of some subjects of both models are in training_gpt2_adapters.json and
+training_smollm2_adapters.json. The model is GPT-2 small with 50,257 tokens, or has
 the sizes of SmolLM2-135M; its weights are random, which a step's time does not depend on. The batch is 2 x 512 tokens,
 LoRA has rank 4 on c_attn (or q_proj and v_proj) and on the head, d is 1,000. A step is forward, backward and AdamW.
 
@@ -27,6 +29,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -36,7 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent / "results"
+RESULT = Path(__file__).resolve().parent / "results" / "training.json"
 SUBJECTS = (
     "sublora",
     "sublora without a subspace",
@@ -311,16 +314,18 @@ def main() -> None:
     """Measure, write and print everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=FULL, default="gpt2")
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=SUBJECTS, help="peft lora among them")
     parser.add_argument("--rounds", type=int, default=5, help="steps of every subject that count")
     parser.add_argument("--threads", type=int, default=1, help="threads of a step")
     parser.add_argument("--toy", action="store_true", help="tiny model and batch; nothing is written")
     parser.add_argument("--reference", help="checkout of the reference implementation")
+    parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
         work((TOY if options.toy else FULL)[options.model], options.work, options.threads, options.reference)
         return
-    rows = measure([*SUBJECTS, *(["reference"] if options.reference else [])], options)
+    rows = measure([*options.subjects, *(["reference"] if options.reference else [])], options)
     import peft
     import torch
     import transformers
@@ -330,7 +335,7 @@ def main() -> None:
         row["cpu_over_peft_lora"] = round(row["cpu_s"] / beside["cpu_s"], 3)
         row["memory_over_peft_lora"] = round(row["peak_mb"] / beside["peak_mb"], 3)
     result = {
-        "command": " ".join(["python benchmarks/training.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "benchmarks/training.py", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "versions": {m.__name__: m.__version__ for m in (torch, transformers, peft)},
         "batch": [BATCH, FULL[options.model].block],
@@ -339,8 +344,7 @@ def main() -> None:
         "rows": rows,
     }
     if not options.toy:
-        name = "training.json" if options.model == "gpt2" else f"training_{options.model}.json"
-        (RESULTS / name).write_text(json.dumps(result, indent=1) + "\n")
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
     for row in rows:
         sys.stdout.write(
             f"{row['subject']:28} {row['wall_s']:7.3f} s wall {row['cpu_s']:7.3f} s cpu {row['peak_mb']:6.0f} MB   "

@@ -59,11 +59,10 @@ SMALL = {
     "scale": ["--documents", 300, "--tokens", 20_000, "--samples", 150, "--out"],
     "scoring": ["--toy"],
     "top_k_excess": ["--out"],
-    "training": ["--toy", "--rounds", 1],
+    "training": ["--toy", "--subjects", "peft lora", "--rounds", 1],
     "watch": ["--watches", 20, "--documents", 60, "--out"],
 }
-# A process for each of many subjects takes long; that each of them can take a step is tested below.
-FEWER = {"training": {"SUBJECTS": ("peft lora",)}, "gap": {"MIXTURE_EXPONENTS": (1, 4)}}
+FEWER = {"gap": {"MIXTURE_EXPONENTS": (1, 4)}}
 WITH_DATA = {"baselines", "peers", "quantization", "tokens"}
 
 
