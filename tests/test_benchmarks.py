@@ -55,6 +55,7 @@ SMALL = {
     "coding": ["--toy"],
     "feedback_scale": ["--sizes", 600, "--out"],
     "gap": ["--documents", 3_000, 8_009_762, "--figure", "gap.svg", "--out"],
+    "gpu": ["--toy", "--device", "cpu", "--no-compile", "--rounds", 1],
     "operators": ["--toy"],
     "scale": ["--documents", 300, "--tokens", 20_000, "--samples", 150, "--out"],
     "scoring": ["--toy"],

@@ -24,7 +24,7 @@ from sublora.config import Config
 from sublora.corpus.batches import Batch, Batches
 from sublora.corpus.corpus import Corpus, Split, configured_corpus
 from sublora.errors import ConfigError, TrainingError
-from sublora.files import remove_unfinished, write_text
+from sublora.files import canonical_json, remove_unfinished, write_text
 from sublora.nn.checkpointing import enable_gradient_checkpointing
 from sublora.nn.create_model import get_model
 from sublora.nn.loss import SubspaceLoss, transformer
@@ -35,6 +35,7 @@ from sublora.nn.subspace import SubspaceModule
 from sublora.peers import part_at_exit
 from sublora.progress import progress
 from sublora.run_folder import RunFolder
+from sublora.scoring.processes import Processes
 from sublora.scoring.prompt import prompt_tokens
 from sublora.training.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from sublora.training.gates import GateWatch, steepness_factor
@@ -88,6 +89,7 @@ def train(config: Config) -> Path:
     if start is not None:
         config = adopt_checkpoint(config, start)
     previous = previous_run(out_dir, config)
+    _check_peers(Processes(config.system.device), config, corpus, previous or start)
     prompt = _prompt(config, corpus, previous or start)
     tokens = prompt_tokens(prompt, corpus.prior, corpus.eot_token)
     if config.sublora.adapter == "none":
@@ -110,6 +112,33 @@ def train(config: Config) -> Path:
             "intact: make room and start the same command again"
         ) from error
     return out_dir
+
+
+# What may differ between machines: where things lie, and what computes.
+_OWN_KEYS = {"data.dataset_dir", "data.dataset", "prior.base", "model.best_checkpoint_path", "system.threads"}
+
+
+def _check_peers(processes: Processes, config: Config, corpus: Corpus, begun: Checkpoint | None) -> None:
+    """Check that processes, which may be on several machines, have begun the same run.
+
+    Raises:
+        ConfigError: on every process, if one has other settings, another corpus or another checkpoint.
+    """
+    settings = {
+        f"{section}.{key}": value
+        for section, values in config.to_dict().items()
+        for key, value in values.items()
+        if section != "login" and f"{section}.{key}" not in _OWN_KEYS
+    }
+    tensors = {} if begun is None else {name: t.numpy().tobytes().hex() for name, t in begun.tensors.items()}
+    for what, data, remedy in (
+        ("the configuration", settings, "give the same flags on every machine"),
+        ("the corpus", corpus.train.sha256, "copy one folder to every machine"),
+        ("the checkpoint that is gone on from", tensors, "put login.out_dir on a disk that all machines share, or copy "
+         "the last checkpoint to every machine"),
+    ):  # fmt: skip
+        if processes.differ(canonical_json(data)):
+            raise ConfigError(f"{what} differs between the processes: {remedy}")
 
 
 def _out_dir(config: Config) -> Path:
