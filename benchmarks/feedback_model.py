@@ -2,11 +2,11 @@
 
     python benchmarks/feedback_model.py [--sizes 2000 50000] [--steps 200] [--rows 256] [--out FILE]
 
-writes benchmarks/results/feedback_model.json. A transformer of 4 layers and width 128 reads the bytes of the State of
+writes benchmarks/results/feedback_model.json. A transformer of 4 layers and width 64 reads the bytes of the State of
 the Union addresses; its weights, all of them, move in d coordinates and are trained for a while. Then alpha is rounded
 at several steps: by feedback from the gradients of 256 sequences, which is a curvature of rank 256 and a diagonal, by
-feedback from more gradients than there are coordinates, which is the full matrix (for d up to 2,000), and by the plain
-trellis. For each the length of symbols and entropy model and the loss on 256 validation crops, the same ones for all,
+feedback from as many gradients as there are coordinates, which is the full matrix (for d up to 2,000), and by the plain
+trellis. For each the length of symbols and entropy model and the loss on 192 validation crops, the same ones for all,
 in bits per byte above that of alpha itself. Between steps, loss is interpolated on a logarithmic scale of bits, and
 bits of loss.
 
@@ -46,13 +46,13 @@ from sublora.nn.subspace import SubspaceModule
 from sublora.quantizing.curvature import fisher_factor
 
 RESULTS = Path(__file__).resolve().parent / "results" / "feedback_model.json"
-MODEL = Architecture("random", 4, 4, 128, 128, BYTES_VOCABULARY)
-DOCUMENTS, BATCH, CROPS = 4_000, 16, 256
+MODEL = Architecture("random", 4, 4, 64, 128, BYTES_VOCABULARY)
+DOCUMENTS, BATCH, CROPS = 4_000, 16, 192
 RATE = 0.02
 # Multiples of the root mean square of alpha; the middle one is what the ratios are taken at.
-STEPS = (0.5, 0.71, 1.0, 1.41, 2.0)
+STEPS = (0.71, 1.0, 1.41)
 # Of the trellis, whose loss at a step is that of feedback at a much larger one.
-TRELLIS_STEPS = (0.1, 0.15, 0.22, 0.33, 0.5, 0.75, 1.1)
+TRELLIS_STEPS = (0.1, 0.18, 0.3, 0.5, 0.8)
 MOST_FULL = 2_000
 Curve = list[dict[str, float]]
 
@@ -132,7 +132,7 @@ def row(d: int, train: Batches, val: Batches, steps: int, rows: int) -> dict[str
     }
     if d <= MOST_FULL:
         measured.bits(alpha)
-        many = fisher_factor(measured.model, train, seed=2, samples=d + d // 4)
+        many = fisher_factor(measured.model, train, seed=2, samples=d)
         curves["feedback, full matrix"] = measured.curve(STEPS, lambda step: feedback_quantize(alpha, many, step * rms))
         out["low_rank_less_full"] = round(middle["loss"] - loss_at(curves["feedback, full matrix"], middle["bits"]), 5)
     out["over_trellis"] = round(middle["bits"] / bits_at(curves["trellis"], middle["loss"]), 3)

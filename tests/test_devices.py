@@ -188,6 +188,38 @@ def test_an_operator_is_the_same_map_on_a_device(device, kind):
     torch.testing.assert_close(found, dense @ alpha, rtol=1e-5, atol=1e-6)
 
 
+def operations(call):
+    """How many kernels a call asks for; a view asks for none."""
+
+    class Counted(TorchDispatchMode):
+        n = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.n += not function.is_view
+            return function(*args, **(kwargs or {}))
+
+    with Counted() as counted:
+        call()
+    return counted.n
+
+
+def test_the_default_operator_is_a_small_part_of_a_step():
+    """Also where starting a kernel is what costs time, and not what it computes."""
+    model = build_model(Architecture("random", 12, 2, WIDTH, 12, V), ModelSpec(seed=1, intrinsic_dim=40)).train()
+    loss, optimizer = SubspaceLoss(model), create_optimizer(model, load_config([]))
+
+    def step():
+        loss(tokens("x"), tokens("y")).backward()
+        optimizer.step()
+
+    def products():
+        deltas = [delta for _, delta in model.blocks()]
+        torch.autograd.grad(deltas, model.subspace_params, deltas)
+
+    step()
+    assert 5 <= operations(products) < 0.05 * operations(step)
+
+
 @pytest.fixture(scope="module")
 def merged(data_dir):
     corpus = open_corpus(data_dir)

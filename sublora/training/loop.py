@@ -89,13 +89,15 @@ def train(config: Config) -> Path:
     if start is not None:
         config = adopt_checkpoint(config, start)
     previous = previous_run(out_dir, config)
-    _check_peers(Processes(config.system.device), config, corpus, previous or start)
+    processes = Processes(config.system.device)
+    _check_peers(processes, config, corpus, previous or start)
     prompt = _prompt(config, corpus, previous or start)
     tokens = prompt_tokens(prompt, corpus.prior, corpus.eot_token)
     if config.sublora.adapter == "none":
         return _keep_base(config, corpus, out_dir, prompt, accelerator)
     _check_batch(batches_of(config, corpus.train, tokens), config, accelerator.num_processes)
     run = Run(config, corpus, get_model(config, corpus.vocab_size), out_dir, accelerator, prompt, tokens)
+    _same(processes, "the base", str(run.subspace.base_sha256), "copy one base to every machine")
     if previous is not None:
         run.restore(previous)
     elif start is not None:
@@ -130,15 +132,16 @@ def _check_peers(processes: Processes, config: Config, corpus: Corpus, begun: Ch
         for key, value in values.items()
         if section != "login" and f"{section}.{key}" not in _OWN_KEYS
     }
+    _same(processes, "the configuration", settings, "give the same flags on every machine")
+    _same(processes, "the corpus", corpus.train.sha256, "copy one folder to every machine")
     tensors = {} if begun is None else {name: t.numpy().tobytes().hex() for name, t in begun.tensors.items()}
-    for what, data, remedy in (
-        ("the configuration", settings, "give the same flags on every machine"),
-        ("the corpus", corpus.train.sha256, "copy one folder to every machine"),
-        ("the checkpoint that is gone on from", tensors, "put login.out_dir on a disk that all machines share, or copy "
-         "the last checkpoint to every machine"),
-    ):  # fmt: skip
-        if processes.differ(canonical_json(data)):
-            raise ConfigError(f"{what} differs between the processes: {remedy}")
+    remedy = "put login.out_dir on a disk that all machines share, or copy the last checkpoint to every machine"
+    _same(processes, "the checkpoint that is gone on from", tensors, remedy)
+
+
+def _same(processes: Processes, what: str, value: Any, remedy: str) -> None:
+    if processes.differ(canonical_json(value)):
+        raise ConfigError(f"{what} differs between the processes: {remedy}")
 
 
 def _out_dir(config: Config) -> Path:
