@@ -181,9 +181,9 @@ def scoring(sizes: Sizes, folder: Path, device: torch.device) -> dict[str, float
     corpus = open_corpus(folder)
     units = sample_units(corpus, corpus.train, "document_level", sizes.block)
     spec = ModelSpec(seed=SEED, intrinsic_dim=sizes.dims[0], rank=RANK, head_rank=RANK, lora_alpha=SCALE)
-    model = merge(build_model(architecture(sizes), spec)).eval().to(device)  # type: ignore[arg-type]
+    model = merge(build_model(architecture(sizes), spec)).eval().to(device)
     rows = np.arange(min(sizes.measured, len(units)))
-    how = {"block_size": sizes.block, "stride": sizes.block, "batch_size": 32}
+    how: dict[str, Any] = {"block_size": sizes.block, "stride": sizes.block, "batch_size": 32}
 
     @torch.inference_mode()
     def plain() -> None:
