@@ -3,10 +3,10 @@
     python benchmarks/training.py [--model smollm2] [--subjects NAME ...] [--rounds 5] [--threads 1]
         [--reference CHECKOUT] [--toy] [--out FILE]
 
-writes benchmarks/results/training.json; those of some subjects of both models are in training_gpt2_adapters.json and
-training_smollm2_adapters.json. The model is GPT-2 small with 50,257 tokens, or has
-the sizes of SmolLM2-135M; its weights are random, which a step's time does not depend on. The batch is 2 x 512 tokens,
-LoRA has rank 4 on c_attn (or q_proj and v_proj) and on the head, d is 1,000. A step is forward, backward and AdamW.
+writes benchmarks/results/training.json; training_gpt2_adapters.json has some of the subjects. The model is GPT-2 small
+with 50,257 tokens, or has the sizes of SmolLM2-135M; its weights are random, which a step's time does not depend on.
+The batch is 2 x 512 tokens, LoRA has rank 4 on c_attn (or q_proj and v_proj) and on the head, d is 1,000. A step is
+forward, backward and AdamW.
 
 Every subject is a process of its own, since memory is measured as the largest resident set of a process during its
 steps (VmHWM, reset before them). The processes take turns, one step at a time, so that whatever else the machine does
