@@ -326,6 +326,39 @@ def behind(folder: Path, best: str) -> str:
     return table([f"mode minus {best}", "d", "pairs", "gain, model alone", "certified", "certified gain"], rows)
 
 
+def afforded() -> str:
+    """Return how long a message may be for a gap, per token and for 4 billion tokens."""
+    rows = [
+        [gap, f"{rate:.2g}", f"{rate * 4e9 / 1e6:,.1f} million"] for gap, rate in read("tokens")["afforded"].items()
+    ]
+    return table(["gap, bits per token", "bits of message per token", "bits for 4 billion tokens"], rows)
+
+
+def feedback() -> str:
+    """Return what rounding costs on a language model, a row per quantizer and step."""
+    rows = []
+    for size in read("feedback_model")["sizes"]:
+        for name, curve in size["curves"].items():
+            for at in curve:
+                step, bits, loss = f"{at['step']:g} rms", f"{at['bits']:,}", f"{at['loss']:.4f}"
+                rows.append([f"{size['d']:,}", name, step, bits, loss, f"{at['cpu_s']:.1f}"])
+    return table(["d", "quantizer", "step", "bits", "loss, bits per byte", "processor seconds"], rows)
+
+
+def training() -> str:
+    """Return a training step of adapters with as many values, as multiples of PEFT's LoRA."""
+    rows = [
+        [
+            row["subject"],
+            f"{row['trained']:,}",
+            f"{row['cpu_over_peft_lora']:.2f}",
+            f"{row['memory_over_peft_lora']:.2f}",
+        ]
+        for row in read("training_gpt2_adapters")["rows"]
+    ]
+    return table(["adapter", "values trained", "time", "memory"], rows)
+
+
 def learning_rates(folder: Path) -> str:
     """Return the held-out loss of every trial of a learning rate."""
     record = json.loads((folder / "tuning" / "learning_rates.json").read_text())
@@ -429,6 +462,9 @@ PAGES = {
         "gap: smollm2_docs": lambda: gap_sizes("smollm2_docs"),
         "gap: demo_scratch": lambda: gap_sizes("demo_scratch"),
         "tokens": token_gaps,
+        "afforded": afforded,
+        "feedback": feedback,
+        "training": training,
     },
     "docs/watch.md": {"watch": delays},
     "docs/import.md": {"peers": peers},

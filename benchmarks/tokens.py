@@ -18,7 +18,8 @@ L = K ln 2 + ln(1/delta). All bound T, the mean of E[X_k | the tokens before k] 
 * betting on Y - X, Y the mean of the losses so far. So is Y for Bernstein and Freedman.
 
 Every bound has the best of eight smoothing values. More tokens than were measured are the measured ones repeated:
-projections.
+projections. `afforded` turns them round: how many bits a message may have for every token that is bounded, if what a
+certificate claims is to lie no more than so far above the mean loss. It is computed with 50,000 of the tokens.
 """
 
 import argparse
@@ -47,6 +48,8 @@ RESULTS = Path(__file__).resolve().parent / "results" / "tokens.json"
 DELTA = 0.05
 # Of GPT-2 small with d = 50,000 (benchmarks/results/feedback_scale.json), and how many tokens are imagined for it.
 MANY_BITS, MANY_TOKENS = 104_771, 10_000_000
+# Gaps that messages are found for, and lengths that are tried, in bits of message per token.
+AFFORDED, TRIED, FEW = (0.03, 0.1, 0.3, 1.0), np.geomspace(1e-5, 1, 26), 50_000
 Bound = Callable[[np.ndarray, float, float, float], float]
 
 
@@ -123,6 +126,23 @@ def gaps(bits: np.ndarray, n_symbols: int, message_bits: int, tokens: int) -> di
     return best
 
 
+def afforded(bits: np.ndarray, n_symbols: int) -> dict[str, float]:
+    """Return the bits of a message per token at which bets have each gap, interpolated on logarithmic scales."""
+    few = bits[:: max(1, len(bits) // FEW)]
+
+    def gap(rate: float) -> float:
+        bounds = []
+        for a in TOKEN_SMOOTHING_GRID:
+            low, high = token_smoothing_range(a, n_symbols)
+            x = token_smoothing_bits(few, a, n_symbols)
+            bounds.append(constant_bets(x, low, high, rate * len(few) * math.log(2)))
+        return min(bounds) - float(few.mean(dtype=np.float64))
+
+    known = np.log([gap(rate) for rate in TRIED.tolist()])
+    rates = np.exp(np.interp(np.log(AFFORDED), known, np.log(TRIED)))
+    return {str(gap): float(f"{rate:.3g}") for gap, rate in zip(AFFORDED, rates, strict=True)}
+
+
 def main() -> None:
     """Measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -143,6 +163,7 @@ def main() -> None:
         "rows": [
             {"bits": paid, "tokens": tokens, "gaps": gaps(bits, n_symbols, paid, tokens)} for paid, tokens in settings
         ],
+        "afforded": afforded(bits, n_symbols),
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     sys.stdout.write(options.out.read_text())

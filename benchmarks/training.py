@@ -1,9 +1,12 @@
-"""What a training step of GPT-2 small costs, beside PEFT's LoRA and Uni-LoRA on the same shapes.
+"""What a training step costs, beside PEFT's LoRA, Uni-LoRA, TinyLoRA and VeRA on the same shapes.
 
-    python benchmarks/training.py [--rounds 5] [--threads 1] [--reference CHECKOUT] [--toy]
+    python benchmarks/training.py [--model smollm2] [--subjects NAME ...] [--rounds 5] [--threads 1]
+        [--reference CHECKOUT] [--toy] [--out FILE]
 
-writes benchmarks/results/training.json. The model is GPT-2 small with 50,257 tokens and random weights, the batch is
-2 x 512 tokens, LoRA has rank 4 on c_attn and on the head, d is 1,000. A step is forward, backward and AdamW.
+writes benchmarks/results/training.json; training_gpt2_adapters.json has some of the subjects. The model is GPT-2 small
+with 50,257 tokens, or has the sizes of SmolLM2-135M; its weights are random, which a step's time does not depend on.
+The batch is 2 x 512 tokens, LoRA has rank 4 on c_attn (or q_proj and v_proj) and on the head, d is 1,000. A step is
+forward, backward and AdamW.
 
 Every subject is a process of its own, since memory is measured as the largest resident set of a process during its
 steps (VmHWM, reset before them). The processes take turns, one step at a time, so that whatever else the machine does
@@ -12,10 +15,13 @@ falls on all of them. `cpu_s` is processor time, `wall_s` is time on the clock; 
 * sublora, sublora without a subspace (d = 0: the LoRA parameters themselves), and sublora in bfloat16
 * peft lora: transformers' GPT2LMHeadModel and PEFT's LoRA as they come; bfloat16: under autocast
 * peft unilora: PEFT's adapter that shares d coordinates
+* peft tinylora: as many values for each of these layers as make up d, up to rounding
+* peft vera: a layer has as many values as outputs and ranks, so with d of them it is on one layer: the output
+  projection of the first layer's attention, so that the gradient goes all the way back
 * floor: the forward pass of the base model and the gradient of its activations, with no adapter at all
 * reference: the implementation of Lotfi et al. (2024), from the checkout that is named
 
---toy: model and batch are tiny, and nothing is written.
+`trained` is how many numbers a subject trains. --toy: model and batch are tiny, and nothing is written.
 """
 
 import argparse
@@ -23,6 +29,7 @@ import json
 import os
 import platform
 import resource
+import shlex
 import statistics
 import subprocess
 import sys
@@ -38,6 +45,8 @@ SUBJECTS = (
     "sublora without a subspace",
     "peft lora",
     "peft unilora",
+    "peft tinylora",
+    "peft vera",
     "floor",
     "sublora, bfloat16",
     "peft lora, bfloat16",
@@ -49,22 +58,38 @@ BATCH, RANK, SEED, SCALE = 2, 4, 0, 32
 class Sizes:
     """Of model and batch; d is the number of coordinates of a subspace."""
 
+    family: str
     layers: int
     heads: int
     width: int
     block: int
     vocabulary: int
     d: int
+    key_value_heads: int = 0
+    feed_forward: int = 0
+
+    @property
+    def attention(self) -> list[str]:
+        """The names of the layers that read queries and values."""
+        return ["c_attn"] if self.family == "gpt2" else ["q_proj", "v_proj"]
 
 
-FULL, TOY = Sizes(12, 12, 768, 512, 50_257, 1_000), Sizes(2, 2, 32, 16, 300, 20)
+FULL = {
+    "gpt2": Sizes("gpt2", 12, 12, 768, 512, 50_257, 1_000),
+    "smollm2": Sizes("llama", 30, 9, 576, 512, 49_152, 1_000, key_value_heads=3, feed_forward=1_536),
+}
+TOY = {
+    "gpt2": Sizes("gpt2", 2, 2, 32, 16, 300, 36),
+    "smollm2": Sizes("llama", 2, 2, 32, 16, 300, 36, key_value_heads=1, feed_forward=48),
+}
 
 
-def architecture(sizes: Sizes) -> Any:
-    """Return the architecture of the base model of `sublora train`."""
-    from sublora.coding.architecture import Architecture
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a step, and how many numbers it trains."""
 
-    return Architecture("random", sizes.layers, sizes.heads, sizes.width, sizes.block, sizes.vocabulary)
+    step: Callable[[], None]
+    trained: int
 
 
 def batch(sizes: Sizes) -> tuple[Any, Any]:
@@ -79,7 +104,7 @@ def batch(sizes: Sizes) -> tuple[Any, Any]:
     return tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
 
 
-def optimizer_step(loss: Callable[[], Any], parameters: list[Any], bfloat16: bool) -> Callable[[], None]:
+def optimizer_step(loss: Callable[[], Any], parameters: list[Any], bfloat16: bool = False) -> Subject:
     """Return a whole training step."""
     import torch
 
@@ -92,20 +117,34 @@ def optimizer_step(loss: Callable[[], Any], parameters: list[Any], bfloat16: boo
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    return step
+    return Subject(step, sum(p.numel() for p in parameters))
 
 
-def ours(sizes: Sizes, intrinsic_dim: int, bfloat16: bool) -> Callable[[], None]:
+def our_base(sizes: Sizes) -> Any:
+    """Return the base that `sublora train` adapts."""
+    from sublora.coding.architecture import Architecture
+    from sublora.nn.base import create_base, named
+    from sublora.nn.weights import hash_weights
+
+    if sizes.family == "gpt2":
+        own = Architecture("random", sizes.layers, sizes.heads, sizes.width, sizes.block, sizes.vocabulary)
+        return create_base(own, SEED)
+    # A random base of ours has as many heads for keys as for queries; a pretrained one has its own sizes.
+    base = base_model(sizes)
+    return named(base, hash_weights(base))
+
+
+def ours(sizes: Sizes, intrinsic_dim: int, bfloat16: bool) -> Subject:
     """Return the step of `sublora train`."""
     import torch
 
     from sublora.coding.spec import ModelSpec
-    from sublora.nn.create_model import build_model
+    from sublora.nn.create_model import adapt
     from sublora.nn.loss import SubspaceLoss
     from sublora.nn.precision import prepare_for_bfloat16
 
     spec = ModelSpec(seed=SEED, intrinsic_dim=intrinsic_dim, rank=RANK, head_rank=RANK, lora_alpha=SCALE)
-    model = build_model(architecture(sizes), spec)
+    model = adapt(our_base(sizes), spec)
     if bfloat16:
         prepare_for_bfloat16(model.net, torch.device("cpu"))
     loss = SubspaceLoss(model).train()
@@ -114,53 +153,68 @@ def ours(sizes: Sizes, intrinsic_dim: int, bfloat16: bool) -> Callable[[], None]
 
 
 def base_model(sizes: Sizes) -> Any:
-    """Return transformers' GPT-2 as it comes, without dropout."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+    """Return transformers' model as it comes, without dropout."""
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-    of_ours: dict[str, Any] = {
-        "n_layer": sizes.layers,
-        "n_head": sizes.heads,
-        "n_embd": sizes.width,
-        "n_positions": sizes.block,
-        "vocab_size": sizes.vocabulary,
-        "bos_token_id": sizes.vocabulary - 1,
-        "eos_token_id": sizes.vocabulary - 1,
-    }
-    quiet: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
-    return GPT2LMHeadModel(GPT2Config(use_cache=False, **of_ours, **quiet)).train()
+    last = sizes.vocabulary - 1
+    shared: dict[str, Any] = {
+        "vocab_size": sizes.vocabulary, "bos_token_id": last, "eos_token_id": last, "use_cache": False,
+    }  # fmt: skip
+    if sizes.family == "gpt2":
+        own: dict[str, Any] = {
+            "n_layer": sizes.layers, "n_head": sizes.heads, "n_embd": sizes.width, "n_positions": sizes.block,
+            "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0,
+        }  # fmt: skip
+        return GPT2LMHeadModel(GPT2Config(**shared, **own)).train()
+    own = {
+        "num_hidden_layers": sizes.layers, "num_attention_heads": sizes.heads, "hidden_size": sizes.width,
+        "num_key_value_heads": sizes.key_value_heads, "intermediate_size": sizes.feed_forward,
+        "max_position_embeddings": sizes.block, "tie_word_embeddings": True,
+    }  # fmt: skip
+    return LlamaForCausalLM(LlamaConfig(**shared, **own)).train()
 
 
-def peft_step(sizes: Sizes, kind: str, bfloat16: bool) -> Callable[[], None]:
+def peft_config(sizes: Sizes, kind: str) -> Any:
+    """Return the configuration of one of PEFT's adapters; all but LoRA's train d numbers, up to rounding."""
+    import peft
+
+    targets, transposed = [*sizes.attention, "lm_head"], sizes.family == "gpt2"
+    if kind == "lora":
+        return peft.LoraConfig(r=RANK, lora_alpha=SCALE, target_modules=targets, fan_in_fan_out=transposed)
+    if kind == "unilora":
+        return peft.UniLoraConfig(r=RANK, theta_d_length=sizes.d, target_modules=targets, proj_seed=SEED)
+    if kind == "tinylora":
+        each = round(sizes.d / (sizes.layers * len(sizes.attention) + 1))
+        return peft.TinyLoraConfig(u=each, target_modules=targets, fan_in_fan_out=transposed)
+    output = "h.0.attn.c_proj" if sizes.family == "gpt2" else "layers.0.self_attn.o_proj"
+    return peft.VeraConfig(r=sizes.d - sizes.width, target_modules=[output], fan_in_fan_out=transposed)
+
+
+def peft_step(sizes: Sizes, kind: str, bfloat16: bool) -> Subject:
     """Return the step of transformers with an adapter of PEFT."""
     import peft
 
-    targets = ["c_attn", "lm_head"]
-    config = (
-        peft.LoraConfig(r=RANK, lora_alpha=SCALE, target_modules=targets, fan_in_fan_out=True)
-        if kind == "lora"
-        else peft.UniLoraConfig(r=RANK, theta_d_length=sizes.d, target_modules=targets, proj_seed=SEED)
-    )
-    model = peft.get_peft_model(base_model(sizes), config)
+    model = peft.get_peft_model(base_model(sizes), peft_config(sizes, kind))
     x, _ = batch(sizes)
     trained = [p for p in model.parameters() if p.requires_grad]
     return optimizer_step(lambda: model(input_ids=x, labels=x).loss, trained, bfloat16)
 
 
-def floor(sizes: Sizes) -> Callable[[], None]:
+def floor(sizes: Sizes) -> Subject:
     """Return the forward pass and the gradient of the activations of the base model that `sublora train` uses."""
     import torch
 
-    from sublora.nn.base import create_base
     from sublora.nn.loss import NextTokenLoss
 
-    model = create_base(architecture(sizes), SEED).requires_grad_(False).train()
+    model = our_base(sizes).requires_grad_(False).train()
     # The only parameter that is left makes every activation need its gradient, at the cost of one vector's.
-    first = model.get_parameter("transformer.h.0.ln_1.bias").requires_grad_()
+    name = "transformer.h.0.ln_1.bias" if sizes.family == "gpt2" else "model.layers.0.input_layernorm.weight"
+    first = model.get_parameter(name).requires_grad_()
     loss, (x, y) = NextTokenLoss(model), batch(sizes)
-    return lambda: torch.autograd.backward(loss(x, y), inputs=[first])
+    return Subject(lambda: torch.autograd.backward(loss(x, y), inputs=[first]), 0)
 
 
-def reference_step(sizes: Sizes, checkout: str) -> Callable[[], None]:
+def reference_step(sizes: Sizes, checkout: str) -> Subject:
     """Return the step of a checkout of the reference implementation (github.com/Sanaelotfi/sublora-bounds-for-llms)."""
     import importlib
     import tempfile
@@ -180,11 +234,11 @@ def reference_step(sizes: Sizes, checkout: str) -> Callable[[], None]:
         )[0].train()  # fmt: skip
     x, y = batch(sizes)
     trained = [p for p in model.parameters() if p.requires_grad]
-    return optimizer_step(lambda: model(x, y)[1], trained, False)
+    return optimizer_step(lambda: model(x, y)[1], trained)
 
 
-def make(sizes: Sizes, subject: str, reference: str | None) -> Callable[[], None]:
-    """Return the step of a subject."""
+def make(sizes: Sizes, subject: str, reference: str | None) -> Subject:
+    """Return what a subject's name stands for."""
     kind, _, precision = subject.partition(", ")
     bfloat16 = precision == "bfloat16"
     if kind == "reference":
@@ -202,13 +256,14 @@ def work(sizes: Sizes, subject: str, threads: int, reference: str | None) -> Non
     import torch
 
     torch.set_num_threads(threads)
-    step = make(sizes, subject, reference)
+    made = make(sizes, subject, reference)
     # The peak of building the model is not the peak of training it.
     Path("/proc/self/clear_refs").write_text("5")
     for _ in sys.stdin:
         wall, cpu = time.perf_counter(), time.process_time()
-        step()
+        made.step()
         answer = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu, "peak_mb": peak_mb()}
+        answer["trained"] = made.trained
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
@@ -224,7 +279,7 @@ def peak_mb() -> float:
 
 def measure(subjects: list[str], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Let the subjects take turns; return their medians, the first step not counted."""
-    words = [sys.executable, "-W", "ignore", __file__, "--threads", str(options.threads)]
+    words = [sys.executable, "-W", "ignore", __file__, "--model", options.model, "--threads", str(options.threads)]
     if options.toy:
         words.append("--toy")
     if options.reference:
@@ -245,6 +300,7 @@ def measure(subjects: list[str], options: argparse.Namespace) -> list[dict[str, 
     return [
         {
             "subject": subject,
+            "trained": seen[-1]["trained"],
             "wall_s": round(statistics.median(a["wall_s"] for a in seen[1:]), 3),
             "cpu_s": round(statistics.median(a["cpu_s"] for a in seen[1:]), 3),
             "min_cpu_s": round(min(a["cpu_s"] for a in seen[1:]), 3),
@@ -257,16 +313,19 @@ def measure(subjects: list[str], options: argparse.Namespace) -> list[dict[str, 
 def main() -> None:
     """Measure, write and print everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=FULL, default="gpt2")
+    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=SUBJECTS, help="peft lora among them")
     parser.add_argument("--rounds", type=int, default=5, help="steps of every subject that count")
     parser.add_argument("--threads", type=int, default=1, help="threads of a step")
     parser.add_argument("--toy", action="store_true", help="tiny model and batch; nothing is written")
     parser.add_argument("--reference", help="checkout of the reference implementation")
+    parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--work", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        work(TOY if options.toy else FULL, options.work, options.threads, options.reference)
+        work((TOY if options.toy else FULL)[options.model], options.work, options.threads, options.reference)
         return
-    rows = measure([*SUBJECTS, *(["reference"] if options.reference else [])], options)
+    rows = measure([*options.subjects, *(["reference"] if options.reference else [])], options)
     import peft
     import torch
     import transformers
@@ -276,16 +335,16 @@ def main() -> None:
         row["cpu_over_peft_lora"] = round(row["cpu_s"] / beside["cpu_s"], 3)
         row["memory_over_peft_lora"] = round(row["peak_mb"] / beside["peak_mb"], 3)
     result = {
-        "command": " ".join(["python benchmarks/training.py", *sys.argv[1:]]),
+        "command": shlex.join(["python", "benchmarks/training.py", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}",
         "versions": {m.__name__: m.__version__ for m in (torch, transformers, peft)},
-        "batch": [BATCH, FULL.block],
+        "batch": [BATCH, FULL[options.model].block],
         "threads": options.threads,
         "load": [round(load, 1) for load in os.getloadavg()],
         "rows": rows,
     }
     if not options.toy:
-        RESULT.write_text(json.dumps(result, indent=1) + "\n")
+        options.out.write_text(json.dumps(result, indent=1) + "\n")
     for row in rows:
         sys.stdout.write(
             f"{row['subject']:28} {row['wall_s']:7.3f} s wall {row['cpu_s']:7.3f} s cpu {row['peak_mb']:6.0f} MB   "

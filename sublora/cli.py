@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--data", type=Path, help="corpus: rebuild the model from the message, draw and score again")
     verify.add_argument("--arithmetic", action="store_true", help="check the arithmetic from the recorded losses only")
     verify.add_argument("--base", default="", help="your own copy of a pretrained base: folder, GGUF file or hub id")
+    verify.add_argument("--device", default="cpu", help="that scores: cpu (the default), cuda, mps, auto")
     verify.add_argument("--retrain-base", action="store_true", help="also make the base again from the known documents")
     verify.add_argument("--start", default="", help="your own copy of the base that the fitting began with")
     verify.add_argument("--public-key", type=Path, metavar="PEM", help="also check who signed the certificate")
@@ -263,7 +264,7 @@ def _verify(options: argparse.Namespace) -> None:
 
         check_attestation(run, read_certificate(options.certificate), options.public_key, options.base)
         say("signed", str(run.attestation), f"signed: {run.attestation} by the key of {options.public_key}")
-    verified = verify(options.certificate, options.data, base=options.base)
+    verified = verify(options.certificate, options.data, base=options.base, device=options.device)
     say("verified", verified.to_dict(), verified.in_words())
     if options.retrain_base:
         from sublora.certificate.practised_again import practise_again

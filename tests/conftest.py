@@ -34,6 +34,14 @@ install_import_hook(
 )
 
 
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request):
+    """Return the processor, and a CUDA device where there is one."""
+    from devices import device_or_skip
+
+    return device_or_skip(request.param)
+
+
 @pytest.fixture(scope="session")
 def sotu(tmp_path_factory):
     """Return the State of the Union addresses in bytes, prepared once."""

@@ -53,17 +53,18 @@ def run(name, monkeypatch, *arguments, **changed):
 SMALL = {
     "bounds": ["--toy"],
     "coding": ["--toy"],
+    "feedback_model": ["--sizes", 40, "--steps", 6, "--rows", 8, "--out"],
     "feedback_scale": ["--sizes", 600, "--out"],
     "gap": ["--documents", 3_000, 8_009_762, "--figure", "gap.svg", "--out"],
+    "gpu": ["--toy", "--device", "cpu", "--no-compile", "--rounds", 1],
     "operators": ["--toy"],
     "scale": ["--documents", 300, "--tokens", 20_000, "--samples", 150, "--out"],
     "scoring": ["--toy"],
     "top_k_excess": ["--out"],
-    "training": ["--toy", "--rounds", 1],
+    "training": ["--toy", "--subjects", "peft lora", "--rounds", 1],
     "watch": ["--watches", 20, "--documents", 60, "--out"],
 }
-# A process for each of many subjects takes long; that each of them can take a step is tested below.
-FEWER = {"training": {"SUBJECTS": ("peft lora",)}, "gap": {"MIXTURE_EXPONENTS": (1, 4)}}
+FEWER = {"feedback_model": {"DOCUMENTS": 60, "CROPS": 16}, "gap": {"MIXTURE_EXPONENTS": (1, 4)}}
 WITH_DATA = {"baselines", "frames", "peers", "quantization", "tokens"}
 
 
@@ -89,10 +90,16 @@ def test_a_benchmark_runs_at_a_small_size(name, tmp_path, monkeypatch, capsys):
         assert json.loads((tmp_path / "out.json").read_bytes()).keys() == committed.keys()
 
 
+@pytest.mark.parametrize("model", ["gpt2", "smollm2"])
 @pytest.mark.parametrize("subject", load("training")["SUBJECTS"])
-def test_every_subject_of_the_training_benchmark_takes_a_step(subject):
+def test_every_subject_of_the_training_benchmark_takes_a_step(subject, model):
+    """And those that are compared at equal numbers of trained values have them."""
     script = load("training")
-    script["make"](script["TOY"], subject, None)()
+    sizes = script["TOY"][model]
+    made = script["make"](sizes, subject, None)
+    made.step()
+    if not subject.startswith(("peft lora", "floor", "sublora without")):
+        assert made.trained == pytest.approx(sizes.d, rel=0.1)
 
 
 def test_the_baselines_run_on_a_corpus(data_dir, tmp_path, monkeypatch):
@@ -133,6 +140,8 @@ def test_the_bounds_for_tokens_run_on_a_message(data_dir, certified, tmp_path, m
     short, long, wide = (row["gaps"] for row in result["rows"])
     assert short.keys() == script["BOUNDS"].keys()
     assert all(long[name] < short[name] and long[name] < wide[name] for name in short)
+    afforded = list(result["afforded"].values())
+    assert afforded == sorted(afforded) and afforded[0] < afforded[-1]
     # The fixture's own loss, on text that its documents are made of.
     assert 2 < result["mean_bits"] < 8
 
@@ -276,6 +285,27 @@ def test_an_imagined_base_agrees_as_often_as_it_should_and_is_worse():
         assert excess.mean() == pytest.approx(0.5 * (1 - agreement), rel=0.1)
         # A token's excess is -1, 0 or 1; its square is 1 where the two disagree.
         assert 40 * excess.var() == pytest.approx(1 - agreement, rel=0.25)
+
+
+def test_the_committed_ratios_are_those_of_the_curves():
+    script, result = (
+        load("feedback_model"),
+        json.loads((BENCHMARKS[0].parent / "results" / "feedback_model.json").read_bytes()),
+    )
+    for size in result["sizes"]:
+        curves = size["curves"]
+        at = next(row for row in curves["feedback"] if row["step"] == 1.0)
+        # Between the steps that were tried: nothing is extrapolated.
+        losses = [row["loss"] for row in curves["trellis"]]
+        assert min(losses) < at["loss"] < max(losses)
+        expected = at["bits"] / script["bits_at"](curves["trellis"], at["loss"])
+        assert size["over_trellis"] == pytest.approx(expected, abs=1e-3)
+        if (full := curves.get("feedback, full matrix")) is not None:
+            bits = [row["bits"] for row in full]
+            assert min(bits) < at["bits"] < max(bits)
+            assert size["low_rank_less_full"] == pytest.approx(
+                at["loss"] - script["loss_at"](full, at["bits"]), abs=1e-5
+            )
 
 
 def test_feedback_is_measured_against_a_trellis_of_the_same_loss():

@@ -214,8 +214,8 @@ def verified_by(monkeypatch, lower=0.0):
     """Let `verify` find bounds that lie lower than the claims; return the arguments that it gets."""
     seen = {}
 
-    def verify(path, data_dir, *, base):
-        seen.update(data=data_dir, base=base)
+    def verify(path, data_dir, *, base, device):
+        seen.update(data=data_dir, base=base, device=device)
         certificate = read_certificate(path)
         measured = tuple(c.model_copy(update={"bound": c.bound - lower}) for c in certificate.claims)
         return Verified(certificate, None if data_dir is None else measured)

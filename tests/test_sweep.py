@@ -1,6 +1,7 @@
 """A sweep from the grid file to verified certificates, and what it does when something is finished, killed or fails."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from sublora.certificate.verify import verify
 from sublora.cli import main
 from sublora.corpus.prepare import prepare
 from sublora.errors import CertificateError, ConfigError, SubloraError
+from sublora.files import canonical_json
 from sublora.report.runs import load_runs
 from sublora.report.suite import write_suite_report
 from sublora.run_folder import RunFolder
@@ -277,6 +279,51 @@ def test_a_dry_run_for_slurm_needs_no_slurm_and_writes_nothing(data_dir, tmp_pat
     for name in (*NAMES, "sublora-d40-learned-lr0.05"):
         assert name in out
     assert {p.name for p in tmp_path.iterdir()} == {"grid.yaml"}
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    """Put Slurm's commands in the path: sbatch checks a script and keeps it, srun starts a task on this machine."""
+    folder, script = tmp_path / "bin", tmp_path / "submitted.sh"
+    folder.mkdir()
+    commands = {
+        "sbatch": f'bash -n "$1" || exit 1\ncp "$1" {script}\necho "Submitted batch job 7"',
+        "srun": 'until [[ -x "$1" && "$1" == /* ]]; do shift; done\nexec "$@"',
+        "sacct": "exit 1",
+    }
+    for name, lines in commands.items():
+        (folder / name).write_text(f"#!/bin/bash\n{lines}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return script
+
+
+def test_a_job_for_slurm_is_a_script_that_runs(slurm, tmp_path):
+    options = ["--slurm.partition", "gpu", "--slurm.cpus_per_task=4", "--slurm.gpus_per_node=1"]
+    job = Launcher("slurm", tmp_path / "jobs", slurm_options(options)).submit("run-a", canonical_json, ["x"])
+    lines = slurm.read_text().splitlines()
+    for wanted in ("job-name=run-a", "time=1440", "partition=gpu", "cpus-per-task=4", "gpus-per-node=1", "nodes=1"):
+        assert f"#SBATCH --{wanted}" in lines
+    assert not job.done()
+    place = {
+        "JOB_ID": 7,
+        "NTASKS": 1,
+        "JOB_NUM_NODES": 1,
+        "NODEID": 0,
+        "PROCID": 0,
+        "LOCALID": 0,
+        "JOB_NODELIST": "here",
+    }
+    environment = {**os.environ, **{f"SLURM_{name}": str(value) for name, value in place.items()}}
+    subprocess.run(["bash", str(slurm)], env=environment, check=True, capture_output=True)
+    assert job.done() and job.exception() is None and job.result() == canonical_json("x")
+
+
+def test_a_script_that_is_none_is_not_taken(slurm, tmp_path):
+    launcher = Launcher("slurm", tmp_path / "jobs", slurm_options(["--slurm.setup=['if true; then']"]))
+    with pytest.raises(SubloraError, match="Slurm did not take run-a"):
+        launcher.submit("run-a", canonical_json, ["x"])
+    assert not slurm.exists()
 
 
 @pytest.mark.parametrize(

@@ -219,8 +219,9 @@ def issue(data: bytes, evidence: Evidence, batch_size: int, run: RunFolder) -> C
         # An older certificate belongs to an older message: a run that is interrupted from here on leaves none.
         run.certificate.unlink(missing_ok=True)
         write_bytes(run.message, data)
-    processes.wait()
-    data = run.message.read_bytes()
+        data = run.message.read_bytes()
+    # On another machine there may be no such file; what is measured everywhere is what was written here.
+    processes.agree("the message", data)
     message = decode_message(data, max_symbols=MAX_SYMBOLS)
     protocol = protocol_of(message.header, batch_size, RANK_MARGIN)
     rebuilt, scores = evidence.losses(data, message, protocol, run)
@@ -230,8 +231,8 @@ def issue(data: bytes, evidence: Evidence, batch_size: int, run: RunFolder) -> C
     if processes.main:
         write_bytes(run.losses, measured.scores.to_bytes())
         write_certificate(run, certificate)
-        # What an older, interrupted scoring of another message left behind.
-        shutil.rmtree(run.scoring, ignore_errors=True)
+    # What an older, interrupted scoring of another message left behind.
+    shutil.rmtree(run.scoring, ignore_errors=True)
     processes.wait()
     return certificate
 

@@ -88,7 +88,7 @@ class Verified:
         }
 
 
-def verify(path: Path, data_dir: Path | None, dataset: str = "", *, base: str = "") -> Verified:
+def verify(path: Path, data_dir: Path | None, dataset: str = "", *, base: str = "", device: str = "cpu") -> Verified:
     """Verify a certificate.
 
     Args:
@@ -99,6 +99,7 @@ def verify(path: Path, data_dir: Path | None, dataset: str = "", *, base: str = 
             they are there.
         dataset: subfolder of data_dir.
         base: folder, hub id or GGUF file of the pretrained base, where the message names one.
+        device: that scores: a name of torch's, or auto.
 
     Raises:
         CertificateError, MessageError, CorpusError, ConfigError: names the first thing that differs.
@@ -123,7 +124,7 @@ def verify(path: Path, data_dir: Path | None, dataset: str = "", *, base: str = 
         }
     )
     corpus = open_corpus(data_dir, dataset, **known_vocabulary)
-    return Verified(certificate, _replay(certificate, data, message, corpus, base))
+    return Verified(certificate, _replay(certificate, data, message, corpus, base, device))
 
 
 def _recorded(run: RunFolder, certificate: Certificate) -> Scores:
@@ -185,7 +186,9 @@ def _check_prediction(header: Header, known: Known) -> None:
             )
 
 
-def _replay(certificate: Certificate, data: bytes, message: Message, corpus: Corpus, base: str) -> tuple[Claim, ...]:
+def _replay(
+    certificate: Certificate, data: bytes, message: Message, corpus: Corpus, base: str, device: str
+) -> tuple[Claim, ...]:
     header = message.header
     require_match(header, corpus, base, _base_name(certificate))
 
@@ -195,7 +198,7 @@ def _replay(certificate: Certificate, data: bytes, message: Message, corpus: Cor
 
     prior_base = certificate.prior.base
     published = prior_base.published or "" if prior_base.kind == "pretrained" else ""
-    evidence = Evidence(header, corpus, base, published, Processes("cpu"))
+    evidence = Evidence(header, corpus, base, published, Processes(device))
     _expect("the hash of the corpus", certificate.corpus.sha256, evidence.content_sha256)
     # Nothing is added to the new losses and exact ties alone are misses, so a claim that passes follows from them
     # without any tolerance.

@@ -66,8 +66,8 @@ def score_in_chunks(
             scores.put(chunks[i], part)
             advance(int(tokens[chunks[i]].sum()))
     scores = Scores(**{name: processes.sum(array) for name, array in scores.arrays().items()})
-    # After the sum every process has read what it needs.
-    if kept is not None and processes.main:
+    # After the sum every process has read what it needs; their folders may be one, or one on each machine.
+    if kept is not None:
         shutil.rmtree(kept, ignore_errors=True)
     return scores
 

@@ -42,14 +42,18 @@ class Processes:
         """Wait until every process is here."""
         self._state.wait_for_everyone()
 
+    def differ(self, data: bytes) -> bool:
+        """Return whether some process holds other bytes; every process finds the same."""
+        own = np.frombuffer(hashlib.sha256(data).digest(), np.uint8).astype(np.int64)
+        squares = self.sum(own * own)
+        # The mean of squares is the square of the mean only where all numbers are alike.
+        return not np.array_equal(squares * self.count, self.sum(own) ** 2)
+
     def agree(self, what: str, data: bytes) -> None:
         """Check that every process holds the same bytes.
 
         Raises:
             CertificateError: on every process, if one differs.
         """
-        own = np.frombuffer(hashlib.sha256(data).digest(), np.uint8).astype(np.int64)
-        squares = self.sum(own * own)
-        # The mean of squares is the square of the mean only where all numbers are alike.
-        if not np.array_equal(squares * self.count, self.sum(own) ** 2):
+        if self.differ(data):
             raise CertificateError(f"{what} differs between the processes: use machines of one kind, or one process")

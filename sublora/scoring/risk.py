@@ -20,9 +20,25 @@ from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID
 from sublora.nn.packed import PrefixReader, check_context, packed_attention
 from sublora.scoring.scores import TOP_K, Scores
 
-# Tokens whose logits exist at the same time in a thread: 512 x 50,257 float32 numbers are 103 MB. With fewer, the
-# weights of the head are read more often. Losses are taken from so many logits at a time that they stay in the cache.
-LOGIT_ROWS, LOSS_LOGITS = 512, 1 << 19
+
+@dataclass(frozen=True)
+class Pace:
+    """How much of a scoring is done at a time; every pace gives the same losses, but for their last digits.
+
+    threads: that compute batches side by side; None: as many as torch would use inside one.
+    logit_rows: tokens whose logits exist at the same time in a thread. With fewer, the head is read more often.
+    loss_logits: logits that losses are taken from at a time.
+    """
+
+    threads: int | None
+    logit_rows: int
+    loss_logits: int
+
+
+# 512 x 50,257 float32 numbers are 103 MB, and losses are taken from so many that they stay in the cache.
+CPU = Pace(None, 512, 1 << 19)
+# A device is one: it takes large pieces, one after the other. 4,096 x 50,257 numbers are 823 MB.
+DEVICE = Pace(1, 4096, 1 << 28)
 NO_PROMPT = np.zeros(0, np.int64)
 _BITS, _SMOOTHED = 0, slice(1, 1 + len(TOKEN_SMOOTHING_GRID))
 _MISSES = slice(1 + len(TOKEN_SMOOTHING_GRID), 1 + len(TOKEN_SMOOTHING_GRID) + len(TOP_K))
@@ -48,8 +64,8 @@ def score_units(
     A prompt stands before every window: the model reads prompt, end-of-text and unit, or, in a later window, prompt and
     window, as if the window stood right behind the prompt. Its keys and values are computed once.
 
-    Batches are divided between threads, and each is computed by one thread alone: nothing waits for another thread
-    inside a layer, and the result does not depend on how many there are.
+    On a processor, batches are divided between threads, and each is computed by one thread alone: nothing waits for
+    another thread inside a layer, and the result does not depend on how many there are.
 
     Args:
         model: a transformers causal language model in float32.
@@ -66,6 +82,7 @@ def score_units(
     """
     check_context(model, len(prompt), block_size)
     split, lengths = units.split, units.split.lengths[rows]
+    pace = CPU if next(model.parameters()).device.type == "cpu" else DEVICE
     sums = np.zeros((len(rows), _MISSES.stop))
     token_bits = np.zeros((len(rows), int(lengths[0]) if keep_tokens else 0), np.float32)
     # Modes of torch are a thread's own: each batch sets its own in its thread.
@@ -73,7 +90,7 @@ def score_units(
         readers = _readers(model, prompt, split.eot_token)
         batches = _batches(units, rows, block_size, stride, batch_size)
         for batch, losses in _map_threads(
-            lambda batch: _score_batch(model, readers, batch, units, rank_margin), batches
+            lambda batch: _score_batch(model, readers, batch, units, rank_margin, pace), batches, pace.threads
         ):
             np.add.at(sums, batch.owners, losses)
             if keep_tokens:
@@ -150,10 +167,11 @@ def _batch(packed: PackedWindows, chosen: np.ndarray, first: bool) -> _Batch:
 
 
 def _map_threads(
-    function: Callable[[_Batch], np.ndarray], batches: Iterator[_Batch]
+    function: Callable[[_Batch], np.ndarray], batches: Iterator[_Batch], count: int | None
 ) -> Iterator[tuple[_Batch, np.ndarray]]:
-    """Apply a function to batches on as many threads as torch would use inside one; results come in order."""
-    threads = torch.get_num_threads()
+    """Apply a function to batches on so many threads, or as many as torch would use inside one; in order."""
+    before = torch.get_num_threads()
+    threads = count or before
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads) as pool:
@@ -167,7 +185,7 @@ def _map_threads(
             for done, result in waiting:
                 yield done, result.result()
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 @torch.inference_mode()
@@ -177,6 +195,7 @@ def _score_batch(
     batch: _Batch,
     units: Units,
     rank_margin: float,
+    pace: Pace,
 ) -> np.ndarray:
     """Return the columns of `token_losses`, a row per target."""
     reader = readers[0] if batch.first else readers[1]
@@ -188,11 +207,11 @@ def _score_batch(
         hidden = torch.cat([reader.last.expand(len(targets) - len(hidden), -1), hidden])
     head = model.get_output_embeddings()  # type: ignore[operator]
     losses = []
-    for row_hidden, row_targets in zip(hidden.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
+    for row_hidden, row_targets in zip(hidden.split(pace.logit_rows), targets.split(pace.logit_rows), strict=True):
         logits = head(row_hidden)[:, : units.vocab_size].float()
         if units.impossible is not None:
             logits[:, units.impossible] = -math.inf
-        few_rows = max(1, LOSS_LOGITS // logits.shape[1])
+        few_rows = max(1, pace.loss_logits // logits.shape[1])
         pairs = zip(logits.split(few_rows), row_targets.split(few_rows), strict=True)
         losses += [token_losses(few, wanted, units.n_symbols, rank_margin=rank_margin) for few, wanted in pairs]
     return torch.cat(losses).cpu().numpy()

@@ -24,7 +24,7 @@ from sublora.config import Config
 from sublora.corpus.batches import Batch, Batches
 from sublora.corpus.corpus import Corpus, Split, configured_corpus
 from sublora.errors import ConfigError, TrainingError
-from sublora.files import remove_unfinished, write_text
+from sublora.files import canonical_json, remove_unfinished, write_text
 from sublora.nn.checkpointing import enable_gradient_checkpointing
 from sublora.nn.create_model import get_model
 from sublora.nn.loss import SubspaceLoss, transformer
@@ -35,6 +35,7 @@ from sublora.nn.subspace import SubspaceModule
 from sublora.peers import part_at_exit
 from sublora.progress import progress
 from sublora.run_folder import RunFolder
+from sublora.scoring.processes import Processes
 from sublora.scoring.prompt import prompt_tokens
 from sublora.training.checkpoint import BEST, LAST, Checkpoint, save_checkpoint
 from sublora.training.gates import GateWatch, steepness_factor
@@ -60,7 +61,9 @@ def create_optimizer(model: SubspaceModule, config: Config) -> torch.optim.AdamW
     ]
     if (gates := model.gating_params) is not None:
         groups.append({"params": [gates], "lr": s.gating_lr, "peak": s.gating_lr, "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, betas=(o.beta1, o.beta2), eps=o.adam_epsilon)
+    # One kernel for a step, where a step is otherwise a dozen; its last digits differ from those of the others.
+    fused = model.subspace_params.device.type == "cuda"
+    return torch.optim.AdamW(groups, betas=(o.beta1, o.beta2), eps=o.adam_epsilon, fused=fused)
 
 
 def train(config: Config) -> Path:
@@ -86,12 +89,15 @@ def train(config: Config) -> Path:
     if start is not None:
         config = adopt_checkpoint(config, start)
     previous = previous_run(out_dir, config)
+    processes = Processes(config.system.device)
+    _check_peers(processes, config, corpus, previous or start)
     prompt = _prompt(config, corpus, previous or start)
     tokens = prompt_tokens(prompt, corpus.prior, corpus.eot_token)
     if config.sublora.adapter == "none":
         return _keep_base(config, corpus, out_dir, prompt, accelerator)
     _check_batch(batches_of(config, corpus.train, tokens), config, accelerator.num_processes)
     run = Run(config, corpus, get_model(config, corpus.vocab_size), out_dir, accelerator, prompt, tokens)
+    _same(processes, "the base", str(run.subspace.base_sha256), "copy one base to every machine")
     if previous is not None:
         run.restore(previous)
     elif start is not None:
@@ -108,6 +114,34 @@ def train(config: Config) -> Path:
             "intact: make room and start the same command again"
         ) from error
     return out_dir
+
+
+# What may differ between machines: where things lie, and what computes.
+_OWN_KEYS = {"data.dataset_dir", "data.dataset", "prior.base", "model.best_checkpoint_path", "system.threads"}
+
+
+def _check_peers(processes: Processes, config: Config, corpus: Corpus, begun: Checkpoint | None) -> None:
+    """Check that processes, which may be on several machines, have begun the same run.
+
+    Raises:
+        ConfigError: on every process, if one has other settings, another corpus or another checkpoint.
+    """
+    settings = {
+        f"{section}.{key}": value
+        for section, values in config.to_dict().items()
+        for key, value in values.items()
+        if section != "login" and f"{section}.{key}" not in _OWN_KEYS
+    }
+    _same(processes, "the configuration", settings, "give the same flags on every machine")
+    _same(processes, "the corpus", corpus.train.sha256, "copy one folder to every machine")
+    tensors = {} if begun is None else {name: t.numpy().tobytes().hex() for name, t in begun.tensors.items()}
+    remedy = "put login.out_dir on a disk that all machines share, or copy the last checkpoint to every machine"
+    _same(processes, "the checkpoint that is gone on from", tensors, remedy)
+
+
+def _same(processes: Processes, what: str, value: Any, remedy: str) -> None:
+    if processes.differ(canonical_json(value)):
+        raise ConfigError(f"{what} differs between the processes: {remedy}")
 
 
 def _out_dir(config: Config) -> Path:
@@ -222,12 +256,14 @@ class Run:
             )
         self.restore_values(checkpoint)
         self.iteration, self.best_val = checkpoint.iteration, checkpoint.best_val
-        for name, parameter in self.trained.items():
-            state = {k: checkpoint.tensors[f"optimizer.{name}.{k}"] for k in ("step", "exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = {
-                "step": state.pop("step"),
-                **{k: v.to(self.device) for k, v in state.items()},
-            }
+        name_of = {parameter: name for name, parameter in self.trained.items()}
+        ordered = [name_of[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
+        state = {
+            i: {key: checkpoint.tensors[f"optimizer.{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            for i, name in enumerate(ordered)
+        }
+        # The optimizer knows where each of them has to lie: the fused one counts its steps on the device.
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
 
     def _checkpoint(self) -> Checkpoint:
         tensors: dict[str, Tensor] = {}
