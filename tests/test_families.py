@@ -7,7 +7,15 @@ import sys
 import pytest
 import torch
 from families import FAMILIES, VOCABULARY, make_base
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    TinyLoraConfig,
+    UniLoraConfig,
+    VBLoRAConfig,
+    VeraConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file
 from torch.utils.checkpoint import CheckpointError
 from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
@@ -84,6 +92,32 @@ def test_a_users_own_adapter_is_trained_and_saved(allocation, tmp_path):
     with pytest.raises(ConfigError, match=r"call sublora.wrap with the base itself") as error:
         sublora.compress(model, tmp_path)
     assert "\n" not in str(error.value)
+
+
+SHARED = {
+    "UniLoRA": lambda: UniLoraConfig(theta_d_length=40, r=2, target_modules=["q_proj", "v_proj"]),
+    "TinyLoRA": lambda: TinyLoraConfig(r=2, u=8, weight_tying=1.0, target_modules=["q_proj", "v_proj"]),
+    "VB-LoRA": lambda: VBLoRAConfig(r=4, num_vectors=20, vector_length=4, topk=2, target_modules=["q_proj", "v_proj"]),
+    "VeRA": lambda: VeraConfig(r=4, target_modules=["q_proj", "v_proj"]),
+}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_parameters_that_layers_share_are_replaced_in_all_their_places(kind, tmp_path):
+    """PEFT puts one module under many names: every call must read what is trained now, and leave nothing behind."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = sublora.wrap(get_peft_model(make_base("llama"), SHARED[kind]()), d=6)
+    before = logits(model)
+    trainer(model, tmp_path, max_steps=2).train()
+    trained = logits(model)
+    assert differ(trained, before) > 1e-4 and differ(trained, logits(model)) == 0
+    assert all(isinstance(model.net.get_parameter(name), torch.nn.Parameter) for name in model.names)
+    # Written into the parameters themselves, the same is computed; and theta0 has not moved.
+    assert differ(logits(model.materialize()), trained) < 1e-6
+    with torch.no_grad():
+        model.subspace_params.zero_()
+    assert differ(logits(model), before) == 0
 
 
 def test_the_state_is_alpha_gates_and_a_fingerprint():
