@@ -23,7 +23,7 @@ Shape suffixes: o outputs, i inputs, r rank, m the smaller of o and i.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from sublora import seeds
 from sublora.errors import ConfigError
 from sublora.nn.adapted import AdaptedLinear
 from sublora.nn.targets import find_targets
+from sublora.nn.weights import numbers
 
 # Up to this size all eigenvectors are computed, which takes 10 ms; beyond it the leading ones by Lanczos' iteration.
 DENSE = 256
@@ -156,7 +157,7 @@ def frames_of(model: nn.Module, targets: str, rank: int, base_sha256: str) -> Ma
 
 
 def _frame(name: str, module: nn.Module, rank: int) -> Frame:
-    matrix = _matrix(module).float().cpu().numpy()
+    matrix = _matrix(module).cpu().numpy()
     if rank > min(matrix.shape):
         raise ConfigError(f"{name} has {min(matrix.shape)} singular vectors: set sublora.spectral_r to at most that")
     left, values, right = leading_singular_triples(matrix, rank)
@@ -204,9 +205,9 @@ def _practised_frame(practised: Mapping[str, Frame], name: str, module: nn.Modul
 
 
 def _matrix(module: nn.Module) -> Float[Tensor, "o i"]:
-    """The weight of a linear layer, outputs first."""
-    weight: Any = module.weight
-    return weight.detach().t() if isinstance(module, Conv1D) else weight.detach()
+    """The weight of a linear layer in float32, outputs first."""
+    matrix = numbers(cast(Tensor, module.weight))
+    return matrix.t() if isinstance(module, Conv1D) else matrix
 
 
 def frame_sha256(frames: Mapping[str, Frame]) -> str:
