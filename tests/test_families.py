@@ -322,6 +322,14 @@ def test_only_models_of_transformers_get_an_adapter():
         sublora.wrap(make_base("llama").model, d=2)
 
 
+def test_weights_that_are_not_in_memory_are_said():
+    base = make_base("llama")
+    base.model.layers[1].to("meta")
+    with pytest.raises(ConfigError, match="not in memory") as error:
+        sublora.wrap(base, d=10)
+    assert "\n" not in str(error.value)
+
+
 def test_encoder_and_decoder_have_gates_of_their_own():
     with torch.random.fork_rng():
         torch.manual_seed(0)

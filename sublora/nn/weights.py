@@ -18,9 +18,12 @@ def numbers(parameter: Tensor) -> Tensor:
     """Return what a parameter stands for, in float32: quantized by torchao, the numbers that it computes with.
 
     Raises:
-        ConfigError: it holds packed integers whose meaning stands elsewhere, as those of bitsandbytes do.
+        ConfigError: it is not in memory, or holds packed integers whose meaning stands elsewhere, as those of
+            bitsandbytes do.
     """
     values = parameter.detach()
+    if values.is_meta:
+        raise ConfigError("some of the base's weights are not in memory (device_map has offloaded them): load it whole")
     if _is_quantized(values):
         values = values.dequantize()
     if not values.is_floating_point():
