@@ -330,15 +330,21 @@ def test_weights_that_are_not_in_memory_are_said():
     assert "\n" not in str(error.value)
 
 
-def test_encoder_and_decoder_have_gates_of_their_own():
+def test_encoder_and_decoder_have_gates_of_their_own(tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         sizes = {"d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 2, "num_heads": 4, "vocab_size": VOCABULARY}
         base = T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0)).eval()
-    model = moved(wrapped(base))
+    model = moved(wrapped(copy.deepcopy(base)))
     assert [*model.gates()] == ["layer0", "layer1", "layer2", "layer3", "outside", "outside_share"]
     model(input_ids=TOKENS, labels=TOKENS).loss.backward()
     assert (model.gating_params.grad != 0).all()
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        trained = model.eval()(input_ids=TOKENS, labels=TOKENS).logits
+        assert differ(trained, base(input_ids=TOKENS, labels=TOKENS).logits) > 0.01
+        loaded = PeftModel.from_pretrained(base, tmp_path).eval()
+        assert differ(loaded(input_ids=TOKENS, labels=TOKENS).logits, trained) < 1e-5
 
 
 def test_phi3_has_its_targets_where_a_message_says_attention():
