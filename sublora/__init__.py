@@ -3,6 +3,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from sublora.errors import INSTALL_MODELS, of_models
 from sublora.inequalities.bound import bound
 
 if TYPE_CHECKING:
@@ -25,4 +26,9 @@ _LATER = {name: "sublora.api" for name in ("certify", "compress", "prepare", "ve
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_LATER[name]), name)
+    try:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    except ModuleNotFoundError as error:
+        if not of_models(error):
+            raise
+        raise ImportError(f"sublora.{name} needs {error.name}: {INSTALL_MODELS}") from error

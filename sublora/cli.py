@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sublora import __version__
-from sublora.errors import SubloraError
+from sublora.errors import INSTALL_MODELS, SubloraError, of_models
 from sublora.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument("--min-characters", type=int, metavar="N", help="leave out documents with fewer characters")
     prepare.add_argument("--max-characters", type=int, metavar="N", help="labelled: read so many of a text (1000)")
     prepare.add_argument("--max-documents", type=int, metavar="N", help="stop after so many documents")
+    prepare.add_argument(
+        "--val-every", type=int, metavar="N", help="one of N documents is for validation, another one for the test"
+    )
     prepare.add_argument("--split-seed", type=int, default=0, help="seed that divides the documents (0)")
     prepare.add_argument("--prior-share", type=float, help="share of the documents, between 0 and 1, known beforehand")
     prepare.add_argument("--prior-before", type=int, metavar="N", help="the first N documents are known beforehand")
@@ -111,6 +114,8 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument("--base", default="", help="your own copy of a pretrained base: folder, GGUF file or hub id")
     export.add_argument("--data", type=Path, help="the corpus, where the prompt names documents of it")
     export.add_argument("--merged", action="store_true", help="write a whole model of transformers instead")
+    export.add_argument("--push-to-hub", default="", metavar="OWNER/NAME", help="also upload it to the hub")
+    export.add_argument("--public", action="store_true", help="a repository that is made there is open to all")
     pack = commands.add_parser("pack", help="write message, certificate and attestation into one small file")
     pack.add_argument("run", type=Path, help="folder of the certificate")
     pack.add_argument("--to", required=True, type=Path, metavar="NAME.sublora", help="file to write")
@@ -157,6 +162,7 @@ def _prepare(options: argparse.Namespace) -> None:
         min_characters=options.min_characters,
         max_characters=options.max_characters,
         max_documents=options.max_documents,
+        val_every=options.val_every,
         split_seed=options.split_seed,
         prior_share=options.prior_share,
         prior_before=options.prior_before,
@@ -352,8 +358,14 @@ def _doctor(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from sublora.export.export import export
 
+    if options.public and not options.push_to_hub:
+        raise SubloraError("--public needs --push-to-hub OWNER/NAME")
     written = export(options.run, options.to, base=options.base, data_dir=options.data, merged=options.merged)
     sys.stdout.write(f"{written}\n")
+    if options.push_to_hub:
+        from sublora.export.hub import push_to_hub
+
+        sys.stdout.write(f"{push_to_hub(options.to, options.push_to_hub, public=options.public)}\n")
 
 
 def _pack(options: argparse.Namespace) -> None:
@@ -510,6 +522,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return plain[options.command](options) or 0
     except (SubloraError, OSError) as error:
         sys.stderr.write(f"sublora: error: {error}\n")
+        return 2
+    except ModuleNotFoundError as error:
+        if not of_models(error):
+            raise
+        sys.stderr.write(f"sublora: error: this command needs {error.name}: {INSTALL_MODELS}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("sublora: interrupted: the same command goes on\n")

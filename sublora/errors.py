@@ -27,3 +27,13 @@ class MessageError(SubloraError):
 
 class CertificateError(SubloraError):
     """A certificate whose claim does not follow from its message and its corpus."""
+
+
+MODELS = ("accelerate", "gguf", "peft", "tensorboard", "torch", "transformers", "wandb")
+"""packages of the extra sublora[models]: bounds, codes, reports and the arithmetic of certificates need none of them"""
+INSTALL_MODELS = "pip install 'sublora[models]'"
+
+
+def of_models(error: ModuleNotFoundError) -> bool:
+    """Return whether what is missing comes with the extra `models`."""
+    return error.name is not None and error.name.partition(".")[0] in MODELS

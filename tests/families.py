@@ -2,6 +2,8 @@
 
 import torch
 from transformers import (
+    BertConfig,
+    BertLMHeadModel,
     FalconConfig,
     FalconForCausalLM,
     GemmaConfig,
@@ -20,6 +22,8 @@ from transformers import (
     Phi3ForCausalLM,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 # Bytes and end-of-text.
@@ -37,6 +41,10 @@ FAMILIES = {
     "llama": lambda: LlamaForCausalLM(LlamaConfig(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL)),
     "qwen2_tied": lambda: Qwen2ForCausalLM(
         Qwen2Config(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL, tie_word_embeddings=True)
+    ),
+    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL, head_dim=4)),
+    "bert": lambda: BertLMHeadModel(
+        BertConfig(**LAYERS, **LENGTH, **WIDE, is_decoder=True, hidden_dropout_prob=0, attention_probs_dropout_prob=0)
     ),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL)),
     "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**LAYERS, **LENGTH, **WIDE, **NO_SPECIAL)),

@@ -4,10 +4,12 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
+from sublora.errors import MODELS
 from sublora.run_folder import RunFolder
 
 PACKAGE = Path(__file__).parent.parent / "sublora"
@@ -96,9 +98,34 @@ def test_data_flows_one_way(path):
 
 
 @pytest.mark.parametrize("name", TORCH_FREE)
-def test_works_without_torch(name):
-    code = f"import sys; sys.modules['torch'] = None; import {name}"
+def test_works_without_models(name):
+    code = f"import sys; sys.modules |= dict.fromkeys({MODELS}); import {name}"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_what_is_left_out_is_the_extra_of_models():
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    assert tuple(project["optional-dependencies"]["models"]) == MODELS
+    assert not set(project["dependencies"]) & set(MODELS)
+
+
+def test_without_models_bounds_are_computed_and_the_rest_says_what_to_install(tmp_path):
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys({MODELS})
+import sublora, sublora.cli
+assert 0.03 < sublora.bound([0] * 970 + [1] * 30, upper=1.0, lower=0.0) < 0.06
+assert sublora.cli.main(["verify", "results/demo", "--arithmetic"]) == 0
+assert sublora.cli.main(["train", "--login.out_dir={tmp_path}"]) == 2
+try:
+    sublora.wrap
+except ImportError as error:
+    print(error)
+"""
+    root = PACKAGE.parent
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
+    assert done.stdout.splitlines()[-1].endswith("pip install 'sublora[models]'")
+    assert done.stderr.splitlines()[-1].startswith("sublora: error: this command needs ")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(PACKAGE)))

@@ -7,6 +7,7 @@ import tracemalloc
 from dataclasses import asdict, fields, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from sublora.coding.quantizers import Quantized, quantize, quantize_uniform
 from sublora.coding.range_coder import write_payload
 from sublora.coding.rate_distortion import rate_distortion_quantize
 from sublora.coding.setting import Setting, setting_bits
-from sublora.coding.spec import ADAPTERS, ALLOCATION_MODES, ALLOCATION_SCOPES, INTRINSIC_MODES, TARGETS
+from sublora.coding.spec import ADAPTERS, ALLOCATION_MODES, ALLOCATION_SCOPES, INTRINSIC_MODES, SHARED, TARGETS
 from sublora.errors import MessageError
 from sublora.seeds import stream
 
@@ -63,9 +64,18 @@ def round_trip(spec: ModelSpec, quantized: Quantized, gates: np.ndarray = NO_GAT
 
 
 def specs(intrinsic_dim: int) -> st.SearchStrategy[ModelSpec]:
+    def build(rank: int, head_rank: int, adapter: str, **choices: Any) -> ModelSpec:
+        # LoRA is on something, and UniLoRA has a vector.
+        if adapter in SHARED or not head_rank:
+            rank = max(rank, 1)
+        if adapter == "unilora":
+            choices["intrinsic_dim"] = intrinsic_dim
+        return ModelSpec(rank=rank, head_rank=head_rank, adapter=adapter, **choices)
+
     return st.builds(
-        ModelSpec,
+        build,
         seed=st.integers(0, 2**63 - 1),
+        kinds=st.integers(1, 2**31 - 1),
         intrinsic_dim=st.sampled_from([0, intrinsic_dim]),
         intrinsic_mode=st.sampled_from(INTRINSIC_MODES),
         adapter=st.sampled_from([name for name in ADAPTERS if name != "none"]),
@@ -144,6 +154,10 @@ def test_every_choice_is_in_the_message() -> None:
         *(replace(UNIFORM, **{name: 5}) for name in ("seed", "rank", "head_rank", "lora_alpha")),
         replace(UNIFORM, adapter="weights"),
         replace(UNIFORM, adapter="spectral"),
+        *(replace(UNIFORM, adapter=name, kinds=5) for name in SHARED),
+        *(replace(UNIFORM, adapter=name, kinds=6) for name in SHARED),
+        *(replace(UNIFORM, adapter=name, kinds=5, rank=5) for name in SHARED),
+        *(replace(UNIFORM, adapter=name, kinds=5, seed=5) for name in SHARED),
         replace(UNIFORM, targets="linear"),
         replace(UNIFORM, intrinsic_dim=0),
         replace(fixed, budget_b=5),
@@ -472,10 +486,14 @@ def test_coordinates_that_are_zero_cost_next_to_nothing(how: str) -> None:
 
 def as_json(message: Message) -> dict[str, object]:
     header = message.header
+    spec = asdict(header.spec)
+    # Newer than the golden messages, none of which has them.
+    kinds = spec.pop("kinds")
+    assert kinds == 0
     return {
         "setting": asdict(header.setting) | {"delta": str(header.setting.delta)},
         "architecture": asdict(header.architecture),
-        "spec": asdict(header.spec),
+        "spec": spec,
         "mixture_exponent": header.mixture_exponent,
         "samples": header.samples,
         "stride": header.stride,

@@ -7,7 +7,15 @@ import sys
 import pytest
 import torch
 from families import FAMILIES, VOCABULARY, make_base
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import (
+    LoraConfig,
+    PeftModel,
+    TinyLoraConfig,
+    UniLoraConfig,
+    VBLoRAConfig,
+    VeraConfig,
+    get_peft_model,
+)
 from safetensors.torch import load_file
 from torch.utils.checkpoint import CheckpointError
 from transformers import T5Config, T5ForConditionalGeneration, Trainer, TrainingArguments
@@ -84,6 +92,32 @@ def test_a_users_own_adapter_is_trained_and_saved(allocation, tmp_path):
     with pytest.raises(ConfigError, match=r"call sublora.wrap with the base itself") as error:
         sublora.compress(model, tmp_path)
     assert "\n" not in str(error.value)
+
+
+SHARED = {
+    "UniLoRA": lambda: UniLoraConfig(theta_d_length=40, r=2, target_modules=["q_proj", "v_proj"]),
+    "TinyLoRA": lambda: TinyLoraConfig(r=2, u=8, weight_tying=1.0, target_modules=["q_proj", "v_proj"]),
+    "VB-LoRA": lambda: VBLoRAConfig(r=4, num_vectors=20, vector_length=4, topk=2, target_modules=["q_proj", "v_proj"]),
+    "VeRA": lambda: VeraConfig(r=4, target_modules=["q_proj", "v_proj"]),
+}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_parameters_that_layers_share_are_replaced_in_all_their_places(kind, tmp_path):
+    """PEFT puts one module under many names: every call must read what is trained now, and leave nothing behind."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = sublora.wrap(get_peft_model(make_base("llama"), SHARED[kind]()), d=6)
+    before = logits(model)
+    trainer(model, tmp_path, max_steps=2).train()
+    trained = logits(model)
+    assert differ(trained, before) > 1e-4 and differ(trained, logits(model)) == 0
+    assert all(isinstance(model.net.get_parameter(name), torch.nn.Parameter) for name in model.names)
+    # Written into the parameters themselves, the same is computed; and theta0 has not moved.
+    assert differ(logits(model.materialize()), trained) < 1e-6
+    with torch.no_grad():
+        model.subspace_params.zero_()
+    assert differ(logits(model), before) == 0
 
 
 def test_the_state_is_alpha_gates_and_a_fingerprint():
@@ -288,15 +322,29 @@ def test_only_models_of_transformers_get_an_adapter():
         sublora.wrap(make_base("llama").model, d=2)
 
 
-def test_encoder_and_decoder_have_gates_of_their_own():
+def test_weights_that_are_not_in_memory_are_said():
+    base = make_base("llama")
+    base.model.layers[1].to("meta")
+    with pytest.raises(ConfigError, match="not in memory") as error:
+        sublora.wrap(base, d=10)
+    assert "\n" not in str(error.value)
+
+
+def test_encoder_and_decoder_have_gates_of_their_own(tmp_path):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         sizes = {"d_model": 16, "d_kv": 4, "d_ff": 32, "num_layers": 2, "num_heads": 4, "vocab_size": VOCABULARY}
         base = T5ForConditionalGeneration(T5Config(**sizes, decoder_start_token_id=0)).eval()
-    model = moved(wrapped(base))
+    model = moved(wrapped(copy.deepcopy(base)))
     assert [*model.gates()] == ["layer0", "layer1", "layer2", "layer3", "outside", "outside_share"]
     model(input_ids=TOKENS, labels=TOKENS).loss.backward()
     assert (model.gating_params.grad != 0).all()
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        trained = model.eval()(input_ids=TOKENS, labels=TOKENS).logits
+        assert differ(trained, base(input_ids=TOKENS, labels=TOKENS).logits) > 0.01
+        loaded = PeftModel.from_pretrained(base, tmp_path).eval()
+        assert differ(loaded(input_ids=TOKENS, labels=TOKENS).logits, trained) < 1e-5
 
 
 def test_phi3_has_its_targets_where_a_message_says_attention():

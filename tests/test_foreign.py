@@ -1,25 +1,30 @@
 """Adapters that PEFT trained: what is imported computes the same, is certified and verified; the rest is refused."""
 
+import hashlib
 import json
 import shutil
 
+import numpy as np
 import peft
 import pytest
 import torch
+from peft.tuners.unilora.model import UniLoraModel
+from peft.tuners.vera.model import _kaiming_init
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+import sublora
 from sublora.certificate.reading import read_certificate
 from sublora.cli import main
 from sublora.coding.message import decode_message
 from sublora.foreign.plain import Sides, balanced
 from sublora.nn.create_model import get_model
+from sublora.nn.unilora import assigned
+from sublora.nn.vera import shared_matrices
 from sublora.run_folder import RunFolder
 from sublora.training.checkpoint import load_checkpoint
 
 TOKENS = torch.arange(60).reshape(2, 30)
-RANDOM = {"UNILORA": lambda: peft.UniLoraConfig(theta_d_length=20, r=2, target_modules=["q_proj", "v_proj"]),
-          "VERA": lambda: peft.VeraConfig(r=4, target_modules=["q_proj"])}  # fmt: skip
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 
@@ -89,6 +94,15 @@ def lora(*targets, **settings):
     return peft.LoraConfig(target_modules=list(targets), task_type="CAUSAL_LM", **{"r": 3, "lora_alpha": 7, **settings})
 
 
+def uni(*targets, **settings):
+    usual = {"r": 2, "theta_d_length": 40, "proj_seed": 5}
+    return peft.UniLoraConfig(target_modules=list(targets), **usual | settings)
+
+
+def vera(*targets, **settings):
+    return peft.VeraConfig(target_modules=list(targets), **{"r": 5, **settings})
+
+
 CASES = {
     "attention": ("llama", lambda: lora("q_proj", "v_proj")),
     "one layer": ("llama", lambda: lora("q_proj", layers_to_transform=[1])),
@@ -103,6 +117,16 @@ CASES = {
     "tiny, tied, uniform": (
         "gpt2", lambda: peft.TinyLoraConfig(r=2, u=4, weight_tying=0.5, init_weights="uniform",
                                             target_modules=["c_attn", "c_proj"])),
+    "UniLoRA": ("llama", lambda: uni("q_proj", "v_proj")),
+    "UniLoRA, with its places in the file": ("llama", lambda: uni("down_proj", "k_proj", save_indices=True)),
+    "UniLoRA on all linear layers": ("llama", lambda: peft.UniLoraConfig(r=1, theta_d_length=401, proj_seed=2**40,
+                                                                        target_modules="all-linear")),
+    "UniLoRA on transposed weights": ("gpt2", lambda: uni("c_proj", unilora_dropout=0.1)),
+    "VeRA": ("llama", lambda: vera("q_proj", "v_proj")),
+    "VeRA without its matrices": ("llama", lambda: vera("down_proj", "k_proj", save_projection=False,
+                                                        projection_prng_key=77)),
+    "VeRA on one layer": ("llama", lambda: vera("k_proj", layers_to_transform=[1], d_initial=3.0)),
+    "VeRA on transposed weights": ("gpt2", lambda: vera("c_attn", "c_fc", d_initial=0.5)),
 }  # fmt: skip
 
 
@@ -145,17 +169,62 @@ def test_an_imported_adapter_is_certified_verified_and_exported(llama, data_dir,
     assert (decoded - theirs).square().mean() < 0.5 * (base - theirs).square().mean()
 
 
-@pytest.mark.parametrize("kind", RANDOM)
-def test_drawn_matrices_are_refused_and_a_lora_of_the_same_rank_is_not(kind, llama, data_dir, tmp_path, capsys):
-    model = seeded(lambda: fit(llama, RANDOM[kind]()))
-    model.save_pretrained(tmp_path / "theirs")
-    arguments = words(tmp_path / "theirs", tmp_path / "run", llama, data_dir)
-    says(capsys, tmp_path, arguments, f"type '{kind}' has random matrices")
-    # What the error says to do.
-    peft.save_as_lora(tmp_path / "lora", model, rank=model.peft_config["default"].r)
+SHARED = {"UniLoRA": lambda: uni("q_proj", "v_proj"), "VeRA": lambda: vera("q_proj", "v_proj")}
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_shared_adapters_are_paid_for_by_their_trained_numbers(kind, llama, data_dir, tmp_path, capsys):
+    theirs = saved(llama, SHARED[kind](), tmp_path / "adapter")
+    run = tmp_path / "run"
+    assert main(words(tmp_path / "adapter", run, llama, data_dir)) == 0
+    settings = ["--bounds.bound_samples=20", "--bounds.quantizer=uniform", "--bounds.levels=99", "--system.device=cpu"]
+    assert main(["bounds", f"--config-file={RunFolder(run).config}", *settings]) == 0
+    message = decode_message(RunFolder(run).message.read_bytes(), max_symbols=1 << 20)
+    # Two layers of q and v, 16 and 8 outputs.
+    assert len(message.alpha) == (40 if kind == "UniLoRA" else 2 * (5 + 16 + 5 + 8))
+    assert (message.spec.adapter, message.spec.seed) == (kind.lower(), 5 if kind == "UniLoRA" else 0)
+    assert main(["verify", str(run), "--data", str(data_dir), "--base", str(llama)]) == 0
+    assert "verified" in capsys.readouterr().out
+    assert main(["export", str(run), "--to", str(tmp_path / "back"), "--base", str(llama)]) == 0
+    back = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), tmp_path / "back")
+    merged = sublora.load(run, base=str(llama))
+    with torch.no_grad():
+        decoded, base = back(TOKENS).logits, base_logits(llama)
+        torch.testing.assert_close(merged(TOKENS).logits, decoded, atol=1e-5, rtol=0)
+    assert not [name for name, _ in merged.named_parameters() if "unilora" in name or "lambda" in name]
+    assert (decoded - theirs).square().mean() < 0.5 * (base - theirs).square().mean()
+
+
+def test_a_lora_of_the_same_rank_is_imported_too(llama, data_dir, tmp_path):
+    """What errors about places and matrices of another origin say to do."""
+    model = seeded(lambda: fit(llama, uni("q_proj")))
+    peft.save_as_lora(tmp_path / "lora", model, rank=2)
     assert main(words(tmp_path / "lora", tmp_path / "run", llama, data_dir)) == 0
     with torch.no_grad():
         torch.testing.assert_close(imported_logits(tmp_path / "run"), model(TOKENS).logits, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [(352, 20, 42), (100_003, 256, 7), (30_011, 20_011, 3)])
+def test_places_are_those_of_peft_and_will_stay(sizes):
+    """The hash stands for numpy's way of shuffling: messages depend on it."""
+    hashes = {
+        352: "f771075aef86b3534fe6fdf838e271f1ef7f13401815dffb8b31b364b25e5019",
+        100_003: "ad41729de4b87e492afff95bf07a3874f49ba58c1c193d2945bf15e76a7940c7",
+        30_011: "b853a7b2ebbb89db87a8b1a3010548b0d872c1a79d25d9c43a1f60ff3a79b75d",
+    }
+    found = assigned(*sizes)
+    assert np.array_equal(found, UniLoraModel.generate_index(*sizes).numpy())
+    assert hashlib.sha256(found.astype("<i8").tobytes()).hexdigest() == hashes[sizes[0]]
+    assert not np.array_equal(found, assigned(*sizes[:2], sizes[2] + 1))
+
+
+@pytest.mark.parametrize("key", [0, 77, 2**40 + 1])
+def test_matrices_are_those_of_peft(key):
+    theirs = _kaiming_init((6, 33), generator := torch.Generator().manual_seed(key)), _kaiming_init((20, 6), generator)
+    ours = shared_matrices(6, 33, 20, key)
+    for made, drawn in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(torch.from_numpy(made), drawn, atol=0, rtol=1e-6)
+    assert not np.array_equal(ours[0], shared_matrices(6, 33, 20, key + 1)[0])
 
 
 def test_balanced_sides_have_the_product_and_one_length():
@@ -298,3 +367,70 @@ def test_an_untrained_adapter_and_a_full_folder_are_refused(plain, llama, data_d
     (tmp_path / "full" / "notes.txt").write_text("mine")
     says(capsys, tmp_path, words(plain, tmp_path / "full", llama, data_dir), "is not empty")
     assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+
+
+def with_part(folder, ending, change):
+    tensors = load_file(folder / WEIGHTS)
+    name = min(n for n in tensors if n.endswith(ending))
+    changed = change(tensors.pop(name))
+    save_file(tensors | ({} if changed is None else {name: changed}), folder / WEIGHTS)
+
+
+UNI_DAMAGES = {
+    "another length": (lambda f: with_settings(f, theta_d_length=41), "has no vector of 41 numbers"),
+    "no seed": (lambda f: with_settings(f, proj_seed=None), "proj_seed is None"),
+    "a seed below 0": (lambda f: with_settings(f, proj_seed=-1), "proj_seed is -1"),
+    "a rank that is text": (lambda f: with_settings(f, r="2"), "r is '2'"),
+    "another seed than its places": (lambda f: with_settings(f, proj_seed=6), "is not what its proj_seed gives"),
+    "another rank than its places": (lambda f: with_settings(f, r=3), "is not what its proj_seed gives"),
+    "some layers of a kind": (lambda f: with_settings(f, layers_to_transform=[1]), "can only say kinds of layers"),
+    "a name of one layer": (lambda f: with_settings(f, target_modules=["model.layers.0.self_attn.q_proj"]),
+                            "and not on model.layers.1.self_attn.q_proj"),
+    "an expression": (lambda f: with_settings(f, target_modules=".*q_proj"), "only a list of names"),
+    "expressions": (lambda f: with_settings(f, target_modules=["(a+)+$"]), "only a list of names"),
+    "other layers": (lambda f: with_settings(f, target_modules=["c_attn"]), "which the base does not have"),
+    "the head": (lambda f: with_settings(f, target_modules=["lm_head"]), "inside the transformer layers for one of"),
+    "places that are no integers": (lambda f: with_part(f, "indices_A", lambda t: t.float()), "of 64-bit integers"),
+    "one other place": (lambda f: with_part(f, "indices_A", lambda t: t.index_fill(1, torch.tensor([3]), 9)),
+                        "is not what its proj_seed gives"),
+    "a vector that is too long": (lambda f: (with_settings(f, theta_d_length=10**6), with_part(
+        f, "theta_d", lambda t: torch.zeros(10**6))), "has 1000000 numbers for 128 places"),
+    "biases": (lambda f: with_settings(f, bias="all"), "sets 'bias' to 'all'"),
+    "something else": (lambda f: save_file(load_file(f / WEIGHTS) | {"else": torch.ones(1)}, f / WEIGHTS),
+                       "'else' is no part of a plain UniLoRA"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", UNI_DAMAGES)
+def test_a_unilora_that_no_message_says_is_refused(damage, llama, data_dir, tmp_path, capsys):
+    harm, error = UNI_DAMAGES[damage]
+    saved(llama, uni("q_proj", save_indices=True), tmp_path / "adapter")
+    harm(tmp_path / "adapter")
+    says(capsys, tmp_path, words(tmp_path / "adapter", tmp_path / "run", llama, data_dir), error)
+
+
+VERA_DAMAGES = {
+    "another key than its matrices": (lambda f: with_settings(f, projection_prng_key=1), "is not what its projection_"),
+    "other matrices": (lambda f: with_part(f, "vera_A", lambda t: t * 1.001), "is not what its projection_prng_key"),
+    "another rank": (lambda f: with_settings(f, r=4), "has shape (5,), and this base needs (4,)"),
+    "one scale": (lambda f: with_part(f, "vera_lambda_d", lambda t: None), "only one of a layer's two"),
+    "scales of another base": (lambda f: with_part(f, "vera_lambda_b", lambda t: t[:3].clone()), "has shape (3,)"),
+    "a rank without end": (lambda f: with_settings(f, r=10**7), "has shape (5,)"),
+    "something else": (lambda f: save_file(load_file(f / WEIGHTS) | {"else": torch.ones(1)}, f / WEIGHTS),
+                       "'else' is no part of a plain VeRA"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", VERA_DAMAGES)
+def test_a_vera_that_no_message_says_is_refused(damage, llama, data_dir, tmp_path, capsys):
+    harm, error = VERA_DAMAGES[damage]
+    saved(llama, vera("q_proj", "v_proj"), tmp_path / "adapter")
+    harm(tmp_path / "adapter")
+    says(capsys, tmp_path, words(tmp_path / "adapter", tmp_path / "run", llama, data_dir), error)
+
+
+@pytest.mark.parametrize("adapter", ["unilora", "vera"])
+def test_they_are_not_trained_here(adapter, llama, data_dir, tmp_path, capsys):
+    arguments = [f"--sublora.adapter={adapter}", f"--login.out_dir={tmp_path}", f"--data.dataset_dir={data_dir}"]
+    assert main(["train", *arguments]) == 2
+    assert "train it with PEFT, and sublora import it" in capsys.readouterr().err

@@ -117,9 +117,18 @@ def test_the_shortest_and_the_last_document(tmp_path):
     assert "of at least 14 characters" in corpus.meta["rule"] and "the first 20 of them" in corpus.meta["rule"]
 
 
+@pytest.mark.parametrize(("every", "parts"), [(4, [20, 10, 10]), (10, [32, 4, 4])])
+def test_the_size_of_the_held_out_parts(tmp_path, every, parts):
+    source = write_text(tmp_path / "in.txt", [f"document number {i}" for i in range(40)])
+    assert run("--source", "text", "--input", source, "--val-every", every, "--out", tmp_path / "out") == 0
+    corpus = open_corpus(tmp_path / "out")
+    assert [corpus.meta["splits"][part]["documents"] for part in ("train", "val", "test")] == parts
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--source", "text", "--input", "one.txt", "--val-every", "2"], "must be at least 3"),
         (["--source", "text", "--input", "one.txt"], "--unit paragraph or line or file"),
         (["--source", "text", "--input", "one.txt", "--unit", "word"], "'word' is not known: paragraph, line, file"),
         (["--source", "text", "--input", "one.txt", "--column", "a"], "--column is for jsonl, labelled and hf:NAME"),

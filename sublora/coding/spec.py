@@ -31,8 +31,14 @@ INTRINSIC_MODES = (
 )
 ALLOCATION_MODES = ("uniform", "fixed", "learned")
 ALLOCATION_SCOPES = ("layer", "shared")
-ADAPTERS = ("none", "lora", "spectral", "weights")
+ADAPTERS = ("none", "lora", "spectral", "weights", "unilora", "vera")
+SHARED = ("unilora", "vera")
+"""Adapters whose fixed matrices come from a seed of PEFT's. The code of the others is full: these stand where a LoRA on
+nothing would (both ranks 0)."""
 TARGETS = ("attention", "linear")
+
+_PLAIN = 4
+"""adapters with a code of their own"""
 
 
 @dataclass(frozen=True)
@@ -47,15 +53,17 @@ class ModelSpec:
     seed: int
     """root seed of the operators and of LoRA's initialisation, 0..2**63-1"""
     intrinsic_dim: int
-    """d; 0: the symbols are the parameters themselves"""
+    """d; 0: the symbols are the parameters themselves; unilora: the length of its vector, which is what is coded"""
     intrinsic_mode: str = "rdkronqr"
     """kind of operator; "identity" if intrinsic_dim is 0"""
     adapter: str = "lora"
-    """what is moved: nothing (the base as it is, no symbols), LoRA, a core between the base's singular vectors, or all
-    weights"""
+    """what is moved: nothing (the base as it is, no symbols), LoRA, a core between the base's singular vectors, all
+    weights, or UniLoRA or VeRA as PEFT has them"""
     targets: str = "attention"
     """linear layers that LoRA or cores are on: the attention projections, or all inside the layers; "attention" for
     other adapters"""
+    kinds: int = 0
+    """unilora and vera: the kinds of linear layers that it is on, see `sublora.nn.targets.find_kinds`; 0 for others"""
     rank: int = 4
     """on the targets, 0 for none; 0 where nothing has a rank"""
     head_rank: int = 4
@@ -76,13 +84,17 @@ class ModelSpec:
     def __post_init__(self) -> None:
         if self.adapter == "none":
             self._set(intrinsic_dim=0)
-        if self.intrinsic_dim == 0:
+        if self.adapter == "vera":
+            self._set(intrinsic_dim=0)
+        if self.intrinsic_dim == 0 or self.adapter in SHARED:
             self._set(intrinsic_mode="identity", allocation_mode="uniform")
         if self.adapter != "lora":
             self._set(head_rank=0, lora_alpha=0)
-        if self.adapter not in ("lora", "spectral"):
+        if self.adapter not in ("lora", "spectral", *SHARED):
             self._set(rank=0)
-        if not self.rank:
+        if self.adapter not in SHARED:
+            self._set(kinds=0)
+        if not self.rank or self.adapter in SHARED:
             self._set(targets="attention")
         if self.allocation_mode != "fixed":
             self._set(budget_b=0)
@@ -100,6 +112,7 @@ class ModelSpec:
         for name, highest in (
             ("seed", 2**63 - 1),
             ("intrinsic_dim", 2**31 - 1),
+            ("kinds", 2**31 - 1),
             ("rank", 2**31 - 1),
             ("head_rank", 2**31 - 1),
             ("lora_alpha", 2**31 - 1),
@@ -109,6 +122,10 @@ class ModelSpec:
         ):
             if not 0 <= getattr(self, name) <= highest:
                 raise MessageError(f"{name} {getattr(self, name)} is outside 0..{highest}")
+        if self.adapter in SHARED and not (self.rank and self.kinds):
+            raise MessageError(f"{self.adapter} of rank {self.rank} on the kinds {self.kinds} is on nothing")
+        if self.adapter == "unilora" and not self.intrinsic_dim:
+            raise MessageError("unilora needs a vector of at least one number")
 
     def _set(self, **values: int | str) -> None:
         for name, value in values.items():
@@ -116,7 +133,17 @@ class ModelSpec:
 
 
 def _write_adapter(writer: BitWriter, spec: ModelSpec) -> None:
-    write_uniform(writer, ADAPTERS.index(spec.adapter), len(ADAPTERS))
+    if spec.adapter in SHARED:
+        write_uniform(writer, ADAPTERS.index("lora"), _PLAIN)
+        write_gamma(writer, 1)
+        write_gamma(writer, 1)
+        write_gamma(writer, SHARED.index(spec.adapter) + 1)
+        write_gamma(writer, spec.rank)
+        write_delta(writer, spec.kinds)
+        return
+    if spec.adapter == "lora" and not (spec.rank or spec.head_rank):
+        raise MessageError("LoRA is on nothing: give it a rank")
+    write_uniform(writer, ADAPTERS.index(spec.adapter), _PLAIN)
     if spec.adapter in ("lora", "spectral"):
         write_gamma(writer, spec.rank + 1)
         if spec.rank:
@@ -127,14 +154,26 @@ def _write_adapter(writer: BitWriter, spec: ModelSpec) -> None:
 
 
 def _read_adapter(reader: BitReader) -> dict[str, Any]:
-    adapter = ADAPTERS[read_uniform(reader, len(ADAPTERS))]
-    rank, targets = 0, "attention"
+    adapter = ADAPTERS[read_uniform(reader, _PLAIN)]
+    rank = head_rank = lora_alpha = 0
+    targets = "attention"
     if adapter in ("lora", "spectral"):
         rank = read_gamma(reader) - 1
         if rank:
             targets = TARGETS[read_uniform(reader, len(TARGETS))]
-    head_rank, lora_alpha = (read_gamma(reader) - 1, read_delta(reader) - 1) if adapter == "lora" else (0, 0)
+    if adapter == "lora":
+        head_rank = read_gamma(reader) - 1
+        if not (rank or head_rank):
+            return _read_shared(reader)
+        lora_alpha = read_delta(reader) - 1
     return {"adapter": adapter, "targets": targets, "rank": rank, "head_rank": head_rank, "lora_alpha": lora_alpha}
+
+
+def _read_shared(reader: BitReader) -> dict[str, Any]:
+    number = read_gamma(reader) - 1
+    if number >= len(SHARED):
+        raise MessageError("an adapter that this program does not know")
+    return {"adapter": SHARED[number], "rank": read_gamma(reader), "kinds": read_delta(reader)}
 
 
 def write_spec(writer: BitWriter, spec: ModelSpec) -> None:
@@ -145,9 +184,10 @@ def write_spec(writer: BitWriter, spec: ModelSpec) -> None:
     write_delta(writer, spec.seed + 1)
     if spec.adapter == "none":
         return
-    writer.field("intrinsic_dim")
-    write_decimal(writer, spec.intrinsic_dim)
-    if spec.intrinsic_dim == 0:
+    if spec.adapter != "vera":
+        writer.field("intrinsic_dim")
+        write_decimal(writer, spec.intrinsic_dim)
+    if spec.intrinsic_dim == 0 or spec.adapter in SHARED:
         return
     writer.field("intrinsic_mode")
     write_uniform(writer, INTRINSIC_MODES.index(spec.intrinsic_mode), len(INTRINSIC_MODES))
@@ -177,8 +217,12 @@ def read_spec(reader: BitReader, book: Callable[[str], None] = lambda name: None
     book("seed")
     if adapter["adapter"] == "none":
         return ModelSpec(seed=seed, intrinsic_dim=0, **adapter)
+    if adapter["adapter"] == "vera":
+        return ModelSpec(seed=seed, intrinsic_dim=0, **adapter)
     intrinsic_dim = read_decimal(reader)
     book("intrinsic_dim")
+    if adapter["adapter"] == "unilora":
+        return ModelSpec(seed=seed, intrinsic_dim=intrinsic_dim, **adapter)
     mode, allocation, scope = "identity", "uniform", "shared"
     budget_b = gating_steepness = n_gates = 0
     if intrinsic_dim:

@@ -16,7 +16,7 @@ from sublora.errors import ConfigError
 
 ALLOCATION_MODES = ("uniform", "fixed", "learned")
 ALLOCATION_SCOPES = ("layer", "shared")
-ADAPTERS = ("lora", "spectral", "weights", "none")
+ADAPTERS = ("lora", "spectral", "weights", "none", "unilora", "vera")
 TARGETS = ("attention", "linear")
 BoundType = Literal["document_level", "sequence_level", "token_level"]
 BOUND_TYPES: tuple[BoundType, ...] = get_args(BoundType)
@@ -387,12 +387,14 @@ class Sublora:
 
     adapter: str = "lora"
     """what is moved: lora; spectral (cores between the singular vectors of the base's linear layers); weights (all of
-    them; with intrinsic_dim > 0 a linear subspace); none (the base as it is)"""
+    them; with intrinsic_dim > 0 a linear subspace); none (the base as it is); unilora, vera (of PEFT, only imported)"""
     use_lora: bool = True
     """false is another way to say adapter: weights"""
     targets: str = "attention"
     """linear layers that LoRA or cores are on: attention (query and value projections) or linear (all inside the
     layers)"""
+    kinds: int = 0
+    """unilora and vera: bit i stands for the i-th kind of linear layer, as `sublora import` writes it"""
     spectral_r: int = 8
     """spectral: leading singular vectors of every target; a core has spectral_r x spectral_r numbers"""
     lora_alpha: int = 32
@@ -435,6 +437,7 @@ class Sublora:
             self.adapter = "weights"
         self.use_lora = self.adapter == "lora"
         _range("sublora.spectral_r", self.spectral_r, 1)
+        _range("sublora.kinds", self.kinds, 0)
         _range("sublora.allocation_ratio", self.allocation_ratio, 0, 1)
         _range("sublora.intrinsic_dim", self.intrinsic_dim, 0)
         _range("sublora.lora_alpha", self.lora_alpha, 1)
@@ -459,6 +462,8 @@ class Sublora:
         """Rank on the targets, 0 where they have none."""
         if self.adapter == "spectral":
             return self.spectral_r
+        if self.adapter in ("unilora", "vera"):
+            return self.attention_linear_lora_r
         return self.attention_linear_lora_r if self.use_lora and self.attention_linear_use_lora else 0
 
     @property

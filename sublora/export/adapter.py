@@ -11,8 +11,8 @@ from transformers.pytorch_utils import Conv1D
 
 from sublora.errors import ConfigError
 from sublora.files import write_bytes
+from sublora.nn.adapted import AdaptedLinear
 from sublora.nn.lora import ADAPTER
-from sublora.nn.spectral import SpectralLinear
 from sublora.nn.subspace import SubspaceModule
 
 WEIGHTS = "adapter_model.safetensors"
@@ -63,7 +63,7 @@ def write_adapter(model: SubspaceModule, folder: Path, base_name: str) -> None:
 
 def _sides(module: nn.Module) -> tuple[torch.Tensor, torch.Tensor, float] | None:
     """A, B and the scale of B A in one layer, None where it has no adapter."""
-    if isinstance(module, SpectralLinear):
+    if isinstance(module, AdaptedLinear):
         return *module.lora_form(), 1.0
     adapted: Any = module
     if hasattr(module, "lora_A") and ADAPTER in adapted.lora_A:

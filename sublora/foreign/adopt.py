@@ -10,13 +10,14 @@ from torch import Tensor
 
 from sublora.coding.message import MAX_SYMBOLS
 from sublora.config import Config
-from sublora.config.sections import Bounds, Data, Login, Model, Prior
+from sublora.config.sections import Bounds, Data, Login, Model, Prior, System
 from sublora.corpus.corpus import Corpus, open_corpus
 from sublora.errors import AdapterError, ConfigError
 from sublora.files import whole_folder, write_text
 from sublora.foreign.layers import Expressed
 from sublora.foreign.plain import as_lora
 from sublora.foreign.reading import ForeignAdapter, read_adapter, shown
+from sublora.foreign.shared import as_unilora, as_vera
 from sublora.foreign.tiny import as_cores
 from sublora.nn.create_model import get_model
 from sublora.nn.pretrained import load_pretrained
@@ -26,9 +27,7 @@ from sublora.training.checkpoint import Checkpoint, save_checkpoint
 
 log = logging.getLogger(__name__)
 
-KINDS = {"LORA": as_lora, "TINYLORA": as_cores}
-# Adapters whose random matrices PEFT draws with torch's or numpy's generator when it loads them.
-_DRAWN = ("UNILORA", "VERA")
+KINDS = {"LORA": as_lora, "TINYLORA": as_cores, "UNILORA": as_unilora, "VERA": as_vera}
 LONGEST_BLOCK = 1024
 """tokens of a context, unless the base has fewer or a number is given"""
 
@@ -68,6 +67,7 @@ def adopt(folder: Path, to: Path, *, base: str, data: Path, block_size: int | No
         model=Model(best_checkpoint_path=str(to)),
         sublora=expressed.section,
         bounds=Bounds(quantizer="feedback"),
+        system=System() if expressed.seed is None else System(seed=expressed.seed),
     )
     with whole_folder(to) as scratch:
         _write(RunFolder(scratch), config, corpus, expressed)
@@ -115,13 +115,7 @@ def coordinates(model: SubspaceModule, expressed: Expressed) -> Float[Tensor, " 
 
 
 def _refusal(adapter: ForeignAdapter) -> str:
-    kind = shown(adapter.kind)
-    if adapter.kind in _DRAWN:
-        return (
-            f"an adapter of type {kind} has random matrices that PEFT draws when it is loaded, and no message can say "
-            "them: make a LoRA of its rank with peft.save_as_lora, and import that"
-        )
     return (
-        f"adapters of type {kind} are not imported, only {' and '.join(KINDS)}: if PEFT can make a LoRA of it "
-        "(peft.save_as_lora), import that"
+        f"adapters of type {shown(adapter.kind)} are not imported, only {', '.join(KINDS)}: if PEFT can make a LoRA "
+        "of it (peft.save_as_lora), import that"
     )

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from sublora.config import Sublora
 from sublora.errors import AdapterError, ConfigError
 from sublora.foreign.reading import ForeignAdapter, shown
-from sublora.nn.targets import find_targets
+from sublora.nn.targets import find_targets, shape_of
 
 PREFIX = "base_model.model."
 """of every module in the names of PEFT's tensors"""
@@ -24,10 +23,12 @@ class Expressed:
         section: the adapter that has a place for it, all of whose parameters are coordinates.
         values: by the names of parameters. A smaller tensor is the leading block of its parameter; what is not here
             stays at theta0, where it changes nothing.
+        seed: that its fixed matrices are made of; None: any will do.
     """
 
     section: Sublora
     values: Mapping[str, Tensor]
+    seed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,7 @@ class Place:
                 f"the adapter changes {name}, and a message can only name linear layers inside the transformer layers "
                 "and the output head: train one on these"
             )
-        module = modules[name]
-        rows, columns = module.weight.shape
-        return (int(columns), int(rows)) if isinstance(module, Conv1D) else (int(rows), int(columns))
+        return shape_of(modules[name])
 
     def targets(self, names: Iterable[str]) -> str:
         """Return the smallest of a message's sets of layers that holds all of these (the head aside)."""

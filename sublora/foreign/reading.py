@@ -18,6 +18,9 @@ CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "a
 MOST_CONFIG_BYTES, MOST_BYTES = 1 << 20, 1 << 28
 """of the two files"""
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+PLACES = ".unilora_indices_"
+"""in the names of the only integers that an adapter holds"""
+_PLACES = (torch.int64,)
 MOST_NUMBER = 1e9
 # Settings of every kind of adapter that say where it was trained, where PEFT puts it, and how it was trained: tensors
 # that carry the names of their layers compute the same whatever they say.
@@ -34,7 +37,7 @@ class ForeignAdapter:
     Attributes:
         kind: PEFT's name of the method, "LORA" for one.
         settings: everything in its configuration.
-        tensors: in float32, by their names in the file; all values are finite.
+        tensors: in float32 (places of UniLoRA in int64), by their names in the file; all values are finite.
     """
 
     kind: str
@@ -97,11 +100,14 @@ def read_adapter(folder: Path) -> ForeignAdapter:
     except SafetensorError as error:
         raise AdapterError(f"the adapter's weights {folder / WEIGHTS} are damaged: {error}") from error
     for name, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES:
-            raise AdapterError(f"the adapter's tensor {shown(name)} is of type {tensor.dtype}, and must be of floats")
+        if tensor.dtype not in (_PLACES if PLACES in name else _DTYPES):
+            raise AdapterError(
+                f"the adapter's tensor {shown(name)} is of type {tensor.dtype}, and must be of "
+                f"{'64-bit integers' if PLACES in name else 'floats'}"
+            )
         if not torch.isfinite(tensor.float()).all():
             raise AdapterError(f"the adapter's tensor {shown(name)} holds values that are not finite")
-    return ForeignAdapter(kind, settings, {name: tensor.float() for name, tensor in tensors.items()})
+    return ForeignAdapter(kind, settings, {n: t if PLACES in n else t.float() for n, t in tensors.items()})
 
 
 def _settings(path: Path) -> dict[str, Any]:

@@ -11,13 +11,16 @@ from sublora.coding.architecture import Architecture, tag
 from sublora.coding.spec import ModelSpec
 from sublora.config import Config, Sublora
 from sublora.errors import ConfigError
+from sublora.nn.adapted import merge_adapted
 from sublora.nn.allocation import split_budget
 from sublora.nn.base import create_base
 from sublora.nn.lora import add_lora
 from sublora.nn.pretrained import source_sha256
 from sublora.nn.projectors import create_intrinsic_model
-from sublora.nn.spectral import add_spectral, merge_spectral
+from sublora.nn.spectral import add_spectral
 from sublora.nn.subspace import SubspaceModule
+from sublora.nn.unilora import VECTOR, add_unilora
+from sublora.nn.vera import add_vera
 
 log = logging.getLogger(__name__)
 
@@ -67,8 +70,9 @@ def adapt(
         ConfigError: sizes that do not fit each other.
     """
     rank, width = max(spec.rank, spec.head_rank), cast(nn.Embedding, base.get_input_embeddings()).embedding_dim
-    if spec.adapter == "lora" and rank > width:
-        raise ConfigError(f"a rank of {rank} is above the width {width} of the base: lower it")
+    # VeRA's ranks are large, and its matrices are shared: a width of 768 has been given 1,024.
+    if spec.adapter in ("lora", "unilora", "vera") and rank > (16 * width if spec.adapter == "vera" else width):
+        raise ConfigError(f"a rank of {rank} is too large for a base of width {width}: lower it")
     net: nn.Module = base
     if spec.adapter == "lora":
         net = add_lora(
@@ -88,6 +92,10 @@ def adapt(
             base_sha256=cast(str, base.base_sha256),
             practised=getattr(base, "practised_frames", None),
         )
+    elif spec.adapter == "unilora":
+        net = add_unilora(base, rank=spec.rank, kinds=spec.kinds, length=spec.intrinsic_dim, seed=spec.seed)
+    elif spec.adapter == "vera":
+        net = add_vera(base, rank=spec.rank, kinds=spec.kinds, key=spec.seed)
     return create_intrinsic_model(
         net,
         intrinsic_dim=spec.intrinsic_dim,
@@ -161,6 +169,7 @@ def spec_of(section: Sublora, seed: int, n_gates: int = 0) -> ModelSpec:
         intrinsic_mode=s.intrinsic_mode,
         adapter=s.adapter,
         targets=s.targets,
+        kinds=s.kinds,
         rank=s.rank,
         head_rank=s.head_rank,
         lora_alpha=s.lora_alpha,
@@ -199,7 +208,9 @@ def merge(model: nn.Module) -> PreTrainedModel:
     """
     net: Any = model.release() if isinstance(model, SubspaceModule) else model
     if not hasattr(net, "merge_and_unload"):
-        merge_spectral(net)
+        merge_adapted(net)
+        if hasattr(net, VECTOR):
+            delattr(net, VECTOR)
         return net.eval()
     base = getattr(net.get_output_embeddings(), "base_layer", None)
     if base is not None:

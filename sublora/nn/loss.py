@@ -14,6 +14,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from sublora.corpus.batches import Batch
+from sublora.nn.called import call_with, places
 from sublora.nn.lora import ADAPTER, LoraLinear
 from sublora.nn.packed import Layout, packed_attention, packs, read, read_plainly
 from sublora.nn.subspace import SubspaceModule
@@ -219,7 +220,7 @@ class SubspaceLoss(nn.Module):
         values = {f"net.{name}": value for name, value in self.subspace.parameters_by_name().items()}
         # Evaluations are rare: they do not earn back a compilation of their own.
         call = self.call if self.training else functional_call
-        return call(self.loss, values, (input_ids, targets, weights, rows))
+        return call(self.loss, places(self.loss, values), (input_ids, targets, weights, rows), tie_weights=False)
 
     def of(self, batch: Batch) -> Float[Tensor, ""]:
         """Return the loss of a batch in nats: per token, or per byte, see `sublora.corpus.batches.Batches`."""
@@ -274,7 +275,7 @@ class SubspaceLogits:
         """Return a row for each target of the batch."""
         values = {f"net.{name}": value for name, value in self.subspace.parameters_by_name().items()}
         return call_on_batch(
-            lambda inputs, _targets, _weights, rows: functional_call(self._logits, values, (inputs, rows)),
+            lambda inputs, _targets, _weights, rows: call_with(self._logits, values, (inputs, rows)),
             self.subspace.net,
             batch,
         )

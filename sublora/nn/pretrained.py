@@ -15,7 +15,7 @@ from sublora.nn.gguf import dequantized, facts_of
 from sublora.nn.practised import named_by
 from sublora.nn.quiet import quiet_transformers
 from sublora.nn.sources import BaseFacts, Source, find_source, first_line, folder_facts, stored_parameters
-from sublora.nn.weights import hash_weights
+from sublora.nn.weights import dequantize, hash_weights
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,10 @@ def _load(
         # transformers would draw them anew at every loading.
         raise ConfigError(f"the base model {source!r} lacks weights, such as {min(report['missing_keys'])}")
     model.config.use_cache = False
+    if hasattr(model.config, "quantization_config"):
+        # What is certified and merged is computed in float32, with the numbers that the quantized weights stand for.
+        dequantize(model)
+        del model.config.quantization_config
     return model, hash_weights(model)
 
 

@@ -23,7 +23,7 @@ Shape suffixes: o outputs, i inputs, r rank, m the smaller of o and i.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import cast
 
 import numpy as np
 import torch
@@ -35,7 +35,9 @@ from transformers.pytorch_utils import Conv1D
 
 from sublora import seeds
 from sublora.errors import ConfigError
+from sublora.nn.adapted import AdaptedLinear
 from sublora.nn.targets import find_targets
+from sublora.nn.weights import numbers
 
 # Up to this size all eigenvectors are computed, which takes 10 ms; beyond it the leading ones by Lanczos' iteration.
 DENSE = 256
@@ -97,7 +99,7 @@ def _leading_eigenvectors(gram: Float64[np.ndarray, "m m"], rank: int) -> Float6
     return np.ascontiguousarray(np.linalg.eigh(gram)[1][:, ::-1][:, :rank])
 
 
-class SpectralLinear(nn.Module):
+class SpectralLinear(AdaptedLinear):
     """A frozen linear layer with a trained core between the vectors of a frame.
 
     Args:
@@ -110,8 +112,7 @@ class SpectralLinear(nn.Module):
     scale_rr: Tensor
 
     def __init__(self, base_layer: nn.Module, frame: Frame) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.register_buffer("left_or", torch.from_numpy(frame.left_or), persistent=False)
         self.register_buffer("right_ri", torch.from_numpy(frame.right_ri), persistent=False)
         self.register_buffer("scale_rr", torch.from_numpy(frame.scale_rr), persistent=False)
@@ -124,19 +125,9 @@ class SpectralLinear(nn.Module):
         low = F.linear(F.linear(rows, self.right_ri.to(x.dtype)), self.core * self.scale_rr)
         return out.addmm_(low.to(out.dtype), self.left_or.t().to(out.dtype)).view(*x.shape[:-1], -1)
 
-    @torch.no_grad()
-    def lora_form(self) -> tuple[Float[Tensor, "r i"], Float[Tensor, "o r"]]:
-        """Return A and B of the LoRA without a scale that computes the same: A = right, B = left (scale * R)."""
-        return self.right_ri.clone(), self.left_or @ (self.core * self.scale_rr)
-
-    @torch.no_grad()
-    def merged(self) -> nn.Module:
-        """Write the change into the linear layer and return that."""
-        a, b = self.lora_form()
-        change = b @ a
-        weight: Any = self.base_layer.weight
-        weight += change.t() if isinstance(self.base_layer, Conv1D) else change
-        return self.base_layer
+    def sides(self) -> tuple[Float[Tensor, "r i"], Float[Tensor, "o r"]]:
+        """Return A = right and B = left (scale * R)."""
+        return self.right_ri, self.left_or @ (self.core * self.scale_rr)
 
 
 class _Latest:
@@ -166,7 +157,7 @@ def frames_of(model: nn.Module, targets: str, rank: int, base_sha256: str) -> Ma
 
 
 def _frame(name: str, module: nn.Module, rank: int) -> Frame:
-    matrix = _matrix(module).float().cpu().numpy()
+    matrix = _matrix(module).cpu().numpy()
     if rank > min(matrix.shape):
         raise ConfigError(f"{name} has {min(matrix.shape)} singular vectors: set sublora.spectral_r to at most that")
     left, values, right = leading_singular_triples(matrix, rank)
@@ -214,16 +205,9 @@ def _practised_frame(practised: Mapping[str, Frame], name: str, module: nn.Modul
 
 
 def _matrix(module: nn.Module) -> Float[Tensor, "o i"]:
-    """The weight of a linear layer, outputs first."""
-    weight: Any = module.weight
-    return weight.detach().t() if isinstance(module, Conv1D) else weight.detach()
-
-
-def merge_spectral(model: nn.Module) -> None:
-    """Write every core into its linear layer and put that back in its place."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, SpectralLinear):
-            model.set_submodule(name, module.merged())
+    """The weight of a linear layer in float32, outputs first."""
+    matrix = numbers(cast(Tensor, module.weight))
+    return matrix.t() if isinstance(module, Conv1D) else matrix
 
 
 def frame_sha256(frames: Mapping[str, Frame]) -> str:

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from sublora.errors import ConfigError
 from sublora.nn.allocation import Group, find_groups
+from sublora.nn.called import call_with
 from sublora.nn.language_model import FORWARD, LanguageModel
 from sublora.nn.origin import Origin
 
@@ -111,7 +111,7 @@ class SubspaceModule(LanguageModel, ABC):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the wrapped module with its parameters replaced."""
-        return functional_call(self.net, self.parameters_by_name(), args, kwargs)
+        return call_with(self.net, self.parameters_by_name(), args, **kwargs)
 
     def pop_gradient_norms(self) -> dict[str, float]:
         """Return, per group, the norm of the gradient reaching alpha through it, and forget what was recorded.

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from sublora import seeds
 from sublora.coding.gates import quantize_gates
 from sublora.coding.quantizers import Quantized, on_centroids, quantize
 from sublora.corpus.batches import Batch, Batches
+from sublora.nn.called import call_with
 from sublora.nn.loss import SubspaceLoss, call_on_batch
 from sublora.nn.subspace import SubspaceModule
 from sublora.progress import progress
@@ -66,13 +66,11 @@ class QuantizingWrapper(nn.Module):
     def _loss_of(self, batch: Batch) -> Tensor:
         """The loss of a batch in nats with the parameters rounded."""
         rounded = {f"subspace.{name}": value for name, value in self.parameters_by_name().items()}
-        return call_on_batch(
-            lambda *arguments: functional_call(self._loss[0], rounded, arguments), self.model.net, batch
-        )
+        return call_on_batch(lambda *arguments: call_with(self._loss[0], rounded, arguments), self.model.net, batch)
 
     def forward(self, *args: object, **kwargs: object) -> object:
         """Call the model with its parameters rounded."""
-        return functional_call(self.model, self.parameters_by_name(), args, kwargs)
+        return call_with(self.model, self.parameters_by_name(), args, **kwargs)
 
     @torch.no_grad()
     def quantized(self) -> Quantized:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sublora import seeds
 from sublora.coding.prompt import Prompt
+from sublora.coding.spec import SHARED
 from sublora.config import Config
 from sublora.corpus.batches import Batch, Batches
 from sublora.corpus.corpus import Corpus, Split, configured_corpus
@@ -77,6 +78,10 @@ def train(config: Config) -> Path:
         CorpusError, ConfigError: the data or the settings cannot be used.
         TrainingError: the loss is not a number or has spiked, a checkpoint is damaged, or the disk is full.
     """
+    if config.sublora.adapter in SHARED:
+        raise ConfigError(
+            f"sublora.adapter {config.sublora.adapter} is not trained here: train it with PEFT, and sublora import it"
+        )
     if config.system.threads:
         torch.set_num_threads(config.system.threads)
     accelerator = Accelerator(cpu=config.system.device == "cpu")
