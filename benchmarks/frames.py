@@ -24,12 +24,12 @@ from sublora.training.loop import train
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "frames.json"
 STEPS = 60
-LORA = "--sublora.adapter=lora"
+LORA, SPECTRAL = "--sublora.adapter=lora", "--sublora.adapter=spectral"
 PRACTISED = "--prior.base=out/smollm2_practised"
 ROWS = {
-    "own singular vectors": ["--optimizer.learning_rate=0.02"],
-    "practised, rate .007": [PRACTISED, "--optimizer.learning_rate=0.007"],
-    "practised, rate .03": [PRACTISED, "--optimizer.learning_rate=0.03"],
+    "own singular vectors": [SPECTRAL, "--optimizer.learning_rate=0.02"],
+    "practised, rate .007": [SPECTRAL, PRACTISED, "--optimizer.learning_rate=0.007"],
+    "practised, rate .03": [SPECTRAL, PRACTISED, "--optimizer.learning_rate=0.03"],
     "LoRA, rate .3": [LORA, "--optimizer.learning_rate=0.3"],
     "LoRA, rate 1": [LORA, "--optimizer.learning_rate=1.0"],
     "LoRA, d = 2,000": [LORA, "--optimizer.learning_rate=0.3", "--sublora.intrinsic_dim=2000"],
