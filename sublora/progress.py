@@ -30,7 +30,7 @@ def progress(description: str, total: int | None = None, done: int = 0) -> Itera
     Yields:
         A function that is called with the number of steps done since its last call, and a note to show.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
         with _bar(description, total, done) as advance:
             yield advance
     else:

@@ -18,6 +18,7 @@ ORDER = [
     "files",
     "seeds",
     "progress",
+    "console",
     "peers",
     "draws",
     "run_folder",

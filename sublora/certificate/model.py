@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from sublora.config import BoundType
 from sublora.files import canonical_json, sha256
 
 FORMAT: Literal[3] = 3
@@ -130,7 +131,7 @@ class PredictionPart(Part):
 class Setting(Part):
     """What the claims are about; read off the message."""
 
-    bound_type: Literal["document_level", "sequence_level", "token_level"]
+    bound_type: BoundType
     """what a unit is: documents, blocks, or the tokens of blocks"""
     about: Literal["population", "source"]
     """population: the average over the documents that the seed divided; source: new documents"""

@@ -16,6 +16,7 @@ from sublora.coding.bits import (
     write_gamma,
     write_uniform,
 )
+from sublora.config import ADAPTERS, ALLOCATION_MODES, ALLOCATION_SCOPES, TARGETS
 from sublora.errors import MessageError
 
 INTRINSIC_MODES = (
@@ -29,10 +30,6 @@ INTRINSIC_MODES = (
     "partition_signed",
     "identity",
 )
-ALLOCATION_MODES = ("uniform", "fixed", "learned")
-ALLOCATION_SCOPES = ("layer", "shared")
-ADAPTERS = ("none", "lora", "spectral", "weights")
-TARGETS = ("attention", "linear")
 
 
 @dataclass(frozen=True)

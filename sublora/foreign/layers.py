@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from sublora.config import Sublora
+from sublora.config.sections.model import Targets
 from sublora.errors import AdapterError, ConfigError
 from sublora.foreign.reading import ForeignAdapter, shown
 from sublora.nn.targets import find_targets
@@ -78,6 +79,6 @@ class Place:
         rows, columns = module.weight.shape
         return (int(columns), int(rows)) if isinstance(module, Conv1D) else (int(rows), int(columns))
 
-    def targets(self, names: Iterable[str]) -> str:
+    def targets(self, names: Iterable[str]) -> Targets:
         """Return the smallest of a message's sets of layers that holds all of these (the head aside)."""
         return "attention" if set(names) - {self.head} <= self.attention else "linear"
