@@ -32,7 +32,7 @@ def write_suite_report(source: Path | Sequence[Path], out: Path) -> Path:
         raise SubloraError("none of the runs has a certificate: run `sublora bounds` for them first")
     panels = [Panel(name, title, text, figure) for name, title, text, figure in _figures(runs, certified) if figure]
     answers = answer_all(runs)
-    header, rows = summary_rows(certified, " ± ")
+    header, rows = summary_rows(certified)
     page = render(
         "suite.html",
         title=f"SubLoRA: {len(runs)} runs",
