@@ -24,6 +24,22 @@ COMMANDS: dict[str, Command] = {
 }
 
 
+def help_of(name: str) -> str:
+    """Return the help of a subcommand, as its page of the documentation shows it."""
+    parser = _own(name, with_options=True)
+    return str(parser.format_help())
+
+
+def _own(name: str, *, with_options: bool) -> Parser:
+    command = COMMANDS[name]
+    own = Parser(prog=f"sublora {name}", description=command.help)
+    if with_options:
+        own.add_argument("--json", action="store_true", help="print the result as one JSON object")
+        own.add_argument("--quiet", action="store_true", help="print the result and errors alone")
+        command.add_options(own)
+    return own
+
+
 def _parser(words: Sequence[str]) -> Parser:
     """The parser of some words. Options are many, so only the subcommand that is called has them, or, where a shell
     asks for what it may complete, every one."""
@@ -35,13 +51,9 @@ def _parser(words: Sequence[str]) -> Parser:
         version=__version__,
     )
     subcommands = parser.add_subcommands(required=True, metavar="COMMAND")
-    for name, each in COMMANDS.items():
-        own = Parser(prog=f"sublora {name}", description=each.help)
-        if every or name in words[:1]:
-            own.add_argument("--json", action="store_true", help="print the result as one JSON object")
-            own.add_argument("--quiet", action="store_true", help="print the result and errors alone")
-            each.add_options(own)
-        subcommands.add_subcommand(name, own, help=each.help)
+    for name, command in COMMANDS.items():
+        own = _own(name, with_options=every or name in words[:1])
+        subcommands.add_subcommand(name, own, help=command.help)
     return parser
 
 
