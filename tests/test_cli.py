@@ -225,6 +225,15 @@ def verified_by(monkeypatch, lower=0.0):
     return seen
 
 
+def test_an_attestation_is_shown_as_one_that_nobody_checked(signed, capsys):
+    assert main(["show", str(signed.attestation)]) == 0
+    out = capsys.readouterr().out
+    assert "its signature was not checked" in out and sha256(b"a message") in out
+    signed.attestation.write_bytes(signed.attestation.read_bytes().replace(b'"sig"', b'"gis"'))
+    assert main(["show", str(signed.attestation)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_signature_is_checked_with_the_public_key(signed, monkeypatch, capsys):
     verified_by(monkeypatch)
     command = ["verify", str(signed.path), "--arithmetic", "--public-key"]
@@ -342,6 +351,9 @@ def test_every_command_has_a_result_for_programs_and_can_be_quiet(command, capsy
 def test_what_is_made_is_read_by_a_program(tmp_path, capsys):
     assert main(["pack", str(DEMO), "--to", str(tmp_path / "a.sublora"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"written": str(tmp_path / "a.sublora")}
+    assert main(["show", str(DEMO)]) == main(["show", str(tmp_path / "a.sublora")]) == 0
+    whole = capsys.readouterr().out
+    assert whole[: len(whole) // 2] == whole[len(whole) // 2 :]
 
 
 def test_a_quiet_command_says_its_result_alone(tmp_path, capsys, caplog):

@@ -10,7 +10,7 @@ from sublora.errors import SubloraError
 
 
 def _show_options(parser: Parser) -> None:
-    parser.add_argument("file", type=Path, help="message, certificate, or the folder of both")
+    parser.add_argument("file", type=Path, help="message, certificate, attestation, pack, or the folder of a run")
 
 
 def _show(options: Namespace) -> Result:

@@ -45,11 +45,12 @@ def show_crowd(axes: Axes, marks: Sequence[Mark]) -> None:
         return
     highest = crowd([mark.value for mark in marks])
     inside = [mark for mark in marks if mark.value <= highest]
-    beyond = sorted((mark for mark in marks if mark.value > highest), key=lambda mark: -mark.value)
-    if not beyond:
+    if len(inside) == len(marks):
         return
     low = min(mark.low for mark in inside)
     high = max(mark.high for mark in inside)
+    # Of a curve that begins inside, enough is seen.
+    beyond = sorted((mark for mark in marks if mark.low > high), key=lambda mark: -mark.value)
     height = (high - low or abs(high) or 1.0) / (1 - 2 * _MARGIN - _LINE * len(beyond))
     axes.set_ylim(low - _MARGIN * height, low + (1 - _MARGIN) * height)
     for line, mark in enumerate(beyond):

@@ -169,7 +169,7 @@ def pareto(runs: Sequence[Run]) -> Figure:
 def pareto_by_budget(runs: Sequence[Run]) -> Figure:
     """Draw empirical risk against KL with a panel, and a frontier, for every d."""
     key = _Key(runs)
-    figure, panels = _panels(len(key.budgets), x="KL = K ln 2, nats", y="empirical bits per token", sharey=False)
+    figure, panels = _panels(len(key.budgets), 2.5, x="KL = K ln 2, nats", y="empirical bits per token", sharey=False)
     for axes, d in zip(panels, key.budgets, strict=True):
         groups = configurations(run for run in runs if run.d == d)
         _draw_frontier(axes, _marks(axes, groups, key, _kl, _empirical))
