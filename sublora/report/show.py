@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,12 @@ def show(path: Path) -> str:
     Raises:
         SubloraError: it is none of them.
     """
-    words = {"certificate": _certificate, "message": _message, "attestation": _attestation, "reproduced": _attestation}
+    words: dict[str, Callable[[Any], Iterator[str]]] = {
+        "certificate": _certificate,
+        "message": _message,
+        "attestation": _attestation,
+        "reproduced": _attestation,
+    }
     return "\n\n".join("\n".join(words[kind](part)) for kind, part in _parts(path))
 
 
