@@ -15,7 +15,8 @@ SECONDS_BETWEEN_LINES = 10.0
 class Advance(Protocol):
     """Says that so many steps are done since the last call, and how things stand."""
 
-    def __call__(self, steps: int, note: str = "") -> None: ...
+    def __call__(self, steps: int, note: str = "") -> None:
+        """Say it."""
 
 
 @contextmanager

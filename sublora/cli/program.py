@@ -42,7 +42,8 @@ def _own(name: str, *, with_options: bool) -> Parser:
 
 def _parser(words: Sequence[str]) -> Parser:
     """The parser of some words. Options are many, so only the subcommand that is called has them, or, where a shell
-    asks for what it may complete, every one."""
+    asks for what it may complete, every one.
+    """
     every = any(word.startswith("--print_completion") for word in words)
     set_parsing_settings(add_print_completion_argument=True)
     parser = Parser(

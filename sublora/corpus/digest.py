@@ -1,4 +1,4 @@
-"""A hash of documents, and of nothing else that a token file or its index may hold. Torch-free.
+r"""A hash of documents, and of nothing else that a token file or its index may hold. Torch-free.
 
 The layout, `sublora documents 1`: the ASCII line `sublora documents 1\\n`, then one record a document, in order:
 

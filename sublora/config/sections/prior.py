@@ -93,7 +93,8 @@ class Pretrain:
 @dataclass
 class Practise:
     """`sublora practise`: learn from the corpus's known documents where the adapters of a base live, and how far they
-    move; the base gets a frame that cores of adapter spectral stand between."""
+    move; the base gets a frame that cores of adapter spectral stand between.
+    """
 
     out_dir: str = ""
     """folder that the base and its frame are written to, to be named as prior.base"""
