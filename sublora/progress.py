@@ -16,7 +16,7 @@ class Advance(Protocol):
     """Says that so many steps are done since the last call, and how things stand."""
 
     def __call__(self, steps: int, note: str = "") -> None:
-        """Say it."""
+        """Say that `steps` more are done, and perhaps how things stand."""
 
 
 @contextmanager
