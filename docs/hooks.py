@@ -17,7 +17,35 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages of the top folder."""
     for name, source in TOP.items():
         files.append(File.generated(config, name, content=(ROOT / source).read_text()))
+    for path in sorted((DOCS / "notebooks").glob("*.py")):
+        files.append(File.generated(config, f"notebooks/{path.stem}.md", content=notebook(path.read_text())))
+    files.append(File.generated(config, "commands.md", content=commands()))
     return files
+
+
+def notebook(source: str) -> str:
+    """Return a jupytext script of the percent format as a page: its text, and its code between fences."""
+    parts = []
+    for cell in re.split(r"(?m)^# %%", source)[1:]:
+        kind, _, body = cell.partition("\n")
+        text = re.sub(r"(?m)^# ?", "", body).strip() if "[markdown]" in kind else f"```python\n{body.strip()}\n```"
+        parts.append(text)
+    return "\n\n".join(parts) + "\n"
+
+
+def commands() -> str:
+    """Return the page of all commands: the help of each, that of the configuration's keys once."""
+    from sublora.cli.program import COMMANDS, help_of
+
+    parts = ["# Commands and keys", "`sublora COMMAND --help`, as it stands in this version."]
+    keyed = [name for name, command in COMMANDS.items() if command.configured]
+    for name in COMMANDS:
+        parts.append(f"## sublora {name}")
+        if name in keyed[1:]:
+            parts.append(f"{COMMANDS[name].help}. The options are those of [sublora {keyed[0]}](#sublora-{keyed[0]}).")
+        else:
+            parts.append(f"```text\n{help_of(name).rstrip()}\n```")
+    return "\n\n".join(parts) + "\n"
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:

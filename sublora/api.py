@@ -12,6 +12,7 @@ from sublora.errors import ConfigError
 if TYPE_CHECKING:
     from sublora.certificate.model import Certificate
     from sublora.certificate.verify import Verified
+    from sublora.config.sections.bounds import Quantizer
     from sublora.nn.subspace import SubspaceModule
 
 DOCUMENTS = "documents.jsonl"
@@ -57,7 +58,7 @@ def compress(
     *,
     base: str | Path | None = None,
     block_size: int | None = None,
-    quantizer: str = "trellis",
+    quantizer: "Quantizer" = "trellis",
     samples: int = 10_000,
     delta: float = 0.05,
 ) -> bytes:

@@ -15,7 +15,8 @@ SECONDS_BETWEEN_LINES = 10.0
 class Advance(Protocol):
     """Says that so many steps are done since the last call, and how things stand."""
 
-    def __call__(self, steps: int, note: str = "") -> None: ...
+    def __call__(self, steps: int, note: str = "") -> None:
+        """Say that `steps` more are done, and perhaps how things stand."""
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def progress(description: str, total: int | None = None, done: int = 0) -> Itera
     Yields:
         A function that is called with the number of steps done since its last call, and a note to show.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and log.isEnabledFor(logging.INFO):
         with _bar(description, total, done) as advance:
             yield advance
     else:

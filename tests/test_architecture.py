@@ -20,6 +20,7 @@ ORDER = [
     "files",
     "seeds",
     "progress",
+    "console",
     "peers",
     "draws",
     "run_folder",

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 import sys
+import typing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,10 +13,15 @@ from runs import issue_run, make_certificate, make_metrics, with_base, write_met
 
 from sublora.certificate.reading import read_certificate, write_certificate
 from sublora.certificate.verify import Verified
-from sublora.cli import _show, demo, main, printable
+from sublora.cli import main
+from sublora.cli.command import say
+from sublora.cli.configured import certified
+from sublora.cli.demo import demo
+from sublora.cli.passing_on import printable
+from sublora.cli.program import COMMANDS
 from sublora.coding.message import decode_message
 from sublora.config import SECTIONS, load_config
-from sublora.config.explaining import CHOICES, meanings
+from sublora.config.explaining import choices, meanings
 from sublora.errors import ConfigError
 from sublora.files import sha256
 from sublora.run_folder import RunFolder
@@ -32,7 +39,7 @@ from sublora.run_folder import RunFolder
         (["bounds", "--model.best_checkpoint_path=nowhere"], "no checkpoint at nowhere"),
         (["verify", "nowhere"], "give either --data DIR (full replay) or --arithmetic"),
         (["verify", "nowhere", "--arithmetic"], "cannot read the certificate nowhere"),
-        (["verify", "nowhere", "--arithmetik"], "unexpected argument '--arithmetik'"),
+        (["verify", "nowhere", "--arithmetik"], "unrecognized arguments: --arithmetik"),
         (["verify", "nowhere", "--arithmetic", "--base", "some"], "--base and --reproduced-key need --data DIR"),
         (["verify", "nowhere", "--arithmetic", "--reproduced-key", "key.pem"], "need --data DIR"),
         (["verify", "nowhere", "--data", "d", "--retrain-base"], "--retrain-base needs --base FOLDER"),
@@ -61,42 +68,54 @@ def test_bad_input_is_one_line(arguments, message, capsys, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-COMMANDS = ["pretrain", "practise", "train", "bounds", "demo"]
+CONFIGURED = ["pretrain", "practise", "train", "bounds", "demo"]
 DEMO = Path(__file__).parent.parent / "results" / "demo"
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+def help_of(capsys, *words):
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--help"])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+def entry_of(out, key):
+    """What the help says of a key, up to the next one."""
+    return " ".join(re.search(rf"(?ms)^  --{re.escape(key)} .*?(?=^  --|^$)", out)[0].split())
+
+
+@pytest.mark.parametrize("command", CONFIGURED)
 def test_help_explains_every_key(command, capsys):
-    assert main([command, "--help"]) == 0
-    out = capsys.readouterr().out
+    out = help_of(capsys, command)
     assert out.startswith(f"usage: sublora {command} ") and "sublora.config" not in out
     words = " ".join(out.split())
     for name, section in SECTIONS.items():
-        assert f" {name}: {' '.join(section.__doc__.split())}" in words
+        assert f" {name}: {' '.join(section.__doc__.split())} " in words
         explained = meanings(section)
         for field in dataclasses.fields(section):
             # In one piece: the meaning stands below its own key.
-            entry = words.partition(f" --{name}.{field.name}=")[2].partition(" (default: ")[2]
-            assert entry.partition(") ")[2].startswith(" ".join(explained[field.name].split())), f"{name}.{field.name}"
+            entry = entry_of(out, f"{name}.{field.name}")
+            assert f"{explained[field.name]} (type: " in entry and "default: " in entry, f"{name}.{field.name}"
 
 
 def test_help_shows_types_defaults_and_choices(capsys):
-    main(["train", "--help"])
-    out = capsys.readouterr().out
-    for line in (
-        "--data.batching={crops,documents,labels} (default: crops)",
-        "--system.seed=integer (default: 42)",
-        "--bounds.joint={true,false} (default: false)",
-        "--sublora.gating_init=number or null (default: null)",
-        "--prompt.indices=list of integers (default: [])",
+    out = help_of(capsys, "train")
+    for key, entry in (
+        ("data.batching", "(type: str, default: crops)"),
+        ("data.batching", " {crops,documents,labels} "),
+        ("system.seed", "(type: int, default: 42)"),
+        ("bounds.joint", "(type: bool, default: False)"),
+        ("sublora.gating_init", "(type: float | null, default: null)"),
+        ("prompt.indices", "(type: list[int], default: [])"),
     ):
-        assert f"  {line}\n" in out
+        assert entry in entry_of(out, key)
 
 
 def test_the_choices_of_the_help_are_those_that_a_section_takes():
     for name, section in SECTIONS.items():
+        kinds = typing.get_type_hints(section)
         for field in dataclasses.fields(section):
-            key = f"{name}.{field.name}"
+            key, legal = f"{name}.{field.name}", choices(kinds[field.name])
             if not isinstance(field.default, str):
                 continue
             try:
@@ -104,8 +123,8 @@ def test_the_choices_of_the_help_are_those_that_a_section_takes():
                 chosen = False
             except ConfigError as error:
                 chosen = "not recognized" in str(error)
-            assert chosen == (key in CHOICES), key
-            for value in CHOICES.get(key, ()):
+            assert chosen == bool(legal), key
+            for value in legal:
                 # token_level is refused beside the default number of samples, and not for its name.
                 others = {"bound_samples": 0} if value == "token_level" else {}
                 assert getattr(section(**{field.name: value}, **others), field.name) == value
@@ -166,26 +185,8 @@ def test_a_program_reads_what_is_shown(capsys, tmp_path):
 
 
 def test_help_of_the_program(capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(["--help"])
-    assert stopped.value.code == 0
-    out = capsys.readouterr().out
-    assert all(
-        command in out
-        for command in (
-            "prepare",
-            "pretrain",
-            "train",
-            "bounds",
-            "verify",
-            "watch",
-            "attest",
-            "pack",
-            "sample",
-            "report",
-            "demo",
-        )
-    )
+    out = help_of(capsys)
+    assert all(f"\n    {name} " in out and command.help.split()[0] in out for name, command in COMMANDS.items())
 
 
 @pytest.fixture
@@ -222,6 +223,15 @@ def verified_by(monkeypatch, lower=0.0):
 
     monkeypatch.setattr("sublora.certificate.verify.verify", verify)
     return seen
+
+
+def test_an_attestation_is_shown_as_one_that_nobody_checked(signed, capsys):
+    assert main(["show", str(signed.attestation)]) == 0
+    out = capsys.readouterr().out
+    assert "its signature was not checked" in out and sha256(b"a message") in out
+    signed.attestation.write_bytes(signed.attestation.read_bytes().replace(b'"sig"', b'"gis"'))
+    assert main(["show", str(signed.attestation)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_signature_is_checked_with_the_public_key(signed, monkeypatch, capsys):
@@ -294,7 +304,7 @@ def test_a_run_is_verified_reported_and_shown(tmp_path, capsys):
     assert out.startswith("arithmetic only") and certificate.statement in out
     assert out.splitlines()[-1] == str(run.report)
     assert certificate.statement in run.report.read_text()
-    _show(run)
+    say(certified(run), as_json=False)
     shown = capsys.readouterr().out
     assert all(path.name in shown for path in (run.certificate, run.message, run.report))
     run.losses.write_bytes(run.losses.read_bytes()[:-1] + b"\x01")
@@ -322,13 +332,60 @@ def test_a_demo_takes_its_steps_in_order_and_keeps_their_times(tmp_path, monkeyp
         monkeypatch.setitem(sys.modules, f"sublora.{module}", SimpleNamespace(**{name: step(name, result)}))
     words = [f"--login.out_dir={tmp_path / 'run'}", "--bounds.delta=0.01", f"--data.dataset_dir={tmp_path}"]
     words += ["--corpus.source=text", '--corpus.new=["a.txt"]', "--prior.share=0.25"]
-    run = demo(load_config(words), words)
+    run = demo(load_config(words))
     assert [name for name, *_ in taken] == ["prepare", "train", "certify", "verify_elsewhere", "write_report"]
     assert set(json.loads(run.times.read_text())) == {"prepare", "train", "bounds", "verify", "report"}
-    prepared, (certified,) = taken[0], taken[2][1]
+    prepared, (certificate,) = taken[0], taken[2][1]
     assert prepared[1] == ("text", tmp_path)
     assert (prepared[2]["paths"], prepared[2]["prior_share"], prepared[2]["tokenizer"]) == (["a.txt"], 0.25, None)
-    assert certified.bounds.delta == 0.01 and certified.model.best_checkpoint_path == str(run.path)
+    assert certificate.bounds.delta == 0.01 and certificate.model.best_checkpoint_path == str(run.path)
+    assert {"bounds.delta", "model.best_checkpoint_path"} <= certificate.explicit
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_result_for_programs_and_can_be_quiet(command, capsys):
+    out = help_of(capsys, command)
+    assert "--json" in out and "--quiet" in out
+
+
+def test_what_is_made_is_read_by_a_program(tmp_path, capsys):
+    assert main(["pack", str(DEMO), "--to", str(tmp_path / "a.sublora"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"written": str(tmp_path / "a.sublora")}
+    assert main(["show", str(DEMO)]) == main(["show", str(tmp_path / "a.sublora")]) == 0
+    whole = capsys.readouterr().out
+    assert whole[: len(whole) // 2] == whole[len(whole) // 2 :]
+
+
+def test_a_quiet_command_says_its_result_alone(tmp_path, capsys, caplog):
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(f"Paragraph {i} of a text." for i in range(30)))
+    words = ["prepare", "--source", "text", "--input", str(text), "--out"]
+    assert main([*words, str(tmp_path / "told")]) == 0
+    told = len(caplog.records)
+    assert main([*words, str(tmp_path / "quiet"), "--quiet"]) == 0
+    assert told and len(caplog.records) == told
+    assert not capsys.readouterr().out
+
+
+def test_colours_and_rules_are_for_terminals_alone(capsys, monkeypatch):
+    result = certified(RunFolder(DEMO))
+    say(result, as_json=False)
+    piped = capsys.readouterr().out
+    assert "held-out bits per byte, 100 test documents\t1.110\n" in piped
+    assert "\x1b" not in piped + help_of(capsys, "verify") and "─" not in piped
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    say(result, as_json=False)
+    assert "─" in capsys.readouterr().out
+    assert "\x1b[" in help_of(capsys, "verify")
+
+
+def test_a_shell_completes_commands_and_keys(capsys):
+    pytest.importorskip("shtab")
+    with pytest.raises(SystemExit):
+        main(["--print_completion=shtab-bash"])
+    script = capsys.readouterr().out
+    assert all(f"'{word}'" in script for word in ("verify", "--sublora.allocation_mode", "--arithmetic"))
 
 
 def test_sampled_text_moves_no_cursor_and_changes_no_title():

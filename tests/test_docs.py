@@ -39,6 +39,12 @@ def test_examples_run(code):
     exec(compile(code, "example", "exec"), {})
 
 
+@pytest.mark.parametrize("notebook", sorted((ROOT / "docs" / "notebooks").glob("*.py")), ids=lambda p: p.stem)
+def test_notebooks_run(notebook, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    runpy.run_path(str(notebook))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_keys_and_links_exist(page):
     text = page.read_text()

@@ -167,6 +167,28 @@ def test_a_page_begins_with_the_claim_and_one_figure(single, opened):
     assert tab.evaluate("document.querySelector('figure.first svg').getBoundingClientRect().bottom") < 900
 
 
+def test_the_table_of_a_suite_fits_or_says_that_it_goes_on(suite, opened):
+    sizes = "(() => { const t = document.querySelector('.summary'); return [t.scrollWidth, t.clientWidth]; })()"
+    whole, shown = opened(suite, 1024)[0].evaluate(sizes)
+    assert whole <= shown
+    tab, _, _ = opened(suite, 420)
+    whole, shown = tab.evaluate(sizes)
+    assert whole > shown
+    # A shadow at the edge, which what is at the table's end covers.
+    style = tab.evaluate(
+        "(({backgroundImage, backgroundAttachment}) => [backgroundImage, backgroundAttachment])"
+        "(getComputedStyle(document.querySelector('.summary')))"
+    )
+    assert style[0].count("linear-gradient") == 2 and style[1] == "local, scroll"
+
+
+def test_a_question_is_answered_in_a_line_and_its_evidence_is_folded(suite, opened):
+    tab, _, _ = opened(suite, 1280)
+    shown = tab.evaluate("[...document.querySelectorAll('h3 + p')].map(p => p.getClientRects().length)")
+    assert len(shown) >= 5 and set(shown) == {1}
+    assert tab.evaluate("[...document.querySelectorAll('details li')].every(li => !li.checkVisibility())")
+
+
 def test_the_browser_sees_what_is_wrong(opened, tmp_path):
     """The checks above are not blind: an error, a request and two labels on top of each other are found."""
     broken = tmp_path / "broken.html"

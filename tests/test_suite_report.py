@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.figure import Figure
 from parsed_page import Page
 from runs import (
     GAINS,
@@ -27,6 +28,7 @@ from sublora.certificate.wording import DIGITS
 from sublora.errors import CertificateError, SubloraError
 from sublora.report import gradients, suite_figures
 from sublora.report.best import best_of
+from sublora.report.crowd import Mark, crowd, show_crowd
 from sublora.report.hypotheses import (
     gradient,
 )
@@ -193,3 +195,20 @@ def test_runs_that_cannot_be_analysed_are_named(tmp_path):
     none = write_runs(tmp_path / "none", [Run("x", "uniform", 200, None, 1, None, run.metrics)])
     with pytest.raises(SubloraError, match="none of the runs has a certificate"):
         write_suite_report(none, tmp_path / "out")
+
+
+def test_a_mode_that_is_far_off_does_not_squash_the_others():
+    assert crowd([1.0, 1.1, 1.2, 1.3, 9.0]) == 1.3
+    # What is spread evenly is a crowd, and so are few marks however far apart.
+    assert crowd([1.0, 2.0, 3.0, 4.0]) == 4.0 and crowd([1.0, 1.1, 9.0]) == 9.0
+    figure = Figure()
+    axes = figure.subplots()
+    marks = [Mark(value, value - 0.05, value + 0.05, "C0") for value in (1.0, 1.1, 1.2, 1.3, 9.0)]
+    for mark in marks:
+        axes.plot(0, mark.value, "o")
+    show_crowd(axes, marks)
+    low, high = axes.get_ylim()
+    assert low < 0.95 and 1.35 < high < 2
+    assert [text.get_text() for text in axes.texts] == ["9.00"]
+    show_crowd(axes, marks[:4])
+    assert len(axes.texts) == 1

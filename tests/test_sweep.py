@@ -14,6 +14,8 @@ from sublora.certificate.reading import read_certificate
 from sublora.certificate.selection import read_selection, write_selection
 from sublora.certificate.verify import verify
 from sublora.cli import main
+from sublora.cli.command import Parser
+from sublora.cli.sweep import COMMANDS
 from sublora.corpus.prepare import prepare
 from sublora.errors import CertificateError, ConfigError, SubloraError
 from sublora.files import canonical_json
@@ -22,7 +24,7 @@ from sublora.report.suite import write_suite_report
 from sublora.run_folder import RunFolder
 from sublora.sweep import queue
 from sublora.sweep.grid import read_grid
-from sublora.sweep.launchers import Launcher, slurm_options
+from sublora.sweep.launchers import Launcher
 from sublora.sweep.learning_rates import Measured, choose, perform_trial, trials
 from sublora.sweep.queue import Status, Task, work_off
 from sublora.sweep.results import finished
@@ -333,8 +335,8 @@ def test_a_script_that_is_none_is_not_taken(slurm, tmp_path):
         (["--jobs", "0"], "--jobs is 0"),
         (["--slurm.partition", "gpu"], "need --launcher slurm"),
         (["--launcher", "slurm", "--slurm.partitoin=gpu"], "unknown option --slurm.partitoin"),
-        (["--launcher", "slurm", "--slurm.partition"], "needs a value"),
-        (["--frobnicate"], "unexpected argument '--frobnicate'"),
+        (["--launcher", "slurm", "--slurm.partition"], "expected one argument"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     ],
 )
 def test_bad_options_are_one_line(arguments, message, data_dir, tmp_path, capsys):
@@ -344,7 +346,10 @@ def test_bad_options_are_one_line(arguments, message, data_dir, tmp_path, capsys
 
 
 def test_slurm_takes_its_values_as_yaml():
-    assert slurm_options(["--slurm.time", "60", "--slurm.exclusive=true"]) == {"time": 60, "exclusive": True}
+    words = ["--config-file", "grid.yaml", "--slurm.time", "60", "--slurm.exclusive=true"]
+    parser = Parser()
+    COMMANDS["sweep"].add_options(parser)
+    assert parser.parse_args(words).slurm == {"time": 60, "exclusive": True}
 
 
 @pytest.mark.parametrize(

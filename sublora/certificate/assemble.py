@@ -1,5 +1,6 @@
 """The parts of a certificate, each from what it follows from. Issuing and verifying both build them here.
-Torch-free."""
+Torch-free.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

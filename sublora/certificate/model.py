@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from sublora.config import BoundType
 from sublora.files import canonical_json, sha256
 
 FORMAT: Literal[3] = 3
@@ -82,7 +83,8 @@ class Baseline(Part):
 
 class Decomposition(Part):
     """The first claim's bound, split into what the model loses and what each step of the proof adds, in bits per
-    token."""
+    token.
+    """
 
     empirical: float
     """mean loss of the decoded model alone"""
@@ -117,7 +119,8 @@ class HeldOut(Part):
 
 class PredictionPart(Part):
     """The predicted loss max(c g + a / s, g - R) of a document of s bytes (or tokens) that costs g bits per byte (or
-    token) in the known code. Only what the model does otherwise is bounded for all messages at once."""
+    token) in the known code. Only what the model does otherwise is bounded for all messages at once.
+    """
 
     slope: float = Field(gt=0, le=1)
     """c"""
@@ -130,7 +133,7 @@ class PredictionPart(Part):
 class Setting(Part):
     """What the claims are about; read off the message."""
 
-    bound_type: Literal["document_level", "sequence_level", "token_level"]
+    bound_type: BoundType
     """what a unit is: documents, blocks, or the tokens of blocks"""
     about: Literal["population", "source"]
     """population: the average over the documents that the seed divided; source: new documents"""
@@ -199,7 +202,8 @@ class RandomBase(Part):
 
 class PretrainedBase(Part):
     """Weights that were known beforehand. Whoever verifies brings them; the hash is compared, the name is only a
-    name."""
+    name.
+    """
 
     kind: Literal["pretrained"]
     """pretrained: loaded from the verifier's own copy"""

@@ -166,7 +166,8 @@ def _check_arithmetic(certificate: Certificate, data: bytes, message: Message, s
 
 def _check_prediction(header: Header, known: Known) -> None:
     """Check that what is predicted can follow from the prices in the known code: the mean of a maximum is no smaller
-    than the maximum of means, and no larger than the sum."""
+    than the maximum of means, and no larger than the sum.
+    """
     prediction, weight = header.prediction, bytes_of_a_token(header.setting)
     _expect("where bytes are known", known.predicted_per_byte is None, known.per_byte is None)
     for price, predicted, unit in (

@@ -3,7 +3,7 @@
 import math
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError
@@ -142,6 +142,17 @@ class Watch:
             f"no alarm after {self.documents:,} documents ({bound}): evidence against it {self.evidence:.3g}, alarm at "
             f"{1 / self.alpha:g}."
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return how things stand, as JSON holds it."""
+        return {
+            "alarm": self.alarm,
+            "metric": self.claim.metric,
+            "bound": self.claim.bound,
+            "documents": self.documents,
+            "evidence": self.evidence,
+            "alarm_at": 1 / self.alpha,
+        }
 
     def save(self, path: Path) -> None:
         """Write the state, from which `resume` goes on."""

@@ -114,7 +114,8 @@ class ClassifierCertifier:
 
     def price_of_a_bit(self) -> float:
         """Return by how much one more bit raises the estimated bound of the model before quantization, in bits of
-        label: errors and bits are taken to grow alike."""
+        label: errors and bits are taken to grow alike.
+        """
         model, bits = self.trained.model(self.trained.gates), round(PLANNED_RATE * len(self.trained.alpha))
         whole = Rebuilt(merge(model), str(model.base_sha256), model.D, self.trained.prompt_tokens)
         errors, label_bits = self._measure(whole)

@@ -80,7 +80,7 @@ class Setting:
 
 
 def _delta_digits(delta: Fraction) -> tuple[int, int]:
-    """m and t with delta = m / 10^t and t as small as possible."""
+    """M and t with delta = m / 10^t and t as small as possible."""
     t = next(t for t in range(1, MAX_DELTA_DIGITS + 1) if 10**t % delta.denominator == 0)
     return int(delta * 10**t), t
 

@@ -16,6 +16,7 @@ from sublora.coding.bits import (
     write_gamma,
     write_uniform,
 )
+from sublora.config import ADAPTERS, ALLOCATION_MODES, ALLOCATION_SCOPES, TARGETS
 from sublora.errors import MessageError
 
 INTRINSIC_MODES = (
@@ -29,13 +30,9 @@ INTRINSIC_MODES = (
     "partition_signed",
     "identity",
 )
-ALLOCATION_MODES = ("uniform", "fixed", "learned")
-ALLOCATION_SCOPES = ("layer", "shared")
-ADAPTERS = ("none", "lora", "spectral", "weights", "unilora", "vera")
 SHARED = ("unilora", "vera")
 """Adapters whose fixed matrices come from a seed of PEFT's. The code of the others is full: these stand where a LoRA on
 nothing would (both ranks 0)."""
-TARGETS = ("attention", "linear")
 
 _PLAIN = 4
 """adapters with a code of their own"""

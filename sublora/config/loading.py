@@ -7,16 +7,23 @@ runs.
 import dataclasses
 import datetime
 import difflib
+import functools
 import json
 import logging
+import typing
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sublora.config.explaining import choices, meanings
 from sublora.config.sections import SECTIONS, Config
 from sublora.errors import ConfigError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser, Namespace
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +40,6 @@ IGNORED = {
 
 SHIPPED = Path(__file__).parent / "shipped"
 """the configurations of config/, which an installed package brings along"""
-_FILE_FLAGS = ("config-file", "config")
 
 
 def _check_key(key: str) -> None:
@@ -92,19 +98,38 @@ def _plain(value: Any) -> Any:
     return value.isoformat() if isinstance(value, datetime.date) else value
 
 
-def _split_flags(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    flags, words = [], list(arguments)
-    while words:
-        word = words.pop(0)
-        if not word.startswith("--"):
-            raise ConfigError(f"unexpected argument {word!r}: options are --config-file=FILE and --section.key=value")
-        name, equals, value = word[2:].partition("=")
-        if not equals:
-            if not words:
-                raise ConfigError(f"option --{name} needs a value: --{name}=VALUE")
-            value = words.pop(0)
-        flags.append((name, value))
-    return flags
+def add_keys(parser: "ArgumentParser") -> None:
+    """Give a parser of jsonargparse the option --config, and one for every key, section by section."""
+    parser.add_argument(
+        "--config",
+        "--config-file",
+        action="append",
+        metavar="FILE",
+        help="YAML file of sections and keys; may be repeated, and flags win over files",
+    )
+    for name, section in SECTIONS.items():
+        group = parser.add_argument_group(name, " ".join((section.__doc__ or "").split()))
+        kinds, meaning = typing.get_type_hints(section), meanings(section)
+        for field in dataclasses.fields(section):
+            default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+            kind, metavar = kinds[field.name], None
+            if legal := choices(kind):
+                # The section refuses other words, with an error that says more.
+                kind, metavar = str, "{" + ",".join(legal) + "}"
+            explained = meaning[field.name].replace("%", "%%")
+            group.add_argument(f"--{name}.{field.name}", type=kind, default=default, metavar=metavar, help=explained)
+    for key in (*ALIASES, *IGNORED):
+        parser.add_argument(f"--{key}", help=SUPPRESS)
+
+
+@functools.cache
+def _parser() -> "ArgumentParser":
+    from jsonargparse import ArgumentParser
+
+    # Written out, a key is never taken for another one that begins alike.
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    add_keys(parser)
+    return parser
 
 
 def load_config(arguments: Sequence[str] = ()) -> Config:
@@ -116,20 +141,45 @@ def load_config(arguments: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: an unknown key (the nearest known one is named), a value of the wrong type or outside its range.
     """
+    from jsonargparse import ArgumentError
+
+    check_words(arguments)
+    try:
+        given = _parser().parse_args(list(arguments), defaults=False)
+    except ArgumentError as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    return config_from_values(given_keys(given))
+
+
+def check_words(arguments: Sequence[str]) -> None:
+    """Refuse an option `--section.key` whose section or key is unknown.
+
+    Raises:
+        ConfigError: it names the nearest known one.
+    """
+    for word in arguments:
+        key = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and "." in key and key not in ALIASES and key not in IGNORED:
+            _check_key(key)
+
+
+def given_keys(given: "Namespace") -> dict[str, Any]:
+    """Return what a parser of `add_keys` was given, as `{"section.key": value}`. Flags win over files."""
     values: dict[str, Any] = {}
-    flags = _split_flags(arguments)
-    for name, value in flags:
-        if name in _FILE_FLAGS:
-            values.update(values_from_yaml(Path(value)))
-    values.update({name: value for name, value in flags if name not in _FILE_FLAGS})
-    return config_from_values(values)
+    for file in given.get("config") or ():
+        values.update(values_from_yaml(Path(file)))
+    return values | {key: value for key, value in vars(given.as_flat()).items() if "." in key}
 
 
 def config_from_values(values: dict[str, Any]) -> Config:
-    """Build the configuration from `{"section.key": value}`; strings are converted to the type of their key."""
-    from jsonargparse import ArgumentError, ArgumentParser
+    """Build the configuration from `{"section.key": value}`; strings are converted to the type of their key.
 
-    nested: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
+    Raises:
+        ConfigError: an unknown key, a value of the wrong type or outside its range.
+    """
+    from jsonargparse import ArgumentError
+
+    nested: dict[str, dict[str, Any]] = {}
     explicit = set()
     for written, value in values.items():
         key = ALIASES.get(written, written)
@@ -138,16 +188,13 @@ def config_from_values(values: dict[str, Any]) -> Config:
             continue
         _check_key(key)
         section, _, name = key.partition(".")
-        nested[section][name] = value
+        nested.setdefault(section, {})[name] = value
         explicit.add(key)
-    parser = ArgumentParser(exit_on_error=False)
-    for section, cls in SECTIONS.items():
-        parser.add_class_arguments(cls, section)
     try:
-        parsed = parser.parse_object(nested)
+        parsed = _parser().parse_object(nested, defaults=False)
     except ArgumentError as error:
         raise ConfigError(" ".join(str(error).split())) from error
-    sections = {name: cls(**vars(parsed[name])) for name, cls in SECTIONS.items()}
+    sections = {name: cls(**vars(parsed[name]) if name in parsed else {}) for name, cls in SECTIONS.items()}
     return Config(**sections, explicit=frozenset(explicit))
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, Integer, UInt
 
+from sublora.config import BATCHINGS
 from sublora.corpus.corpus import Split
 from sublora.errors import ConfigError, CorpusError
 
@@ -32,9 +33,6 @@ def sample_batch(
     crops = split.tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)
     crops = perturb_word_order(crops, perturb_window, rng)
     return crops[:, :-1], crops[:, 1:]
-
-
-BATCHINGS = ("crops", "documents", "labels")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""A hash of documents, and of nothing else that a token file or its index may hold. Torch-free.
+r"""A hash of documents, and of nothing else that a token file or its index may hold. Torch-free.
 
-The layout, `sublora documents 1`: the ASCII line `sublora documents 1\\n`, then one record a document, in order:
+The layout, `sublora documents 1`: the ASCII line `sublora documents 1\n`, then one record a document, in order:
 
     length in tokens    signed 64-bit integer, little-endian
     bytes of its text   signed 64-bit integer, little-endian; -1 where they are not known

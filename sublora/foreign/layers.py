@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sublora.config import Sublora
+from sublora.config.sections.model import Targets
 from sublora.errors import AdapterError, ConfigError
 from sublora.foreign.reading import ForeignAdapter, shown
 from sublora.nn.targets import find_targets, shape_of
@@ -77,6 +78,6 @@ class Place:
             )
         return shape_of(modules[name])
 
-    def targets(self, names: Iterable[str]) -> str:
+    def targets(self, names: Iterable[str]) -> Targets:
         """Return the smallest of a message's sets of layers that holds all of these (the head aside)."""
         return "attention" if set(names) - {self.head} <= self.attention else "linear"

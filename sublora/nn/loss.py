@@ -128,7 +128,8 @@ def head_cross_entropy(
 @dataclass(frozen=True)
 class Rows:
     """Rows behind a prefix of at least one token: its tokens, those of each row, where they stand, and which of what
-    they predict is asked for (None: all)."""
+    they predict is asked for (None: all).
+    """
 
     prefix: int
     lengths: list[int]

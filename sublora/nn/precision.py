@@ -48,7 +48,7 @@ def prepare_for_bfloat16(net: Any, device: torch.device) -> None:
 def _attention_in_float32(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """torch's attention with the interface of transformers, computed in float32."""
+    """Torch's attention with the interface of transformers, computed in float32."""
     with torch.autocast(query.device.type, enabled=False):
         out, _ = sdpa_attention_forward(module, query.float(), key.float(), value.float(), attention_mask, **options)
     return out.to(query.dtype), None

@@ -1,9 +1,12 @@
 """A model that somebody has, in a subspace: it is trained in any loop, and saved with the tools it came with."""
 
+from typing import cast
+
 from torch import nn
 from transformers import PreTrainedModel
 
 from sublora.config import Sublora
+from sublora.config.sections.model import Adapter, AllocationMode, Targets
 from sublora.errors import ConfigError
 from sublora.nn.base import named
 from sublora.nn.create_model import adapt, spec_of
@@ -56,9 +59,10 @@ def wrap(
         raise ConfigError(f"adapter {adapter!r} not recognized: lora or spectral")
     if operator not in OPERATORS:
         raise ConfigError(f"operator {operator!r} not recognized: {', '.join(OPERATORS)}")
+    # The section refuses words that it does not know.
     section = Sublora(
-        adapter=adapter,
-        targets=targets,
+        adapter=cast(Adapter, adapter),
+        targets=cast(Targets, targets),
         spectral_r=max(rank, 1),
         lora_alpha=lora_alpha,
         attention_linear_use_lora=rank > 0,
@@ -66,7 +70,7 @@ def wrap(
         linear_head_enable_lora=head_rank > 0,
         linear_head_lora_r=max(head_rank, 1),
         intrinsic_dim=d,
-        allocation_mode=allocation,
+        allocation_mode=cast(AllocationMode, allocation),
         allocation_ratio=ratio,
         intrinsic_mode=operator,
     )

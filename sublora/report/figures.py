@@ -51,6 +51,11 @@ def _one(height: float) -> tuple[Figure, Axes]:
     return figure, grid[0, 0]
 
 
+def key_above(figure: Figure) -> None:
+    """Put the key above the axes, where it covers nothing."""
+    figure.legend(loc="outside upper left", ncols=2, handlelength=1.6, columnspacing=1.2)
+
+
 def stacked(decomposition: Decomposition) -> dict[str, float]:
     """Return the parts of a bound as lengths of a stack: a smoothing that lowers the loss shortens the empirical risk.
 
@@ -129,7 +134,7 @@ def top_k(certificate: Certificate) -> Figure:
     axes.plot(ks, [claim.empirical for _, claim in claims], color=BLUE, marker="o", markersize=4, label="empirical")
     k_axis(axes, ks)
     axes.set(xlabel="k (logarithmic)", ylabel="top-k error, share of tokens", ylim=(0, 1.02))
-    axes.legend()
+    key_above(figure)
     return figure
 
 
@@ -169,7 +174,7 @@ def training(metrics: list[Record]) -> Figure:
         if len(steps):
             axes.plot(steps, values, color=colour, marker=marker, markersize=3.5, linewidth=1.2, label=label)
     axes.set(xlabel="step", ylabel="bits per token")
-    axes.legend()
+    key_above(figure)
     return figure
 
 
@@ -213,7 +218,7 @@ def gates_by_layer(metrics: list[Record]) -> Figure | None:
     axes.plot(layers, gammas[-1], color=BLUE, marker="o", markersize=4, label=f"step {steps[-1]:,}")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="layer", ylabel="gamma, share of B")
-    axes.legend()
+    key_above(figure)
     return figure
 
 
@@ -234,7 +239,7 @@ def gradients_by_step(metrics: list[Record]) -> Figure | None:
         axes.fill_between(steps, norms.min(1), norms.max(1), color=colour, alpha=0.15, linewidth=0)
     axes.set(xlabel="step", ylabel="gradient norm (logarithmic)")
     log_axis(axes, "y")
-    axes.legend()
+    key_above(figure)
     return figure
 
 
@@ -249,5 +254,5 @@ def gradients_by_layer(metrics: list[Record]) -> Figure | None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="layer", ylabel="gradient norm (logarithmic)")
     log_axis(axes, "y")
-    axes.legend()
+    key_above(figure)
     return figure

@@ -1,51 +1,57 @@
-"""What a file of ours is, in words: a message field by field, or a certificate. Torch-free."""
+"""What a file of ours is, in words: message, certificate, attestation, or a pack of them. Torch-free."""
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from sublora.certificate.attestation.envelope import unverified_statement
 from sublora.certificate.model import Certificate
-from sublora.certificate.reading import read_certificate
+from sublora.certificate.reading import certificate_of
+from sublora.certificate.zipped import ATTESTATION, CERTIFICATE, MESSAGE, SUFFIX, read_zip
 from sublora.coding.message import MAX_BYTES, MAX_SYMBOLS, Message, decode_message
 from sublora.errors import CertificateError, SubloraError
 from sublora.files import read_bytes
 from sublora.report.tables import at_most
 from sublora.run_folder import RunFolder
 
+_ENVELOPE = b'{"payload":'
+"""how an attestation begins, and no certificate"""
+
 
 def show(path: Path) -> str:
-    """Return what a file says: a message, a certificate, or the folder of both.
+    """Return what a file says: a message, a certificate, an attestation, a pack of them, or a folder that holds them.
 
     Args:
         path: the file or folder. It is read strictly, and nothing that it names is loaded.
 
     Raises:
-        SubloraError: it is neither.
+        SubloraError: it is none of them.
     """
-    if path.is_dir():
-        return "\n\n".join(show(file) for file in _files(path))
-    if path.suffix == ".json":
-        return "\n".join(_certificate(read_certificate(path)))
-    data, message = _read_message(path)
-    return "\n".join(_message(data, message))
+    words: dict[str, Callable[[Any], Iterator[str]]] = {
+        "certificate": _certificate,
+        "message": _message,
+        "attestation": _attestation,
+        "reproduced": _attestation,
+    }
+    return "\n\n".join("\n".join(words[kind](part)) for kind, part in _parts(path))
 
 
 def show_json(path: Path) -> str:
-    """Return the same for a program: a JSON object with the keys "certificate", "message" or both.
+    """Return the same for a program: a JSON object with a key for every file.
 
     Raises:
-        SubloraError: it is neither.
+        SubloraError: it is none of them.
     """
     shown: dict[str, Any] = {}
-    for file in _files(path) if path.is_dir() else [path]:
-        if file.suffix == ".json":
-            shown["certificate"] = json.loads(read_certificate(file).to_text())
-        else:
-            data, message = _read_message(file)
-            shown["message"] = {
+    for kind, part in _parts(path):
+        if kind == "certificate":
+            shown[kind] = json.loads(part.to_text())
+        elif kind == "message":
+            data, message = part
+            shown[kind] = {
                 "bytes": len(data),
                 "bits": 8 * len(data),
                 "coordinates": len(message.alpha),
@@ -53,7 +59,31 @@ def show_json(path: Path) -> str:
                 "gates": [float(gate) for gate in message.gates],
                 "ledger": dict(message.ledger),
             }
+        else:
+            shown[kind] = {"signature_checked": False, "statement": part}
     return json.dumps(shown, indent=2, default=_plain)
+
+
+def _parts(path: Path) -> list[tuple[str, Any]]:
+    """What a file holds, in the order in which it is shown: of each part its kind, and what was read."""
+    if path.is_dir():
+        return [_read(read_bytes(file, "the file", CertificateError, MAX_BYTES), file) for file in _files(path)]
+    if path.suffix == SUFFIX:
+        parts = read_zip(path)
+        return [_read(parts[name], path / name) for name in (CERTIFICATE, MESSAGE, ATTESTATION) if name in parts]
+    return [_read(read_bytes(path, "the file", CertificateError, MAX_BYTES), path)]
+
+
+def _read(data: bytes, where: Path) -> tuple[str, Any]:
+    if data.startswith(_ENVELOPE):
+        kind = "reproduced" if where.name == RunFolder(where.parent).reproduced.name else "attestation"
+        return kind, unverified_statement(data, str(where))
+    if where.suffix == ".json":
+        return "certificate", certificate_of(data, str(where))
+    try:
+        return "message", (data, decode_message(data, max_symbols=MAX_SYMBOLS))
+    except SubloraError as error:
+        raise CertificateError(f"{where} is neither a certificate (.json) nor a message: {error}") from error
 
 
 def _plain(value: Any) -> str:
@@ -65,21 +95,14 @@ def _plain(value: Any) -> str:
 
 def _files(folder: Path) -> list[Path]:
     run = RunFolder(folder)
-    files = [file for file in (run.certificate, run.message) if file.exists()]
+    files = [file for file in (run.certificate, run.message, run.attestation, run.reproduced) if file.exists()]
     if not files:
         raise CertificateError(f"{folder} holds neither a certificate nor a message")
     return files
 
 
-def _read_message(path: Path) -> tuple[bytes, Message]:
-    data = read_bytes(path, "the file", CertificateError, MAX_BYTES)
-    try:
-        return data, decode_message(data, max_symbols=MAX_SYMBOLS)
-    except SubloraError as error:
-        raise CertificateError(f"{path} is neither a certificate (.json) nor a message: {error}") from error
-
-
-def _message(data: bytes, message: Message) -> Iterator[str]:
+def _message(read: tuple[bytes, Message]) -> Iterator[str]:
+    data, message = read
     header = message.header
     yield f"message of {len(data):,} bytes, K = {8 * len(data):,} bits, {len(message.alpha):,} coordinates"
     for part in ("setting", "architecture", "spec", "prediction"):
@@ -113,3 +136,11 @@ def _certificate(certificate: Certificate) -> Iterator[str]:
     yield from (f"  {baseline.name}: {at_most(baseline.bound)}" for baseline in certificate.beside)
     yield f"digest: {certificate.digest}"
     yield f"versions: {json.dumps(certificate.how.versions)}"
+
+
+def _attestation(statement: dict[str, Any]) -> Iterator[str]:
+    yield f"attestation of the kind {statement['predicateType']}; its signature was not checked (verify --public-key)"
+    yield "about these files:"
+    yield from (f"  {subject['name']}: SHA-256 {subject['digest']['sha256']}" for subject in statement["subject"])
+    yield "what it says:"
+    yield from (f"  {line}" for line in json.dumps(statement["predicate"], indent=2).splitlines())

@@ -32,7 +32,7 @@ def write_suite_report(source: Path | Sequence[Path], out: Path) -> Path:
         raise SubloraError("none of the runs has a certificate: run `sublora bounds` for them first")
     panels = [Panel(name, title, text, figure) for name, title, text, figure in _figures(runs, certified) if figure]
     answers = answer_all(runs)
-    header, rows = summary_rows(certified, " ± ")
+    header, rows = summary_rows(certified)
     page = render(
         "suite.html",
         title=f"SubLoRA: {len(runs)} runs",
@@ -62,7 +62,8 @@ def _figures(runs: Sequence[Run], certified: Sequence[Run]) -> list[tuple[str, s
             "pareto",
             "Pareto frontier",
             "Empirical risk of the decoded model against the information in its message. One mark per configuration: "
-            "mean and standard error over seeds. No configuration lies below and left of the dashed line.",
+            "mean and standard error over seeds. No configuration lies below and left of the dashed line. "
+            "A triangle names what is far above the axis.",
             draw.pareto(certified),
         ),
         ("pareto_by_budget", "Pareto frontier for every d", "The same, apart.", draw.pareto_by_budget(certified)),

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from sublora.report.crowd import Mark, show_crowd
 from sublora.report.figures import (
     BLUE,
     DEPTH,
@@ -112,8 +113,11 @@ def _marks(
     x: Callable[[Run], float],
     y: Callable[[Run], float],
 ) -> list[tuple[float, float]]:
-    """Draw one mark per configuration, mean and standard error of x and y; return the means."""
-    means = []
+    """Draw one mark per configuration, mean and standard error of x and y; return the means.
+
+    What is far above the others is named at the edge.
+    """
+    means, marks = [], []
     for (mode, d), group in groups.items():
         (x_mean, x_error), (y_mean, y_error) = mean_and_error(map(x, group)), mean_and_error(map(y, group))
         axes.errorbar(
@@ -128,6 +132,9 @@ def _marks(
             elinewidth=1,
         )
         means.append((x_mean, y_mean))
+        bar = 0.0 if math.isnan(y_error) else y_error
+        marks.append(Mark(y_mean, y_mean - bar, y_mean + bar, key.colour(mode)))
+    show_crowd(axes, marks)
     return means
 
 
@@ -162,7 +169,7 @@ def pareto(runs: Sequence[Run]) -> Figure:
 def pareto_by_budget(runs: Sequence[Run]) -> Figure:
     """Draw empirical risk against KL with a panel, and a frontier, for every d."""
     key = _Key(runs)
-    figure, panels = _panels(len(key.budgets), x="KL = K ln 2, nats", y="empirical bits per token", sharey=False)
+    figure, panels = _panels(len(key.budgets), 2.5, x="KL = K ln 2, nats", y="empirical bits per token", sharey=False)
     for axes, d in zip(panels, key.budgets, strict=True):
         groups = configurations(run for run in runs if run.d == d)
         _draw_frontier(axes, _marks(axes, groups, key, _kl, _empirical))
@@ -358,11 +365,13 @@ def training_curves(runs: Sequence[Run]) -> Figure | None:
         curves[configuration] = steps[shown], table[:, shown]
     if not any(len(steps) for steps, _ in curves.values()):
         return None
-    figure, panels = _panels(len(key.budgets), x="step", y="held-out bits per token")
+    figure, panels = _panels(len(key.budgets), x="step", y="held-out bits per token", sharey=False)
+    curves = {configuration: curve for configuration, curve in curves.items() if len(curve[0])}
     for (mode, d), (steps, table) in curves.items():
-        if len(steps):
-            _band(panels[key.budgets.index(d)], steps, table, key.colour(mode))
+        _band(panels[key.budgets.index(d)], steps, table, key.colour(mode))
     for axes, d in zip(panels, key.budgets, strict=True):
+        means = {mode: table.mean(0) for (mode, budget), (_, table) in curves.items() if budget == d}
+        show_crowd(axes, [Mark(m[-1], m.min(), m.max(), key.colour(mode)) for mode, m in means.items()])
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_title(f"d = {d:,}")
     key.legend(figure)

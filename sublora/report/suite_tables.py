@@ -69,25 +69,27 @@ def tests_csv(answers: Sequence[Answer]) -> str:
     return _csv([header, *rows])
 
 
-def summary_rows(runs: Sequence[Run], plus_minus: str) -> tuple[list[str], list[list[str]]]:
-    """Return header and cells of the summary as text; `plus_minus` stands between mean and standard error."""
+def summary_rows(runs: Sequence[Run]) -> tuple[list[str], list[list[tuple[str, str]]]]:
+    """Return header and cells of the summary as text: a mean, and its standard error, "" where there is none."""
     header = ["mode", "d", "D/d", "runs", *(text for _, text, _, _ in COLUMNS)]
     rows = []
     for (mode, d), group in configurations(runs).items():
         D = group[0].D
-        cells = [mode, f"{d:,}", f"{D / d:.1f}" if D and d else "–", str(len(group))]
+        words = (mode, f"{d:,}", f"{D / d:.1f}" if D and d else "–", str(len(group)))
+        cells = [(word, "") for word in words]
         for _, _, digits, value in COLUMNS:
             mean, error = mean_and_error(map(value, group))
-            spread = "" if math.isnan(error) else f"{plus_minus}{error:,.{digits}f}"
-            cells.append("–" if math.isnan(mean) else f"{mean:,.{digits}f}{spread}")
+            spread = "" if math.isnan(error) else f"{error:,.{digits}f}"
+            cells.append(("–", "") if math.isnan(mean) else (f"{mean:,.{digits}f}", spread))
         rows.append(cells)
     return header, rows
 
 
 def summary_latex(runs: Sequence[Run]) -> str:
     """Return the summary as a LaTeX table; it needs the package booktabs."""
-    header, rows = summary_rows(runs, r" $\pm$ ")
-    lines = [" & ".join(cells).replace("–", "--").replace("_", r"\_") + r" \\" for cells in (header, *rows)]
+    header, rows = summary_rows(runs)
+    texts = [[rf"{mean} $\pm$ {error}" if error else mean for mean, error in cells] for cells in rows]
+    lines = [" & ".join(cells).replace("–", "--").replace("_", r"\_") + r" \\" for cells in (header, *texts)]
     columns = "l" + "r" * (len(header) - 1)
     return "\n".join(
         [

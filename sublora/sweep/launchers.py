@@ -7,12 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from sublora.errors import SubloraError
 
 LAUNCHERS = ("local", "slurm")
-_PREFIX = "--slurm."
 # Minutes. A run resumes after its time is over, so this only ends what hangs.
 _LOCAL_LIMIT = 7 * 24 * 60
 _SLURM_LIMIT = 24 * 60
@@ -88,24 +85,3 @@ def _gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def slurm_options(words: Sequence[str]) -> dict[str, Any]:
-    """Return `--slurm.NAME VALUE` and `--slurm.NAME=VALUE` as a dictionary; numbers become numbers.
-
-    Raises:
-        SubloraError: another option, or one without a value.
-    """
-    options: dict[str, Any] = {}
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith(_PREFIX):
-            raise SubloraError(f"unexpected argument {word!r}; see sublora sweep --help")
-        name, equals, value = word.removeprefix(_PREFIX).partition("=")
-        if not equals:
-            if not rest:
-                raise SubloraError(f"option {word} needs a value")
-            value = rest.pop(0)
-        options[name] = yaml.safe_load(value)
-    return options

@@ -14,6 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from sublora.config import Config
+from sublora.console import write_table
 from sublora.errors import ConfigError, SubloraError
 from sublora.run_folder import RunFolder
 from sublora.sweep.grid import Grid, Planned, read_grid
@@ -22,7 +23,7 @@ from sublora.sweep.learning_rates import choose, measured, perform_trial, record
 from sublora.sweep.queue import Status, Task, work_off
 from sublora.sweep.results import finished
 from sublora.sweep.run import perform_run
-from sublora.sweep.table import live_table, print_table, run_numbers, status_table
+from sublora.sweep.table import live_table, run_numbers, status_table
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +46,13 @@ class Options:
     dry_run: bool = False
 
 
-def sweep(path: Path, options: Options) -> None:
+def sweep(path: Path, options: Options, tell: Callable[[Table], None] = write_table) -> None:
     """Run a grid. What is finished is skipped, and what was interrupted goes on where it was.
 
     Args:
         path: grid file.
         options: how to run it.
+        tell: gets the table of what was done, or with a dry run of what would be.
 
     Raises:
         SubloraError: the grid or the options are wrong, or runs failed twice; the others are done then.
@@ -61,7 +63,7 @@ def sweep(path: Path, options: Options) -> None:
         raise ConfigError(f"--jobs is {options.jobs}, but must be at least 1")
     launcher = Launcher(options.launcher, grid.work / "jobs", options.slurm)
     if options.dry_run:
-        print_table(_plan(grid, chosen, launcher))
+        tell(_plan(grid, chosen, launcher))
         return
     # Read by OpenMP and BLAS when a job starts. Jobs inherit the environment, from Slurm too.
     if threads := _config(grid, chosen[0], None).system.threads:
@@ -71,9 +73,9 @@ def sweep(path: Path, options: Options) -> None:
 
         prepare(grid.source, Path(_config(grid, chosen[0], None).data.dataset_dir))
     with _interruptible():
-        rates = _learning_rates(grid, chosen, launcher, options)
+        rates = _learning_rates(grid, chosen, launcher, options, tell)
         tasks = [_run_task(grid, run, rates) for run in chosen]
-        _work(tasks, "runs", launcher, options, lambda task: run_numbers(RunFolder(grid.results / task.name)))
+        _work(tasks, "runs", launcher, options, lambda task: run_numbers(RunFolder(grid.results / task.name)), tell)
 
 
 def _config(grid: Grid, run: Planned, rate: float | None) -> Config:
@@ -87,7 +89,9 @@ def _only_rate(grid: Grid, chosen: Sequence[Planned]) -> dict[str, float]:
     return {run.variant.name: rates[0] for run in chosen} if len(rates) == 1 else {}
 
 
-def _learning_rates(grid: Grid, chosen: Sequence[Planned], launcher: Launcher, options: Options) -> dict[str, float]:
+def _learning_rates(
+    grid: Grid, chosen: Sequence[Planned], launcher: Launcher, options: Options, tell: Callable[[Table], None]
+) -> dict[str, float]:
     """Return the learning rate per variant, after the trials that are missing; {} where the configured one is used."""
     if rates := _only_rate(grid, chosen):
         return rates
@@ -110,7 +114,7 @@ def _learning_rates(grid: Grid, chosen: Sequence[Planned], launcher: Launcher, o
         return {} if outcome is None or outcome.held_out_bpd is None else {"held-out": outcome.held_out_bpd}
 
     if any(task.status is Status.WAITING for task in tasks):
-        _work(tasks, "learning rates", launcher, options, numbers)
+        _work(tasks, "learning rates", launcher, options, numbers, tell)
     outcomes = list(measured(grid, wanted).values())
     if outcomes:
         record(grid, outcomes)
@@ -137,8 +141,9 @@ def _work(
     launcher: Launcher,
     options: Options,
     numbers: Callable[[Task], dict[str, float]],
+    tell: Callable[[Table], None],
 ) -> None:
-    """Run tasks behind the live table, and print the table at the end.
+    """Run tasks behind the live table, and tell the table at the end.
 
     Raises:
         SubloraError: some failed twice.
@@ -157,7 +162,7 @@ def _work(
 
     with live_table(table) as show:
         work_off(tasks, launcher, jobs, show)
-    print_table(table(None))
+    tell(table(None))
     if failed := [task for task in tasks if task.status is Status.FAILED]:
         raise SubloraError(
             f"{len(failed)} of {len(tasks)} failed twice, the first is {failed[0].name}: {failed[0].error} "

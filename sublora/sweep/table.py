@@ -153,11 +153,6 @@ def live_table(table: Callable[[int | None], Table]) -> Iterator[Callable[[], No
                 handler.setStream(stream or sys.stderr)
 
 
-def print_table(table: Table) -> None:
-    """Print a table to standard output, as wide as it is where that is no terminal."""
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
-
-
 def run_numbers(run: RunFolder) -> dict[str, float]:
     """Return the held-out loss and the bound of a finished run, by name."""
     from sublora.certificate.reading import read_certificate

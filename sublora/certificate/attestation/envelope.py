@@ -153,6 +153,29 @@ def _check_form(envelope: Any, data: bytes, what: str) -> None:
         raise CertificateError(f"{what} was changed, or made by another tool: it is not the JSON that sublora writes")
 
 
+def unverified_statement(data: bytes, what: str = "the attestation") -> dict[str, Any]:
+    """Return the statement of an envelope whose signatures nobody has checked: to be shown, and not to be relied on.
+
+    Args:
+        data: content of the file.
+        what: the file is called in errors.
+
+    Raises:
+        CertificateError: the bytes are not a canonical envelope, or the statement is not of a kind that we know.
+    """
+    envelope = _parse(data, what)
+    _check_form(envelope, data, what)
+    return _statement(_base64(envelope["payload"], what), what)
+
+
+def _statement(payload: bytes, what: str) -> dict[str, Any]:
+    statement = _parse(payload, f"the payload of {what}")
+    check_statement(statement)
+    if canonical_json(statement) != payload:
+        raise CertificateError(f"the payload of {what} is not canonical JSON")
+    return dict(statement)
+
+
 def read_envelope(data: bytes, public_key_path: Path, what: str = "the attestation") -> dict[str, Any]:
     """Verify an envelope and return its statement.
 
@@ -182,8 +205,4 @@ def read_envelope(data: bytes, public_key_path: Path, what: str = "the attestati
     except VerificationError as error:
         raise CertificateError(f"{what} was changed after {public_key_path} signed it: wrong signature") from error
     # Nothing of the payload is looked at before its signature is known to be right.
-    statement = _parse(signed.payload, f"the payload of {what}")
-    check_statement(statement)
-    if canonical_json(statement) != signed.payload:
-        raise CertificateError(f"the payload of {what} is not canonical JSON")
-    return statement
+    return _statement(signed.payload, what)

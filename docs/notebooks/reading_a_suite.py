@@ -1,0 +1,47 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       format_name: percent
+# ---
+
+# %% [markdown]
+# # Reading a suite
+#
+# `results/adaptive_pretrained` holds 22 certified runs: ways to divide coordinates, two budgets, several seeds.
+# `sublora report results/adaptive_pretrained --out DIR` makes its page from them. It runs in a checkout.
+
+# %%
+from pathlib import Path
+
+from sublora.report.best import best_of
+from sublora.report.hypotheses import answer_all
+from sublora.report.runs import configurations, load_runs, mean_and_error
+
+runs = load_runs(Path("results/adaptive_pretrained"))
+print(len(runs), "runs")
+
+# %% [markdown]
+# Runs of one configuration differ in their seed. A mean of bounds is no bound: every certificate is about its own
+# message.
+
+# %%
+for (mode, d), group in configurations(runs).items():
+    mean, error = mean_and_error(run.claim("bpb", "bound") for run in group)
+    print(f"{mode:10} d = {d:5,}: certified bits per byte {mean:.3f} ± {error:.3f} over {len(group)} seeds")
+
+# %% [markdown]
+# The smallest of many bounds was chosen for being small. It may be quoted only with delta divided by their number.
+
+# %%
+best = best_of(runs)
+print(getattr(best, "sentence", best))
+
+# %% [markdown]
+# Questions are answered by paired tests, adjusted for their number. "No evidence" is not evidence of no effect.
+
+# %%
+answers = {answer.question: answer.answer for answer in answer_all(runs)}
+for question, answer in answers.items():
+    print(f"{question} {answer}")
+assert answers["Does it help to practise?"].startswith("Yes")
