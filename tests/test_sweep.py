@@ -301,8 +301,8 @@ def slurm(tmp_path, monkeypatch):
 
 
 def test_a_job_for_slurm_is_a_script_that_runs(slurm, tmp_path):
-    options = ["--slurm.partition", "gpu", "--slurm.cpus_per_task=4", "--slurm.gpus_per_node=1"]
-    job = Launcher("slurm", tmp_path / "jobs", slurm_options(options)).submit("run-a", canonical_json, ["x"])
+    asked = {"partition": "gpu", "cpus_per_task": 4, "gpus_per_node": 1}
+    job = Launcher("slurm", tmp_path / "jobs", asked).submit("run-a", canonical_json, ["x"])
     lines = slurm.read_text().splitlines()
     for wanted in ("job-name=run-a", "time=1440", "partition=gpu", "cpus-per-task=4", "gpus-per-node=1", "nodes=1"):
         assert f"#SBATCH --{wanted}" in lines
@@ -322,7 +322,7 @@ def test_a_job_for_slurm_is_a_script_that_runs(slurm, tmp_path):
 
 
 def test_a_script_that_is_none_is_not_taken(slurm, tmp_path):
-    launcher = Launcher("slurm", tmp_path / "jobs", slurm_options(["--slurm.setup=['if true; then']"]))
+    launcher = Launcher("slurm", tmp_path / "jobs", {"setup": ["if true; then"]})
     with pytest.raises(SubloraError, match="Slurm did not take run-a"):
         launcher.submit("run-a", canonical_json, ["x"])
     assert not slurm.exists()

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from sublora.config import Sublora
+from sublora.config.sections.model import Adapter
 from sublora.errors import AdapterError
 from sublora.foreign.layers import PREFIX, Expressed, Place
 from sublora.foreign.reading import ForeignAdapter, shown
@@ -120,7 +121,7 @@ def as_vera(adapter: ForeignAdapter, base: PreTrainedModel) -> Expressed:
     return Expressed(_section("vera", kinds, rank, 0), values, key)
 
 
-def _section(adapter: str, kinds: int, rank: int, length: int) -> Sublora:
+def _section(adapter: Adapter, kinds: int, rank: int, length: int) -> Sublora:
     return Sublora(adapter=adapter, kinds=kinds, attention_linear_lora_r=rank, intrinsic_dim=length)
 
 
