@@ -31,7 +31,7 @@ from sublora.coding.spec import ADAPTERS, ALLOCATION_MODES, ALLOCATION_SCOPES, I
 from sublora.errors import MessageError
 from sublora.seeds import stream
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 UNIFORM = ModelSpec(seed=0, intrinsic_dim=8)
 NO_GATES = np.zeros(0)
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not CHROMIUM, reason="Chromium is not installed"
 
 GAINS = {"uniform": 0.0, "fixed-aheavy": 0.5, "fixed-equal": 0.1, "fixed-bheavy": 0.03, "learned": 0.01}
 SHAPES = [(1280, False), (1280, True), (420, False), (420, True)]
-OVERVIEW = Path(__file__).parent.parent / "docs" / "figures" / "overview.svg"
+OVERVIEW = Path(__file__).parents[2] / "docs" / "figures" / "overview.svg"
 # Pairs of labels of one figure whose boxes have more than a pixel in common, and labels that leave their figure.
 COLLISIONS = """
 [...document.querySelectorAll('figure')].flatMap(figure => {

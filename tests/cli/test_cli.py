@@ -69,7 +69,7 @@ def test_bad_input_is_one_line(arguments, message, capsys, tmp_path, monkeypatch
 
 
 CONFIGURED = ["pretrain", "practise", "train", "bounds", "demo"]
-DEMO = Path(__file__).parent.parent / "results" / "demo"
+DEMO = Path(__file__).parents[2] / "results" / "demo"
 
 
 def help_of(capsys, *words):

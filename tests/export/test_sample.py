@@ -13,7 +13,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from sublora.certificate.certified import open_certified
 from sublora.certificate.reading import write_certificate
-from sublora.cli import main, printable
+from sublora.cli import main
+from sublora.cli.passing_on import printable
 from sublora.coding.architecture import tag
 from sublora.coding.prompt import Prompt
 from sublora.errors import CertificateError, ConfigError
@@ -105,7 +106,7 @@ def test_what_is_kept_is_what_was_said(certified, tmp_path, capsys):
 
 
 def test_the_script_is_the_command(certified, capsys, monkeypatch):
-    script = Path(__file__).parent.parent / "experiments" / "sample.py"
+    script = Path(__file__).parents[2] / "experiments" / "sample.py"
     words = [str(certified), "--tokens", "5", "--temperature", "0"]
     monkeypatch.setattr(sys, "argv", [str(script), *words])
     with pytest.raises(SystemExit) as stopped:

@@ -18,7 +18,7 @@ from sublora.report.dots import Entry, Mark, Row, draw_dots, spread, ticks
 from sublora.report.standing import base_loss, best_competitor, standing
 from sublora.report.tables import at_most
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"
 OVERVIEW = runpy.run_path(str(ROOT / "benchmarks" / "overview.py"))
 

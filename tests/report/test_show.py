@@ -9,7 +9,7 @@ from sublora.certificate.reading import read_certificate
 from sublora.cli import main
 from sublora.report.show import show
 
-GOLDEN = sorted((Path(__file__).parent / "golden").glob("message_*.bin"))
+GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("message_*.bin"))
 
 
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)

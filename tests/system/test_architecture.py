@@ -12,7 +12,7 @@ import pytest
 from sublora.errors import MODELS
 from sublora.run_folder import RunFolder
 
-PACKAGE = Path(__file__).parent.parent / "sublora"
+PACKAGE = Path(__file__).parents[2] / "sublora"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 # A module imports only from its own part and from the parts before it.
 ORDER = [

@@ -23,7 +23,7 @@ from sublora.run_folder import RunFolder
 from sublora.scoring.scores import read_scores
 from sublora.seeds import stream
 
-BENCHMARKS = sorted((Path(__file__).parent.parent / "benchmarks").glob("*.py"))
+BENCHMARKS = sorted((Path(__file__).parents[2] / "benchmarks").glob("*.py"))
 # They measure nothing: their tests compare what they draw from committed results with the pages.
 DRAWN = {"overview", "pages"}
 

@@ -424,7 +424,7 @@ def reseal(run, certificate):
 
 
 class TestGlue:
-    SCRIPT = Path(__file__).parent.parent / "data" / "glue" / "prepare.py"
+    SCRIPT = Path(__file__).parents[2] / "data" / "glue" / "prepare.py"
 
     def test_rows_become_a_labelled_corpus(self, tmp_path, monkeypatch):
         class Rows(list):

@@ -21,7 +21,7 @@ from sublora.coding.message import MAX_BYTES, MAX_DRAWS, MAX_SYMBOLS, decode_mes
 from sublora.config import SECTIONS
 from sublora.run_folder import RunFolder
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 # Folders of results/ that hold a certificate of the present format.
 COMMITTED = ["demo", "demo_scratch", "smollm2_docs", "smollm2_share", "sotu_before"]
 # Valid, and no better than some simple code: they say so themselves.

@@ -1,7 +1,7 @@
 """Fuzz the decoder with atheris, guided by coverage: any bytes decode or raise MessageError, soon and in little memory.
 
     pip install atheris
-    python tests/fuzz_decoder.py [-max_total_time=600] [CORPUS]
+    python tests/guarantees/fuzz_decoder.py [-max_total_time=600] [CORPUS]
 
 Without CORPUS the golden messages are the seeds. Ends with an error, and the offending bytes in a file crash-* or
 timeout-*, on any other exception, when the process has grown by more than 64 MiB, and after 30 seconds for one input.
@@ -19,7 +19,7 @@ with atheris.instrument_imports(include=["sublora"]):
     from sublora.coding.message import MAX_SYMBOLS, decode_message
     from sublora.errors import MessageError
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 LIMIT_KIB = 64 << 10
 
 
