@@ -26,7 +26,7 @@ def plain(tmp_path_factory):
 @pytest.fixture(scope="module")
 def quantized(plain, tmp_path_factory):
     """The same with weights of 8 bits, by torchao."""
-    pytest.importorskip("torchao", reason="torchao is not installed")
+    pytest.importorskip("torchao", reason="torchao is not installed: the extra quantized has it")
     from torchao.quantization import Int8WeightOnlyConfig
     from transformers import TorchAoConfig
 
