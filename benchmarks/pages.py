@@ -138,6 +138,59 @@ def runs(names: Iterable[str]) -> str:
     return table(header, rows)
 
 
+# What is known beforehand, and LoRA of the same layers without a subspace where it was measured: steps and loss.
+BASES = {
+    "demo_scratch": ("nothing: random weights, speeches", None),
+    "sotu_before": ("speeches before 1930", None),
+    "demo": ("SmolLM2, older documentation", None),
+    "smollm2_docs": ("the same", "all of LoRA"),
+    "smollm2_share": ("the same, and half of the new text", None),
+}
+
+
+def bases() -> str:
+    """Return the committed runs by what their base knew: bits per byte, held out and certified."""
+    rows = []
+    for run, (known, unlimited) in BASES.items():
+        c = read_certificate(ROOT / "results" / run)
+        claim = c.claim("bpb")
+        assert claim and c.held_out and c.held_out.bpb is not None
+        bounds = {b.name: b.bound_bpb for b in c.beside if b.bound_bpb is not None}
+        ngrams = {name: bound for name, bound in bounds.items() if "fitted" in name}
+        ngram = min(ngrams, key=lambda name: ngrams[name])
+        whole = [r["after"] for r in read("frames")["rows"] if r["name"] == unlimited]
+        alone, base = c.held_out.base_bpb, c.base_alone.bound_bpb if c.base_alone else None
+        rows.append(
+            [
+                f"[{run}](../results/{run})",
+                known,
+                "" if alone is None else f"{alone:.3f}",
+                "" if base is None else at_most(base),
+                f"{c.message.coordinates:,}",
+                f"{c.message.bits:,}",
+                f"{claim.model_alone:.3f}",
+                f"{c.held_out.bpb:.3f}",
+                f"**{at_most(claim.bound)}**",
+                f"{whole[0]:.3f}" if whole else "",
+                f"{at_most(ngrams[ngram])}: {ngram}",
+            ]
+        )
+    header = [
+        "run",
+        "known beforehand",
+        "base alone, held out",
+        "base with fallback, certified",
+        "d",
+        "K, bits",
+        "model alone, measured",
+        "with fallback, held out",
+        "certified",
+        "all of LoRA, 60 steps, held out",
+        "best n-gram, certified",
+    ]
+    return table(header, rows)
+
+
 def frames() -> str:
     """Return what sixty steps reach in each frame, before quantization."""
     rows = read("frames")["rows"]
@@ -468,6 +521,7 @@ PAGES = {
     },
     "docs/watch.md": {"watch": delays},
     "docs/import.md": {"peers": peers},
+    "docs/prior.md": {"bases": bases},
     "docs/smollm2.md": {"runs": lambda: runs(SMOLLM2), "frames": frames},
     "docs/classification.md": {
         "classification": lambda: classifier_table(read_classifier_certificate(ROOT / "results" / "classification"))

@@ -141,6 +141,7 @@ def test_the_operators_page_shows_the_committed_benchmark():
         ("docs/bounds.md", "demo"),
         ("docs/certificate.md", "demo"),
         ("docs/smollm2.md", "smollm2_share"),
+        ("docs/prior.md", "smollm2_share"),
         ("docs/allocation.md", None),
         ("docs/classification.md", None),
         ("docs/watch.md", None),
