@@ -31,8 +31,10 @@ INTRINSIC_MODES = (
     "identity",
 )
 SHARED = ("unilora", "vera")
-"""Adapters whose fixed matrices come from a seed of PEFT's. The code of the others is full: these stand where a LoRA on
-nothing would (both ranks 0)."""
+"""adapters whose fixed matrices come from a seed of PEFT's"""
+_LATER = (*SHARED, "lora")
+"""What came after the first code was full stands where a LoRA on nothing would (both ranks 0); lora: on kinds of layers."""
+_MOST = 2**31 - 1
 
 _PLAIN = 4
 """adapters with a code of their own"""
@@ -60,9 +62,12 @@ class ModelSpec:
     """linear layers that LoRA or cores are on: the attention projections, or all inside the layers; "attention" for
     other adapters"""
     kinds: int = 0
-    """unilora and vera: the kinds of linear layers that it is on, see `sublora.nn.targets.find_kinds`; 0 for others"""
+    """the kinds of linear layers that it is on: unilora and vera (`sublora.nn.targets.find_kinds`), and lora where they
+    are not targets (`sublora.nn.places.ranks_by_layer`); 0 for others"""
     rank: int = 4
-    """on the targets, 0 for none; 0 where nothing has a rank"""
+    """on the targets or kinds, 0 for none; 0 where nothing has a rank, or ranks differ"""
+    ranks: tuple[int, ...] = ()
+    """lora on kinds: a rank for every kind, the lowest bit first; none where they are equal"""
     head_rank: int = 4
     """rank of LoRA on the output head, 0 for none; 0 without LoRA"""
     lora_alpha: int = 32
@@ -89,9 +94,15 @@ class ModelSpec:
             self._set(head_rank=0, lora_alpha=0)
         if self.adapter not in ("lora", "spectral", *SHARED):
             self._set(rank=0)
-        if self.adapter not in SHARED:
+        if self.adapter not in _LATER:
             self._set(kinds=0)
-        if not self.rank or self.adapter in SHARED:
+        if self.adapter != "lora" or not self.kinds:
+            self._set(ranks=())
+        if self.ranks:
+            self._check_ranks()
+            equal = len(set(self.ranks)) == 1
+            self._set(rank=self.ranks[0] if equal else 0, ranks=() if equal else tuple(self.ranks))
+        if not self.rank or self.kinds or self.adapter in SHARED:
             self._set(targets="attention")
         if self.allocation_mode != "fixed":
             self._set(budget_b=0)
@@ -108,35 +119,36 @@ class ModelSpec:
                 raise MessageError(f"{name} {getattr(self, name)!r} is none of {', '.join(legal)}")
         for name, highest in (
             ("seed", 2**63 - 1),
-            ("intrinsic_dim", 2**31 - 1),
-            ("kinds", 2**31 - 1),
-            ("rank", 2**31 - 1),
-            ("head_rank", 2**31 - 1),
-            ("lora_alpha", 2**31 - 1),
+            ("intrinsic_dim", _MOST),
+            ("kinds", _MOST),
+            ("rank", _MOST),
+            ("head_rank", _MOST),
+            ("lora_alpha", _MOST),
             ("budget_b", self.intrinsic_dim),
-            ("gating_steepness", 2**31 - 1),
+            ("gating_steepness", _MOST),
             ("n_gates", 2**16),
         ):
             if not 0 <= getattr(self, name) <= highest:
                 raise MessageError(f"{name} {getattr(self, name)} is outside 0..{highest}")
-        if self.adapter in SHARED and not (self.rank and self.kinds):
+        if (self.adapter in SHARED and not self.kinds) or (self.kinds and not (self.rank or self.ranks)):
             raise MessageError(f"{self.adapter} of rank {self.rank} on the kinds {self.kinds} is on nothing")
         if self.adapter == "unilora" and not self.intrinsic_dim:
             raise MessageError("unilora needs a vector of at least one number")
 
-    def _set(self, **values: int | str) -> None:
+    def _check_ranks(self) -> None:
+        if len(self.ranks) != self.kinds.bit_count():
+            raise MessageError(f"there are {len(self.ranks)} ranks for the kinds {self.kinds:b}, and each has one")
+        if not 1 <= min(self.ranks) <= max(self.ranks) <= _MOST:
+            raise MessageError(f"ranks {self.ranks} are not all in 1..{_MOST}")
+
+    def _set(self, **values: int | str | tuple[int, ...]) -> None:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
 
 def _write_adapter(writer: BitWriter, spec: ModelSpec) -> None:
-    if spec.adapter in SHARED:
-        write_uniform(writer, ADAPTERS.index("lora"), _PLAIN)
-        write_gamma(writer, 1)
-        write_gamma(writer, 1)
-        write_gamma(writer, SHARED.index(spec.adapter) + 1)
-        write_gamma(writer, spec.rank)
-        write_delta(writer, spec.kinds)
+    if spec.kinds:
+        _write_later(writer, spec)
         return
     if spec.adapter == "lora" and not (spec.rank or spec.head_rank):
         raise MessageError("LoRA is on nothing: give it a rank")
@@ -150,6 +162,23 @@ def _write_adapter(writer: BitWriter, spec: ModelSpec) -> None:
         write_delta(writer, spec.lora_alpha + 1)
 
 
+def _write_later(writer: BitWriter, spec: ModelSpec) -> None:
+    write_uniform(writer, ADAPTERS.index("lora"), _PLAIN)
+    write_gamma(writer, 1)
+    write_gamma(writer, 1)
+    write_gamma(writer, _LATER.index(spec.adapter) + 1)
+    if spec.adapter in SHARED:
+        write_gamma(writer, spec.rank)
+        write_delta(writer, spec.kinds)
+        return
+    write_delta(writer, spec.kinds)
+    write_uniform(writer, int(bool(spec.ranks)), 2)
+    for rank in spec.ranks or (spec.rank,):
+        write_gamma(writer, rank)
+    write_gamma(writer, spec.head_rank + 1)
+    write_delta(writer, spec.lora_alpha + 1)
+
+
 def _read_adapter(reader: BitReader) -> dict[str, Any]:
     adapter = ADAPTERS[read_uniform(reader, _PLAIN)]
     rank = head_rank = lora_alpha = 0
@@ -161,16 +190,33 @@ def _read_adapter(reader: BitReader) -> dict[str, Any]:
     if adapter == "lora":
         head_rank = read_gamma(reader) - 1
         if not (rank or head_rank):
-            return _read_shared(reader)
+            return _read_later(reader)
         lora_alpha = read_delta(reader) - 1
     return {"adapter": adapter, "targets": targets, "rank": rank, "head_rank": head_rank, "lora_alpha": lora_alpha}
 
 
-def _read_shared(reader: BitReader) -> dict[str, Any]:
+def _read_later(reader: BitReader) -> dict[str, Any]:
     number = read_gamma(reader) - 1
-    if number >= len(SHARED):
+    if number >= len(_LATER):
         raise MessageError("an adapter that this program does not know")
-    return {"adapter": SHARED[number], "rank": read_gamma(reader), "kinds": read_delta(reader)}
+    adapter = _LATER[number]
+    if adapter in SHARED:
+        return {"adapter": adapter, "rank": read_gamma(reader), "kinds": read_delta(reader)}
+    kinds = read_delta(reader)
+    if kinds > _MOST:
+        raise MessageError(f"kinds {kinds} is outside 0..{_MOST}")
+    differ = bool(read_uniform(reader, 2))
+    ranks = tuple(read_gamma(reader) for _ in range(kinds.bit_count() if differ else 1))
+    if differ and len(set(ranks)) == 1:
+        raise MessageError("equal ranks are written as different ones")
+    on: dict[str, Any] = {"ranks": ranks} if differ else {"rank": ranks[0]}
+    return {
+        "adapter": adapter,
+        "kinds": kinds,
+        **on,
+        "head_rank": read_gamma(reader) - 1,
+        "lora_alpha": read_delta(reader) - 1,
+    }
 
 
 def write_spec(writer: BitWriter, spec: ModelSpec) -> None:

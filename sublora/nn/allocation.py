@@ -59,6 +59,12 @@ def layer_of(name: str) -> int | None:
     return int(match.group(2)) if match else None
 
 
+def inside_layer(name: str) -> str:
+    """Return the name of a module or parameter inside its transformer layer, as it is outside the layers."""
+    match = _LAYER.search(name)
+    return name[match.end() :] if match else name
+
+
 def layers_of(names: Sequence[str]) -> list[int | None]:
     """Return the layer of every parameter, None outside the layers.
 

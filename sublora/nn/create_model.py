@@ -8,13 +8,14 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from sublora.coding.architecture import Architecture, tag
-from sublora.coding.spec import ModelSpec
+from sublora.coding.spec import SHARED, ModelSpec
 from sublora.config import Config, Sublora
 from sublora.errors import ConfigError
 from sublora.nn.adapted import merge_adapted
 from sublora.nn.allocation import split_budget
 from sublora.nn.base import create_base
 from sublora.nn.lora import add_lora
+from sublora.nn.places import fields_of, ranks_by_place
 from sublora.nn.pretrained import source_sha256
 from sublora.nn.projectors import create_intrinsic_model
 from sublora.nn.spectral import add_spectral
@@ -48,9 +49,12 @@ def build_model(
     Raises:
         ConfigError: sizes that do not fit each other, a base that cannot be loaded, or no adapter (`build_base`).
     """
+    return _build(create_base(architecture, spec.seed, source, dropout), spec, lora_dropout, gating_init)
+
+
+def _build(base: PreTrainedModel, spec: ModelSpec, lora_dropout: float, gating_init: float) -> SubspaceModule:
     if spec.adapter == "none":
         raise ConfigError("without an adapter nothing can be trained: set sublora.adapter to lora, spectral or weights")
-    base = create_base(architecture, spec.seed, source, dropout)
     model = adapt(base, spec, lora_dropout=lora_dropout, gating_init=gating_init)
     model.base_sha256, model.base_parameters = base.base_sha256, base.base_parameters
     log.info("model: D = %d trainable parameters, d = %d coordinates", model.D, model.d)
@@ -69,7 +73,7 @@ def adapt(
     Raises:
         ConfigError: sizes that do not fit each other.
     """
-    rank, width = max(spec.rank, spec.head_rank), cast(nn.Embedding, base.get_input_embeddings()).embedding_dim
+    rank, width = max(spec.rank, spec.head_rank, *spec.ranks), cast(nn.Embedding, base.get_input_embeddings()).embedding_dim
     # VeRA's ranks are large, and its matrices are shared: a width of 768 has been given 1,024.
     if spec.adapter in ("lora", "unilora", "vera") and rank > (16 * width if spec.adapter == "vera" else width):
         raise ConfigError(f"a rank of {rank} is too large for a base of width {width}: lower it")
@@ -82,6 +86,8 @@ def adapt(
             head_rank=spec.head_rank,
             lora_alpha=spec.lora_alpha,
             targets=spec.targets,
+            kinds=spec.kinds,
+            ranks=spec.ranks or (spec.rank,) * spec.kinds.bit_count(),
             lora_dropout=lora_dropout,
         )
     elif spec.adapter == "spectral":
@@ -143,34 +149,43 @@ def architecture_from_config(config: Config, vocab_size: int) -> Architecture:
     )
 
 
-def spec_from_config(config: Config, n_gates: int = 0) -> ModelSpec:
+def spec_from_config(config: Config, n_gates: int = 0, base: nn.Module | None = None) -> ModelSpec:
     """Return what a message says of a configuration's adapter and subspace.
 
     Args:
         config: sections sublora and system are read.
-        n_gates: of the model, where gates are learned.
+        n_gates, base: as in `spec_of`.
+
+    Raises:
+        ConfigError: as `spec_of`.
     """
-    return spec_of(config.sublora, config.system.seed, n_gates)
+    return spec_of(config.sublora, config.system.seed, n_gates, base)
 
 
-def spec_of(section: Sublora, seed: int, n_gates: int = 0) -> ModelSpec:
+def spec_of(section: Sublora, seed: int, n_gates: int = 0, base: nn.Module | None = None) -> ModelSpec:
     """Return what a message says of an adapter and a subspace.
 
     Args:
         section: their configuration.
         seed: root seed.
         n_gates: of the model, where gates are learned.
+        base: without an adapter; needed where the section names layers (`section.names_layers`).
+
+    Raises:
+        ConfigError: the base has no layers of a name.
     """
     s = section
+    on: dict[str, Any] = {"targets": s.targets, "rank": s.rank, "kinds": s.kinds if s.adapter in SHARED else 0}
+    if s.names_layers:
+        assert base is not None
+        on = fields_of(base, ranks_by_place(base, s))
     by_layer = s.allocation_mode == "learned" and s.allocation_scope == "layer"
     return ModelSpec(
         seed=seed,
         intrinsic_dim=s.intrinsic_dim,
         intrinsic_mode=s.intrinsic_mode,
         adapter=s.adapter,
-        targets=s.targets,
-        kinds=s.kinds,
-        rank=s.rank,
+        **on,
         head_rank=s.head_rank,
         lora_alpha=s.lora_alpha,
         allocation_mode=s.allocation_mode,
@@ -189,14 +204,10 @@ def get_model(config: Config, vocab_size: int) -> SubspaceModule:
         config: sections prior, model, sublora, data and system are read.
         vocab_size: number of tokens that can occur, end-of-text included.
     """
-    return build_model(
-        architecture_from_config(config, vocab_size),
-        spec_from_config(config),
-        config.prior.base,
-        dropout=config.model.dropout,
-        lora_dropout=config.sublora.lora_dropout,
-        gating_init=config.sublora.gamma_init,
-    )
+    architecture = architecture_from_config(config, vocab_size)
+    base = create_base(architecture, config.system.seed, config.prior.base, config.model.dropout)
+    spec = spec_from_config(config, base=base)
+    return _build(base, spec, config.sublora.lora_dropout, config.sublora.gamma_init)
 
 
 def merge(model: nn.Module) -> PreTrainedModel:

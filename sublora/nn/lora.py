@@ -3,6 +3,7 @@
 import logging
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -15,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from sublora import seeds
 from sublora.errors import ConfigError
+from sublora.nn.places import ranks_by_layer
 from sublora.nn.targets import find_targets
 from sublora.nn.weights import fill
 
@@ -61,38 +63,44 @@ def add_lora(
     head_rank: int,
     lora_alpha: int,
     targets: str = "attention",
+    kinds: int = 0,
+    ranks: Sequence[int] = (),
     lora_dropout: float = 0.0,
 ) -> nn.Module:
     """Add PEFT LoRA: A uniform in +-1/sqrt(d_in) from the named seed, B zero (Hu et al. 2021; PEFT's initialisation).
 
     Args:
         rank, head_rank: ranks on the targets and on the output head; 0 leaves them as they are.
+        kinds, ranks: instead of the targets and their rank, see `ranks_by_layer`; 0: none.
         lora_alpha: the scaling is lora_alpha / r.
         targets: "attention" or "linear", see `find_targets`.
 
     Raises:
         ConfigError: both ranks are 0, or the targets or the head are not found.
+        MessageError: as `ranks_by_layer`.
     """
-    ranks: dict[str, int] = {}
-    if rank:
+    found: dict[str, int] = {}
+    if kinds:
+        found |= ranks_by_layer(model, kinds, ranks)
+    elif rank:
         # A sorted list: PEFT's layers come in the model's order, and the configuration must be repeatable.
-        ranks |= dict.fromkeys(sorted({name.rpartition(".")[2] for name, _ in find_targets(model, targets)}), rank)
+        found |= dict.fromkeys(sorted({name.rpartition(".")[2] for name, _ in find_targets(model, targets)}), rank)
     if head_rank:
         head = model.get_output_embeddings()
         if head is None:
             raise ConfigError(f"{type(model).__name__} has no output head: take a causal language model")
-        ranks[next(name for name, module in model.named_modules() if module is head)] = head_rank
-    if not ranks:
+        found[next(name for name, module in model.named_modules() if module is head)] = head_rank
+    if not found:
         raise ConfigError(
             "LoRA is on nothing: enable sublora.attention_linear_use_lora or sublora.linear_head_enable_lora"
         )
     config = LoraConfig(
-        r=max(ranks.values()),
-        rank_pattern=ranks,
-        alpha_pattern=dict.fromkeys(ranks, lora_alpha),
+        r=max(found.values()),
+        rank_pattern=found,
+        alpha_pattern=dict.fromkeys(found, lora_alpha),
         lora_alpha=lora_alpha,
         lora_dropout=lora_dropout,
-        target_modules=list(ranks),
+        target_modules=list(found),
     )
     config._register_custom_module({nn.Linear: LoraLinear, Conv1D: LoraLinear})
     with warnings.catch_warnings():

@@ -1,5 +1,6 @@
 """A model that somebody has, in a subspace: it is trained in any loop, and saved with the tools it came with."""
 
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from torch import nn
@@ -27,7 +28,9 @@ def wrap(
     operator: str = "rdkronqr",
     adapter: str = "lora",
     targets: str = "attention",
+    target_modules: Sequence[str] = (),
     rank: int = 4,
+    rank_pattern: Mapping[str, int] | None = None,
     head_rank: int = 4,
     lora_alpha: int = 32,
 ) -> SubspaceModule:
@@ -46,7 +49,10 @@ def wrap(
         operator: kind of P, see docs/operators.md.
         adapter: that is added: "lora", or "spectral" (cores between the base's singular vectors).
         targets: that it is on: "attention" (query and value) or "linear" (all linear layers).
+        target_modules: that LoRA is on, by their names or ends of them as in PEFT (`q_proj`, `mlp.c_fc`); targets if
+            there are none.
         rank: on the targets.
+        rank_pattern: other ranks of LoRA, by names as in target_modules.
         head_rank: of LoRA on the output head; 0: none.
         lora_alpha: LoRA's scale is lora_alpha / rank.
 
@@ -63,6 +69,8 @@ def wrap(
     section = Sublora(
         adapter=cast(Adapter, adapter),
         targets=cast(Targets, targets),
+        target_modules=[target_modules] if isinstance(target_modules, str) else list(target_modules),
+        rank_pattern=dict(rank_pattern or {}),
         spectral_r=max(rank, 1),
         lora_alpha=lora_alpha,
         attention_linear_use_lora=rank > 0,
@@ -110,6 +118,6 @@ def _with_adapter(model: nn.Module, section: Sublora, seed: int) -> SubspaceModu
             "use sublora.nn.projectors.create_intrinsic_model"
         )
     sha256 = hash_weights(model)
-    wrapped = adapt(named(model, sha256), spec_of(section, seed), gating_init=section.gamma_init)
+    wrapped = adapt(named(model, sha256), spec_of(section, seed, base=model), gating_init=section.gamma_init)
     wrapped.origin = Origin(section, seed, sha256, model.name_or_path or "")
     return wrapped

@@ -6,7 +6,7 @@ import torch
 from sublora.coding.gates import quantize_gates
 from sublora.config import Config
 from sublora.corpus.corpus import Corpus
-from sublora.nn.create_model import architecture_from_config, get_model, spec_from_config
+from sublora.nn.create_model import architecture_from_config, build_base, get_model, spec_from_config
 from sublora.nn.subspace import SubspaceModule
 from sublora.scoring.prompt import prompt_tokens
 from sublora.training.checkpoint import Checkpoint
@@ -36,7 +36,10 @@ class Trained:
         self.rms = float(np.sqrt(np.mean(self.alpha.astype(np.float64) ** 2))) or 1.0 if len(self.alpha) else 1.0
         gates = checkpoint.tensors.get("gating_params")
         self.gates = quantize_gates(1 / (1 + np.exp(-gates.double().numpy()))) if gates is not None else np.zeros(0)
-        self.spec = spec_from_config(config, len(self.gates))
+        base = None
+        if config.sublora.names_layers:
+            base = build_base(self.architecture, config.system.seed, config.prior.base)
+        self.spec = spec_from_config(config, len(self.gates), base)
 
     def model(self, gates: np.ndarray | None = None) -> SubspaceModule:
         """Return the model at the checkpoint's alpha, and at its gates or those that are given."""

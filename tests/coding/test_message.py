@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from sublora.coding.architecture import Architecture
-from sublora.coding.bits import BitWriter
+from sublora.coding.bits import BitReader, BitWriter
 from sublora.coding.codebooks import Centroids, Codebook, TrellisGrid, UniformGrid
 from sublora.coding.entropy import Parametric
 from sublora.coding.gates import quantize_gates
@@ -27,7 +27,16 @@ from sublora.coding.quantizers import Quantized, quantize, quantize_uniform
 from sublora.coding.range_coder import write_payload
 from sublora.coding.rate_distortion import rate_distortion_quantize
 from sublora.coding.setting import Setting, setting_bits
-from sublora.coding.spec import ADAPTERS, ALLOCATION_MODES, ALLOCATION_SCOPES, INTRINSIC_MODES, SHARED, TARGETS
+from sublora.coding.spec import (
+    ADAPTERS,
+    ALLOCATION_MODES,
+    ALLOCATION_SCOPES,
+    INTRINSIC_MODES,
+    SHARED,
+    TARGETS,
+    read_spec,
+    write_spec,
+)
 from sublora.errors import MessageError
 from sublora.seeds import stream
 
@@ -66,8 +75,13 @@ def round_trip(spec: ModelSpec, quantized: Quantized, gates: np.ndarray = NO_GAT
 def specs(intrinsic_dim: int) -> st.SearchStrategy[ModelSpec]:
     def build(rank: int, head_rank: int, adapter: str, **choices: Any) -> ModelSpec:
         # LoRA is on something, and UniLoRA has a vector.
-        if adapter in SHARED or not head_rank:
+        if adapter in SHARED:
+            choices["kinds"] = max(choices["kinds"], 1)
+        if adapter in SHARED or choices["kinds"] or not head_rank:
             rank = max(rank, 1)
+        ranks = choices.pop("ranks")
+        if adapter == "lora" and len(ranks) == choices["kinds"].bit_count():
+            choices["ranks"] = ranks
         if adapter == "unilora":
             choices["intrinsic_dim"] = intrinsic_dim
         return ModelSpec(rank=rank, head_rank=head_rank, adapter=adapter, **choices)
@@ -75,7 +89,8 @@ def specs(intrinsic_dim: int) -> st.SearchStrategy[ModelSpec]:
     return st.builds(
         build,
         seed=st.integers(0, 2**63 - 1),
-        kinds=st.integers(1, 2**31 - 1),
+        kinds=st.one_of(st.sampled_from([0, 1, 5, 2**31 - 1]), st.integers(1, 2**31 - 1)),
+        ranks=st.sampled_from([(), (3,), (2, 7), (7, 2), (4, 4), tuple(range(1, 32))]),
         intrinsic_dim=st.sampled_from([0, intrinsic_dim]),
         intrinsic_mode=st.sampled_from(INTRINSIC_MODES),
         adapter=st.sampled_from([name for name in ADAPTERS if name != "none"]),
@@ -138,6 +153,9 @@ def test_neutral_values_of_meaningless_fields_cost_nothing() -> None:
     assert replace(UNIFORM, rank=0, targets="linear").targets == "attention"
     nothing = replace(UNIFORM, adapter="none")
     assert (nothing.intrinsic_dim, nothing.rank) == (0, 0)
+    on_kinds = replace(UNIFORM, kinds=5, ranks=(3, 3), targets="linear")
+    assert on_kinds == replace(UNIFORM, kinds=5, rank=3) and (on_kinds.ranks, on_kinds.targets) == ((), "attention")
+    assert replace(UNIFORM, ranks=(3, 3)) == UNIFORM and replace(UNIFORM, adapter="spectral", kinds=5).kinds == 0
     everything = replace(UNIFORM, intrinsic_dim=0, allocation_mode="learned")
     assert (everything.intrinsic_mode, everything.allocation_mode) == ("identity", "uniform")
 
@@ -159,6 +177,10 @@ def test_every_choice_is_in_the_message() -> None:
         *(replace(UNIFORM, adapter=name, kinds=5, rank=5) for name in SHARED),
         *(replace(UNIFORM, adapter=name, kinds=5, seed=5) for name in SHARED),
         replace(UNIFORM, targets="linear"),
+        *(replace(UNIFORM, **{"kinds": 5, name: 5}) for name in ("kinds", "seed", "rank", "head_rank", "lora_alpha")),
+        *(replace(UNIFORM, kinds=5, ranks=ranks) for ranks in ((4, 2), (2, 4))),
+        replace(UNIFORM, kinds=6),
+        replace(UNIFORM, kinds=7, ranks=(4, 2, 2)),
         replace(UNIFORM, intrinsic_dim=0),
         replace(fixed, budget_b=5),
         replace(learned, allocation_scope="layer"),
@@ -169,6 +191,66 @@ def test_every_choice_is_in_the_message() -> None:
     data.add(round_trip(learned, quantized, quantize_gates(np.array([0.5, 0.8]))))
     data.add(round_trip(UNIFORM, quantized, exponent=2))
     assert len(data) == len(some) + 2
+
+
+# LoRA on nothing, and then 3: LoRA on kinds of layers.
+ON_KINDS = "01" + "1" + "1" + "011"
+
+
+def reader_of(bits: str) -> BitReader:
+    return BitReader(int(bits + "0" * (-len(bits) % 8), 2).to_bytes((len(bits) + 7) // 8, "big"))
+
+
+def bits_of(spec: ModelSpec) -> str:
+    writer = BitWriter()
+    write_spec(writer, spec)
+    return f"{writer.value():0{writer.length}b}"
+
+
+def test_lora_on_kinds_has_the_bits_of_the_documentation() -> None:
+    spec = replace(UNIFORM, kinds=0b1000001, rank=4, head_rank=0, lora_alpha=32)
+    # kinds 65 by delta, one rank, 4 by gamma, the head's 0 + 1 by gamma, 32 + 1 by delta.
+    expected = ON_KINDS + "00111" + "000001" + "0" + "00100" + "1" + "00110" + "00001"
+    assert bits_of(spec).startswith(expected)
+    differ = ON_KINDS + "00111" + "000001" + "1" + "00100" + "010" + "1" + "00110" + "00001"
+    assert bits_of(replace(spec, ranks=(4, 2))).startswith(differ)
+    assert read_spec(reader_of(bits_of(spec))) == spec
+    # What is on targets keeps the code that it had.
+    assert bits_of(replace(UNIFORM, targets="linear")).startswith("01" + "00101" + "1" + "00101" + "00110" + "00001")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 2**12 - 1), st.integers(0, 2**400 - 1))
+def test_lora_on_kinds_is_read_from_no_other_bits_than_are_written(start: int, rest: int) -> None:
+    bits = f"{ON_KINDS}{start:012b}{rest:0400b}"
+    reader = reader_of(bits)
+    try:
+        spec = read_spec(reader)
+    except MessageError:
+        return
+    assert bits_of(spec) == bits[: reader.position]
+
+
+@pytest.mark.parametrize(
+    ("bits", "error"),
+    [
+        (ON_KINDS + "1" + "1" + "00100", "equal ranks are written as different"),
+        (ON_KINDS + "0101" + "1" + "00100" + "00100", "equal ranks are written as different"),
+        (ON_KINDS + "00000" + "100000" + "0" * 31, "kinds 2147483648 is outside"),
+        ("01" + "1" + "1" + "00100", "an adapter that this program does not know"),
+    ],
+)
+def test_other_forms_of_lora_on_kinds_are_refused(bits: str, error: str) -> None:
+    with pytest.raises(MessageError, match=error):
+        read_spec(reader_of(bits + "1" * 100))
+
+
+@pytest.mark.parametrize("ranks", [(4,), (4, 0), (4, 2**31), (1, 2, 3)])
+def test_ranks_fit_their_kinds(ranks: tuple[int, ...]) -> None:
+    with pytest.raises(MessageError, match="ranks"):
+        replace(UNIFORM, kinds=5, ranks=ranks)
+    with pytest.raises(MessageError, match="is on nothing"):
+        replace(UNIFORM, kinds=5, rank=0)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -487,9 +569,9 @@ def test_coordinates_that_are_zero_cost_next_to_nothing(how: str) -> None:
 def as_json(message: Message) -> dict[str, object]:
     header = message.header
     spec = asdict(header.spec)
-    # Newer than the golden messages, none of which has them.
-    kinds = spec.pop("kinds")
-    assert kinds == 0
+    # Newer than most golden messages, which do not have them.
+    newer = {"kinds": spec.pop("kinds"), "ranks": list(spec.pop("ranks"))}
+    spec |= {name: value for name, value in newer.items() if value}
     return {
         "setting": asdict(header.setting) | {"delta": str(header.setting.delta)},
         "architecture": asdict(header.architecture),
@@ -512,7 +594,7 @@ def test_golden_messages_decode_for_ever(path: Path) -> None:
 
 
 def test_there_are_golden_messages() -> None:
-    assert len(list(GOLDEN.glob("message_*.bin"))) == 10
+    assert len(list(GOLDEN.glob("message_*.bin"))) == 12
 
 
 @pytest.mark.parametrize("bits", [1, 5, 16])

@@ -1,6 +1,6 @@
 """The model, the adapter on it, and the subspace that is trained."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from sublora.config.sections.checks import check_choice, check_range
@@ -105,6 +105,11 @@ class Sublora:
     targets: Targets = "attention"
     """linear layers that LoRA or cores are on: attention (query and value projections) or linear (all inside the
     layers)"""
+    target_modules: list[str] = field(default_factory=list)
+    """lora: the linear layers inside the layers that it is on, instead of targets, by their names or ends of them as in
+    PEFT: q_proj, mlp.c_fc"""
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    """lora: ranks other than attention_linear_lora_r, by names as in target_modules: {down_proj: 8}"""
     kinds: int = 0
     """unilora and vera: bit i stands for the i-th kind of linear layer, as `sublora import` writes it"""
     spectral_r: int = 8
@@ -148,6 +153,7 @@ class Sublora:
         if not self.use_lora and self.adapter == "lora":
             self.adapter = "weights"
         self.use_lora = self.adapter == "lora"
+        self._check_names()
         check_range("sublora.spectral_r", self.spectral_r, 1)
         check_range("sublora.kinds", self.kinds, 0)
         check_range("sublora.allocation_ratio", self.allocation_ratio, 0, 1)
@@ -163,6 +169,20 @@ class Sublora:
         if self.allocation_mode == "learned" and not 0 < self.gamma_init < 1:
             name = "allocation_ratio" if self.gating_init is None else "gating_init"
             raise ConfigError(f"sublora.{name} must lie inside (0, 1) in learned mode: a gate starts there")
+
+    def _check_names(self) -> None:
+        for key in ("target_modules", "rank_pattern"):
+            if getattr(self, key) and not (self.use_lora and self.attention_linear_use_lora):
+                raise ConfigError(f"sublora.{key} is for LoRA on linear layers, and there is none: leave it out")
+        if self.target_modules and self.targets != Sublora.targets:
+            raise ConfigError(f"sublora.targets={self.targets} contradicts sublora.target_modules: choose one")
+        for name, rank in self.rank_pattern.items():
+            check_range(f"sublora.rank_pattern of {name}", rank, 1)
+
+    @property
+    def names_layers(self) -> bool:
+        """Whether what it is on depends on the names that a base gives its layers."""
+        return bool(self.target_modules or self.rank_pattern)
 
     @property
     def gamma_init(self) -> float:
