@@ -91,7 +91,7 @@ def compress(
     if origin is None:
         raise ConfigError(
             "no message can say how this model's adapter was initialised: call sublora.wrap with the base itself, "
-            "without an adapter, and it adds one from the seed"
+            "without an adapter, and it adds one from the seed (target_modules and rank_pattern as in PEFT)"
         )
     source = str(base) if base is not None else origin.base_name
     if not source:

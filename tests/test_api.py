@@ -100,7 +100,12 @@ def test_a_message_of_the_command_line_gets_the_same_certificate(certified, data
 
 
 @pytest.mark.parametrize(
-    "options", [{"adapter": "spectral", "targets": "linear", "rank": 2}, {"allocation": "fixed", "ratio": 0.8}]
+    "options",
+    [
+        {"adapter": "spectral", "targets": "linear", "rank": 2},
+        {"allocation": "fixed", "ratio": 0.8},
+        {"target_modules": ["k_proj", "mlp.up_proj"], "rank_pattern": {"up_proj": 2}},
+    ],
 )
 def test_every_choice_of_wrap_can_be_written_down(options, base, data_dir):
     model = sublora.wrap(load(base), d=20, seed=4, operator="sparse", **options)

@@ -33,7 +33,8 @@ INTRINSIC_MODES = (
 SHARED = ("unilora", "vera")
 """adapters whose fixed matrices come from a seed of PEFT's"""
 _LATER = (*SHARED, "lora")
-"""What came after the first code was full stands where a LoRA on nothing would (both ranks 0); lora: on kinds of layers."""
+"""What came after the first code was full stands where a LoRA on nothing would (both ranks 0); lora: on kinds of
+layers."""
 _MOST = 2**31 - 1
 
 _PLAIN = 4

@@ -73,7 +73,8 @@ def adapt(
     Raises:
         ConfigError: sizes that do not fit each other.
     """
-    rank, width = max(spec.rank, spec.head_rank, *spec.ranks), cast(nn.Embedding, base.get_input_embeddings()).embedding_dim
+    rank = max(spec.rank, spec.head_rank, *spec.ranks)
+    width = cast(nn.Embedding, base.get_input_embeddings()).embedding_dim
     # VeRA's ranks are large, and its matrices are shared: a width of 768 has been given 1,024.
     if spec.adapter in ("lora", "unilora", "vera") and rank > (16 * width if spec.adapter == "vera" else width):
         raise ConfigError(f"a rank of {rank} is too large for a base of width {width}: lower it")

@@ -1,7 +1,7 @@
 """Linear layers by the names that users of PEFT give them, and by the numbers that a message has for them.
 
-A *place* is where a linear layer stands inside its transformer layer: `self_attn.q_proj`, `mlp.c_proj`. Every layer of the
-stack has it. Numbers on the way are left out, so the experts of a layer share their places.
+A *place* is where a linear layer stands inside its transformer layer: `self_attn.q_proj`, `mlp.c_proj`. Every layer of
+the stack has it. Numbers on the way are left out, so the experts of a layer share their places.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,7 +43,7 @@ def ranks_by_place(model: nn.Module, section: Sublora) -> dict[str, int]:
     for name in names:
         if not any(_fits(place, name) for place in places):
             raise ConfigError(
-                f"sublora.target_modules has {name!r}, and the linear layers inside those of {type(model).__name__} are "
+                f"sublora.target_modules has {name!r}, and the kinds of linear layers in {type(model).__name__} are "
                 f"{', '.join(places)} (the output head: sublora.linear_head_enable_lora)"
             )
     if names:
@@ -89,7 +89,9 @@ def ranks_by_layer(model: nn.Module, kinds: int, ranks: Sequence[int]) -> dict[s
     """
     places = linear_places(model)
     if not 0 < kinds < 1 << len(places):
-        raise MessageError(f"{type(model).__name__} has {len(places)} kinds of linear layers, and not those of {kinds:b}")
+        raise MessageError(
+            f"{type(model).__name__} has {len(places)} kinds of linear layers, and not those of {kinds:b}"
+        )
     chosen = dict(zip((place for i, place in enumerate(places) if kinds >> i & 1), ranks, strict=True))
     if targets := _word(model, chosen):
         raise MessageError(f"the layers {', '.join(chosen)} with one rank have a code of their own: targets {targets}")

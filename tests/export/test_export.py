@@ -97,6 +97,28 @@ def test_peft_loads_the_adapter_of_a_pretrained_base(data_dir, llama, tmp_path, 
     torch.testing.assert_close(logits(AutoModelForCausalLM.from_pretrained(out)), logits(adapted), atol=1e-5, rtol=0)
 
 
+def test_layers_and_ranks_by_name_are_certified_and_exported(data_dir, llama, tmp_path, capsys):
+    names = ["--sublora.target_modules=[q_proj,down_proj]", "--sublora.rank_pattern={down_proj: 2}"]
+    base = _without_sizes([f"--prior.base={llama}", "--sublora.linear_head_enable_lora=false", *names])
+    run = issue(data_dir, tmp_path / "run", *base, "--sublora.allocation_mode=learned")
+    # Bits 0 and 6 of the seven kinds, D = 2 layers of (q: 4 x (16 + 16), down: 2 x (32 + 16)).
+    spec = message_of(run).spec
+    assert (spec.kinds, spec.ranks) == (0b1000001, (4, 2))
+    assert read_certificate(run).prior.D == 2 * (4 * (16 + 16) + 2 * (32 + 16))
+    assert main(["verify", str(run), "--data", str(data_dir), "--base", str(llama)]) == 0
+    assert "verified" in capsys.readouterr().out
+    out = export(run, tmp_path / "adapter", base=str(llama))
+    written = json.loads((out / "adapter_config.json").read_text())
+    assert len(written["target_modules"]) == 4
+    ends = {name.rpartition(".")[2]: rank for name, rank in written["rank_pattern"].items()}
+    assert ends == {"q_proj": 4, "down_proj": 2}
+    fresh = AutoModelForCausalLM.from_pretrained(llama)
+    before = logits(fresh)
+    adapted = logits(PeftModel.from_pretrained(fresh, out))
+    torch.testing.assert_close(adapted, certified_logits(run, str(llama)), atol=1e-5, rtol=0)
+    assert (adapted - before).abs().max() > 1e-3
+
+
 def _without_sizes(extra):
     """The sizes of a random base are those of the flags: a pretrained one has its own."""
     return ["--model.n_layer=12", "--model.n_head=12", "--model.n_embd=768", *extra]
