@@ -85,6 +85,11 @@ def wrap(
     if d < 1:
         raise ConfigError(f"d is {d}, but must be at least 1")
     if _has_adapter(model):
+        if section.names_layers:
+            raise ConfigError(
+                "this model has an adapter of PEFT, which stays on its own layers: leave target_modules and "
+                "rank_pattern out, or wrap the base"
+            )
         wrapped = create_intrinsic_model(
             model,
             intrinsic_dim=d,

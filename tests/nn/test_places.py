@@ -147,6 +147,14 @@ def test_what_cannot_be_is_one_clear_line(options, error):
     assert "\n" not in str(caught.value)
 
 
+def test_an_adapter_that_is_there_stays_where_it_is():
+    config = peft.LoraConfig(target_modules=["o_proj"], r=2, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(copy.deepcopy(BASES["llama"]), config)
+    with pytest.raises(ConfigError, match="stays on its own layers"):
+        sublora.wrap(model, d=9, target_modules=["q_proj"])
+    assert all("o_proj.lora_" in name for name in sublora.wrap(model, d=9).names)
+
+
 def test_the_configuration_keeps_names_and_ranks(tmp_path):
     config = load_config(
         ["--sublora.target_modules=[q_proj,mlp.down_proj]", "--sublora.rank_pattern={mlp.down_proj: 8}"]
