@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from labelled_run import classifier_flags, prepare_labelled, write_labelled
 
+from sublora.classification import issue
 from sublora.classification.bayes import NaiveBayes
 from sublora.classification.claims import claimed, error_bound
 from sublora.classification.issue import certify_classifier
@@ -271,6 +272,13 @@ class TestCertificate:
         words = ["verify", str(certified), "--data", str(data)]
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
         assert done.stdout.startswith("verified (full replay): With probability at least 95 %")
+
+    def test_where_nothing_can_be_said_the_shortest_message_is_kept(self, data, certified, monkeypatch, caplog):
+        monkeypatch.setattr(issue, "projected_error_bound", lambda *_, **__: 1.0)
+        with caplog.at_level("INFO"):
+            value, message = issue.ClassifierCertifier(load_config(classifier_flags(data, certified))).choose()
+        sizes = [record.args[0] for record in caplog.records if record.msg.startswith("message of")]
+        assert value == 1 and 8 * len(message) == min(sizes) < sizes[0]
 
     def test_says_what_was_measured(self, data, certified):
         certificate = read_classifier_certificate(certified)
