@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from labelled_run import classifier_flags, prepare_labelled, write_labelled
+from labelled_run import certify_labelled, classifier_flags, prepare_labelled, write_labelled
 
 from sublora.classification import issue
 from sublora.classification.bayes import NaiveBayes
@@ -37,7 +37,6 @@ from sublora.nn.create_model import get_model
 from sublora.nn.loss import SubspaceLogits, SubspaceLoss
 from sublora.run_folder import RunFolder
 from sublora.scoring.decisions import label_errors
-from sublora.training.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -48,9 +47,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def certified(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("classifier")
-    train(load_config(classifier_flags(data, out)))
-    certify_classifier(load_config(classifier_flags(data, out)))
-    return out
+    return certify_labelled(data, out)
 
 
 @pytest.fixture
@@ -413,10 +410,6 @@ class TestCertificate:
         flags = [*classifier_flags(data, certified), "--bounds.claim=source"]
         with pytest.raises(ConfigError, match=r"leave out bounds.bound_type, bounds.claim"):
             certify_classifier(load_config(flags))
-
-    def test_keys_are_not_for_classifiers(self, certified, capsys):
-        assert main(["verify", str(certified), "--arithmetic", "--public-key", "key.pem"]) == 2
-        assert "is not signed yet" in capsys.readouterr().err
 
 
 def test_shares_are_rounded_up():

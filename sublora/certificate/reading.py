@@ -22,6 +22,9 @@ MOST_BYTES = 1 << 20
 # Categories of Unicode that change what stands around them: controls, marks of direction, separators of lines.
 _UNPRINTED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
+OF_CLASSIFIER = "a certificate of a classifier, and this is for those of language models"
+"""what is said of a certificate of the other kind"""
+
 Kind = TypeVar("Kind", bound=Sealed)
 
 
@@ -39,8 +42,10 @@ def read_certificate(path: Path) -> Certificate:
         path: the JSON file, or the folder that holds it.
 
     Raises:
-        CertificateError: it is missing, not a certificate, of another format, or was changed.
+        CertificateError: it is missing, not a certificate, of a classifier, of another format, or was changed.
     """
+    if RunFolder.holds_classifier(path):
+        raise CertificateError(f"{path}: {OF_CLASSIFIER}")
     path = path if path.suffix == ".json" else RunFolder.of(path).certificate
     return certificate_of(read_bytes(path, "the certificate", CertificateError, MOST_BYTES), str(path))
 

@@ -8,9 +8,9 @@ from sublora.certificate.assemble import corpus_part
 from sublora.certificate.division import chance
 from sublora.certificate.draw import draw_units
 from sublora.certificate.evidence import base_part, how_computed
+from sublora.certificate.model import Beforehand
 from sublora.classification.assemble import Measured, base_of
 from sublora.classification.baselines import simple_classifiers
-from sublora.classification.model import ErrorPrior
 from sublora.classification.predictions import Predictions
 from sublora.coding.verbalizer import Classifier, Verbalizer
 from sublora.corpus.corpus import Corpus
@@ -115,7 +115,7 @@ class LabelEvidence:
             classes=list(zip(self.labels.names, everything.tolist(), strict=True)),
             simple=simple_classifiers(self.corpus, self.labels, known is not None),
             corpus=corpus_part(self.corpus, self.units, header),
-            prior=ErrorPrior(
+            prior=Beforehand(
                 base=described,
                 D=D,
                 tokenizer=str(self.corpus.meta["tokenizer"]),

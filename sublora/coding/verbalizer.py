@@ -83,6 +83,11 @@ class Classifier:
     ledger: dict[str, float]
 
 
+def is_classifier_message(data: bytes) -> bool:
+    """Whether bytes begin as the message of a classifier does, and no language model's."""
+    return bool(data) and read_gamma(BitReader(data)) == VERSION
+
+
 def decode_classifier(data: bytes, *, max_symbols: int) -> Classifier:
     """Read what `encode_classifier` wrote.
 
