@@ -2,13 +2,9 @@
 
 import json
 import math
-import runpy
 import shutil
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -422,35 +418,3 @@ def reseal(run, certificate):
     said = statement(c.claim, c.baselines, c.setting, c.corpus, c.message.bits)
     sentences = {"statement": said, "limits": limits(c.setting, c.corpus, c.prior)}
     write_classifier_certificate(run, c.model_copy(update=sentences))
-
-
-class TestGlue:
-    SCRIPT = Path(__file__).parent.parent / "data" / "glue" / "prepare.py"
-
-    def test_rows_become_a_labelled_corpus(self, tmp_path, monkeypatch):
-        class Rows(list):
-            features: ClassVar = {"label": SimpleNamespace(names=["entailment", "not_entailment"])}
-
-        def load_dataset(name, task, split):
-            assert (name, task) == ("nyu-mll/glue", "rte")
-            count = {"train": 40, "validation": 10}[split]
-            return Rows({"sentence1": f"{split} {i}", "sentence2": "so", "label": i % 2} for i in range(count))
-
-        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-        runpy.run_path(str(self.SCRIPT))["main"]("rte", tmp_path / "rte")
-        corpus = open_corpus(tmp_path / "rte")
-        labels = labels_of(corpus)
-        assert labels.names == ("entailment", "not_entailment") and corpus.population == 50
-        assert bytes(labels.text(corpus.train, 0).tolist()) == b"train 0\nso"
-
-    def test_what_cannot_be_fetched_is_one_line(self, tmp_path, monkeypatch):
-        def load_dataset(*_, **__):
-            raise OSError("no network\nat all")
-
-        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-        script = runpy.run_path(str(self.SCRIPT))
-        with pytest.raises(CorpusError, match="cannot fetch rte of GLUE: no network at all"):
-            script["main"]("rte", tmp_path / "rte")
-        with pytest.raises(CorpusError, match="GLUE has no classification task 'stsb': cola, sst2"):
-            script["main"]("stsb", tmp_path / "rte")
-        assert not (tmp_path / "rte").exists()
