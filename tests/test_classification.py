@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from labelled_run import certify_labelled, classifier_flags, prepare_labelled, write_labelled
 
+from sublora.certificate.reading import write_certificate
 from sublora.classification import issue
 from sublora.classification.bayes import NaiveBayes
 from sublora.classification.claims import claimed, error_bound
 from sublora.classification.issue import certify_classifier
-from sublora.classification.model import read_classifier_certificate, write_classifier_certificate
+from sublora.classification.model import read_classifier_certificate
 from sublora.classification.predictions import Predictions, read_predictions
 from sublora.classification.verify import verify_classifier
 from sublora.classification.wording import limits, percent, statement
@@ -312,7 +313,7 @@ class TestCertificate:
         run.classifier.write_bytes(bytes(changed))
         certificate = read_classifier_certificate(run.path)
         message = certificate.message.model_copy(update={"sha256": sha256(bytes(changed))})
-        write_classifier_certificate(run, certificate.model_copy(update={"message": message}))
+        write_certificate(run, certificate.model_copy(update={"message": message}))
         with pytest.raises(SubloraError):
             verify_classifier(run.path, None)
         run.predictions.unlink()
@@ -367,7 +368,7 @@ class TestCertificate:
         classes = [(c.name, c.documents) for c in old.classes]
         measured = Measured(better, classes, simple, old.corpus, old.prior, old.how, old.setting.prompt_tokens)
         run.predictions.write_bytes(better.to_bytes())
-        write_classifier_certificate(run, assemble(message, decode_classifier(message, max_symbols=1000), measured))
+        write_certificate(run, assemble(message, decode_classifier(message, max_symbols=1000), measured))
         assert verify_classifier(run.path, None).certificate.claim.errors == 0
         with pytest.raises(CertificateError, match=r"errors of the class|the errors differ"):
             verify_classifier(run.path, data)
@@ -417,4 +418,4 @@ def reseal(run, certificate):
     c = certificate
     said = statement(c.claim, c.baselines, c.setting, c.corpus, c.message.bits)
     sentences = {"statement": said, "limits": limits(c.setting, c.corpus, c.prior)}
-    write_classifier_certificate(run, c.model_copy(update=sentences))
+    write_certificate(run, c.model_copy(update=sentences))

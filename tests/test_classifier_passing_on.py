@@ -13,6 +13,7 @@ from runs import issue_run
 
 import sublora
 from sublora.certificate.attestation import find_subjects, read_attestation, read_reproduction, statement
+from sublora.certificate.reading import write_certificate
 from sublora.certificate.signing import summary
 from sublora.certificate.watch import Watch
 from sublora.certificate.zipped import (
@@ -30,7 +31,6 @@ from sublora.classification.predictions import read_predictions
 from sublora.classification.watching import watch_classifier
 from sublora.cli import main
 from sublora.corpus.corpus import open_corpus
-from sublora.corpus.labelled import labels_of
 from sublora.corpus.prepare import prepare
 from sublora.corpus.split import in_order
 from sublora.errors import CertificateError
@@ -149,9 +149,9 @@ class TestShown:
     def test_a_program_reads_it(self, run, capsys):
         assert main(["show", str(run.path), "--json"]) == 0
         shown = json.loads(capsys.readouterr().out)
-        assert shown["certificate"] == json.loads(run.classifier_certificate.read_bytes())
-        assert shown["message"]["bits"] == sum(shown["message"]["ledger"].values())
-        assert shown["message"]["classes"]["labels"] == [112, 119]
+        assert shown["classifier_certificate"] == json.loads(run.classifier_certificate.read_bytes())
+        assert shown["classifier"]["bits"] == sum(shown["classifier"]["ledger"].values())
+        assert shown["classifier"]["classes"]["labels"] == [112, 119]
 
     def test_what_was_changed_is_not_shown(self, run, capsys):
         text = run.classifier_certificate.read_text()
@@ -206,6 +206,15 @@ class TestPacked:
             open_any(file)
 
 
+@pytest.fixture
+def promising(run):
+    """The certificate claims less than it could prove, so that few errors too many are noticed."""
+    certificate = read_classifier_certificate(run.path)
+    claim = certificate.claim.model_copy(update={"bound": 0.45})
+    write_certificate(run, certificate.model_copy(update={"claim": claim}))
+    return run.path
+
+
 class TestWatched:
     def test_errors_are_those_that_were_certified(self, data, certified, monkeypatch):
         """Of the documents that were drawn, the watch sees the errors that the recorded predictions hold."""
@@ -218,15 +227,15 @@ class TestWatched:
         expected = recorded.logits.argmax(axis=1) != recorded.classes
         assert (own[recorded.documents] == expected).all() and 0 < expected.sum() < len(expected)
 
-    def test_quiet_on_the_source_and_an_alarm_where_labels_are_others(self, certified, tmp_path, capsys):
+    def test_quiet_on_the_source_and_an_alarm_where_labels_are_others(self, promising, tmp_path, capsys):
         alike = new_documents(tmp_path / "alike")
         state = tmp_path / "state.json"
-        quiet = ["watch", str(certified), "--data", str(alike), "--state", str(state)]
+        quiet = ["watch", str(promising), "--data", str(alike), "--state", str(state)]
         assert main(quiet) == 0
         out = capsys.readouterr().out
-        assert out.startswith("no alarm after 150 documents (shares of wrong labels: at most 0.")
+        assert out.startswith("no alarm after 150 documents (shares of wrong labels: at most 0.45)")
         assert main(quiet) == 0 and capsys.readouterr().out == out
-        assert main(["pack", str(certified), "--to", str(tmp_path / "a.sublora")]) == 0
+        assert main(["pack", str(promising), "--to", str(tmp_path / "a.sublora")]) == 0
         capsys.readouterr()
         swapped = new_documents(tmp_path / "swapped", swap=range(150))
         assert main(["watch", str(tmp_path / "a.sublora"), "--data", str(swapped)]) == 3
@@ -234,32 +243,17 @@ class TestWatched:
         assert main([*quiet, "--metric", "bpb"]) == 2
         assert "no upper bound on 'bpb': watch one of error" in capsys.readouterr().err
 
-    def test_a_corpus_without_some_labels_is_read_and_one_with_more_is_not(self, certified, tmp_path, capsys):
-        rows = [{"text": f"the treaty {i} of union", "label": ("war", "truce")[i % 2]} for i in range(40)]
+    @pytest.mark.parametrize(("labels", "characters"), [(("war", "truce"), 48), (("peace", "war"), 50)])
+    def test_documents_with_other_labels_are_refused(self, certified, tmp_path, capsys, labels, characters):
+        rows = [{"text": f"the treaty {i} of union", "label": labels[i % 2]} for i in range(40)]
         file = tmp_path / "in.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        other = prepare("labelled", tmp_path / "other", paths=[file], max_characters=48)
+        other = prepare("labelled", tmp_path / "other", paths=[file], max_characters=characters)
         assert main(["watch", str(certified), "--data", str(other)]) == 2
-        assert "the label 'truce'" in capsys.readouterr().err
+        assert f"with its labels {', '.join(sorted(labels))}" in capsys.readouterr().err
 
-    def test_labels_count_by_their_tokens(self, certified, tmp_path):
-        """The same documents with labels in another order have the same errors."""
-        alike = new_documents(tmp_path)
-        meta = json.loads((alike / "meta.json").read_text())
-        before = watch_classifier(certified, alike).evidence
-        for key in ("names", "tokens"):
-            meta["labels"][key].reverse()
-        (alike / "meta.json").write_text(json.dumps(meta))
-        assert labels_of(open_corpus(alike)).names == ("war", "peace")
-        assert watch_classifier(certified, alike).evidence == before != 1
-
-    def test_other_documents_are_refused(self, certified, tmp_path, capsys):
-        longer = new_documents(tmp_path, characters=50)
-        assert main(["watch", str(certified), "--data", str(longer)]) == 2
-        assert "reads 48 characters" in capsys.readouterr().err
-
-    def test_from_python_it_is_fed_errors(self, certified):
-        watch = Watch(read_classifier_certificate(certified))
+    def test_from_python_it_is_fed_errors(self, promising):
+        watch = Watch(read_classifier_certificate(promising))
         assert not watch.add(0.0) and watch.claim.metric == "error"
         with pytest.raises(CertificateError, match="a loss of 2 is not in shares of wrong labels"):
             watch.add(2)

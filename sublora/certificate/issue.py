@@ -32,7 +32,7 @@ from sublora.errors import ConfigError, CorpusError
 from sublora.files import write_bytes
 from sublora.quantizing.candidates import PLANNED_RATE, Written, best_message
 from sublora.quantizing.trained import Trained
-from sublora.run_folder import RunFolder
+from sublora.run_folder import Files, RunFolder
 from sublora.scoring.decisions import RANK_MARGIN
 from sublora.scoring.measure import (
     Rebuilt,
@@ -195,6 +195,24 @@ class Certifier:
         return value, data
 
 
+def write_message(files: Files, data: bytes, processes: Processes) -> bytes:
+    """Write a message of any kind, and return it as it was written.
+
+    Args:
+        files: of the certificate that there will be.
+        data: the message.
+        processes: that will measure it.
+    """
+    if processes.main:
+        # An older certificate belongs to an older message: a run that is interrupted from here on leaves none.
+        files.certificate.unlink(missing_ok=True)
+        write_bytes(files.message, data)
+        data = files.message.read_bytes()
+    # On another machine there may be no such file; what is measured everywhere is what was written here.
+    processes.agree("the message", data)
+    return data
+
+
 def issue(data: bytes, evidence: Evidence, batch_size: int, run: RunFolder) -> Certificate:
     """Measure what a message decodes to, and write message, losses and certificate; return the certificate.
 
@@ -208,13 +226,7 @@ def issue(data: bytes, evidence: Evidence, batch_size: int, run: RunFolder) -> C
         run: where everything is written.
     """
     processes = evidence.processes
-    if processes.main:
-        # An older certificate belongs to an older message: a run that is interrupted from here on leaves none.
-        run.certificate.unlink(missing_ok=True)
-        write_bytes(run.message, data)
-        data = run.message.read_bytes()
-    # On another machine there may be no such file; what is measured everywhere is what was written here.
-    processes.agree("the message", data)
+    data = write_message(run.of_model(), data, processes)
     message = decode_message(data, max_symbols=MAX_SYMBOLS)
     protocol = protocol_of(message.header, batch_size, RANK_MARGIN)
     rebuilt, scores = evidence.losses(data, message, protocol, run)

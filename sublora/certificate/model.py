@@ -316,6 +316,10 @@ class Sealed(Part):
         """Return SHA-256 of the canonical JSON of everything but the digest."""
         return sha256(canonical_json(self.model_dump(mode="json", exclude={"digest"})))
 
+    def files(self, run: RunFolder) -> Files:
+        """Return where certificate and message lie in a run's folder."""
+        raise NotImplementedError
+
     def to_text(self) -> str:
         """Return the one text of the certificate."""
         return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False) + "\n"

@@ -28,10 +28,10 @@ OF_CLASSIFIER = "a certificate of a classifier, and this is for those of languag
 Kind = TypeVar("Kind", bound=Sealed)
 
 
-def write_certificate(run: RunFolder, certificate: Certificate) -> Certificate:
-    """Seal and write a certificate; return it sealed."""
+def write_certificate(run: RunFolder, certificate: Kind) -> Kind:
+    """Seal and write a certificate of any kind; return it sealed."""
     sealed = certificate.sealed()
-    write_text(run.certificate, sealed.to_text())
+    write_text(sealed.files(run).certificate, sealed.to_text())
     return sealed
 
 

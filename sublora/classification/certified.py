@@ -7,7 +7,9 @@ from sublora.certificate.certified import Certified, Read, model_of, read_files
 from sublora.certificate.model import Certificate
 from sublora.certificate.reading import sealed_certificate
 from sublora.classification.model import FORMAT, ClassifierCertificate
-from sublora.coding.verbalizer import Verbalizer, decode_classifier
+from sublora.coding.verbalizer import Verbalizer, decode_classifier, verbalizer_of
+from sublora.corpus.corpus import Corpus
+from sublora.corpus.labelled import Labels, labels_of
 from sublora.errors import CertificateError
 
 
@@ -44,6 +46,22 @@ def open_classifier(path: Path) -> CertifiedClassifier:
     if not read.classifier:
         raise CertificateError(f"{read.certificate_at} is the certificate of a language model, and no classifier's")
     return _classifier_of(read)
+
+
+def require_labels(verbalizer: Verbalizer, corpus: Corpus) -> Labels:
+    """Return the labels of a corpus, which a message must read as the corpus has them.
+
+    Raises:
+        CorpusError: it has no labels.
+        CertificateError: the message reads others, or in another way.
+    """
+    labels = labels_of(corpus)
+    if verbalizer_of(labels) != verbalizer:
+        raise CertificateError(
+            "the label tokens differ: the message has other classes, or reads texts in another way, than "
+            f"{corpus.path} with its labels {', '.join(labels.names)}"
+        )
+    return labels
 
 
 def _classifier_of(read: Read) -> CertifiedClassifier:

@@ -10,10 +10,11 @@ from scipy.special import logsumexp
 
 from sublora import seeds
 from sublora.certificate.assemble import coded_setting
+from sublora.certificate.issue import write_message
+from sublora.certificate.reading import write_certificate
 from sublora.classification.assemble import assemble
 from sublora.classification.claims import projected_error_bound
 from sublora.classification.evidence import LabelEvidence
-from sublora.classification.model import write_classifier_certificate
 from sublora.coding.message import Header, encode_message
 from sublora.coding.quantizers import Quantized
 from sublora.coding.verbalizer import decode_classifier, encode_classifier
@@ -151,16 +152,12 @@ def certify_classifier(config: Config) -> Path:
     certifier = ClassifierCertifier(config)
     evidence, run = certifier.evidence, RunFolder.of(Path(config.model.best_checkpoint_path))
     _, data = certifier.choose()
-    if evidence.processes.main:
-        # An older certificate belongs to an older message.
-        run.classifier_certificate.unlink(missing_ok=True)
-        write_bytes(run.classifier, data)
-    evidence.processes.wait()
+    data = write_message(run.of_classifier(), data, evidence.processes)
     classifier = decode_classifier(data, max_symbols=max(len(certifier.trained.alpha), 1))
     measured = evidence.measure(data, classifier, config.bounds.eval_batch_size)
     certificate = assemble(data, classifier, measured)
     if evidence.processes.main:
         write_bytes(run.predictions, measured.predictions.to_bytes())
-        write_classifier_certificate(run, certificate)
+        write_certificate(run, certificate)
     evidence.processes.wait()
     return run.classifier_certificate

@@ -8,7 +8,7 @@ from pydantic import Field
 from sublora.certificate.model import Beforehand, Certificate, CorpusPart, How, MessagePart, Part, Sealed, Sha256, Upper
 from sublora.certificate.reading import MOST_BYTES, read_certificate, sealed_certificate
 from sublora.errors import CertificateError
-from sublora.files import read_bytes, write_text
+from sublora.files import read_bytes
 from sublora.run_folder import Files, RunFolder
 
 FORMAT: Literal["classifier 1"] = "classifier 1"
@@ -132,13 +132,6 @@ class ClassifierCertificate(Sealed):
     def files(self, run: RunFolder) -> Files:
         """Return where certificate and message lie in a run's folder."""
         return run.of_classifier()
-
-
-def write_classifier_certificate(run: RunFolder, certificate: ClassifierCertificate) -> ClassifierCertificate:
-    """Seal and write a certificate; return it sealed."""
-    sealed = certificate.sealed()
-    write_text(run.classifier_certificate, sealed.to_text())
-    return sealed
 
 
 def read_classifier_certificate(path: Path) -> ClassifierCertificate:

@@ -9,6 +9,7 @@ from sublora.certificate.matching import require_match
 from sublora.certificate.model import Part
 from sublora.certificate.rounding import store_up
 from sublora.classification.assemble import Measured, assemble
+from sublora.classification.certified import require_labels
 from sublora.classification.claims import ALLOWANCE
 from sublora.classification.model import METRIC, ClassifierCertificate, ErrorBaseline, read_classifier_certificate
 from sublora.classification.predictions import read_predictions
@@ -148,7 +149,7 @@ def _replay(
 
     evidence = LabelEvidence(corpus, base, published, Processes(device))
     require_match(classifier.model.header, corpus, base, name)
-    evidence.require(classifier)
+    require_labels(classifier.verbalizer, corpus)
     _expect("the hash of the documents", certificate.corpus.sha256, evidence.content_sha256)
     measured = evidence.measure(data, classifier, certificate.how.batch_size)
     again = assemble(data, classifier, measured, margin=0.0)

@@ -6,11 +6,11 @@ import numpy as np
 
 from sublora.certificate.watch import Watch
 from sublora.certificate.watching import BATCH, NEEDS_KNOWN, Losses, watch_documents
-from sublora.classification.certified import CertifiedClassifier, open_classifier
+from sublora.classification.certified import CertifiedClassifier, open_classifier, require_labels
 from sublora.corpus.corpus import Corpus, open_corpus
-from sublora.corpus.labelled import labels_of
+from sublora.corpus.labelled import Labels
 from sublora.corpus.split import in_order
-from sublora.errors import CertificateError, CorpusError
+from sublora.errors import CertificateError
 from sublora.scoring.decisions import label_errors
 
 
@@ -28,8 +28,7 @@ def watch_classifier(
 
     Args:
         path: of a classifier's certificate, of the folder that holds it and its message, or of a pack.
-        data_dir: new labelled documents, prepared with the tokenizer and the rule of the certified ones. They may lack
-            some of the labels.
+        data_dir: new labelled documents, prepared with the tokenizer, the rule and the labels of the certified ones.
         base: the user's own copy of a pretrained base.
         known: the certified corpus, where the prompt names documents of it and the new corpus has others.
         state, metric, alpha: see `watch_corpus`.
@@ -37,21 +36,24 @@ def watch_classifier(
     Raises:
         CertificateError, MessageError, CorpusError, ConfigError: something is missing, damaged, or of another kind.
     """
-    certified = open_classifier(path)
+    certified, corpus = open_classifier(path), open_corpus(data_dir)
+    labels = require_labels(certified.verbalizer, corpus)
 
     def losses(corpus: Corpus, watch: Watch) -> Losses:
-        return _losses(certified, corpus, None if known is None else open_corpus(known), base, watch)
+        return _losses(certified, corpus, labels, None if known is None else open_corpus(known), base, watch)
 
-    return watch_documents(certified, open_corpus(data_dir), losses, base=base, state=state, metric=metric, alpha=alpha)
+    return watch_documents(certified, corpus, losses, base=base, state=state, metric=metric, alpha=alpha)
 
 
-def _losses(certified: CertifiedClassifier, corpus: Corpus, known: Corpus | None, base: str, watch: Watch) -> Losses:
+def _losses(
+    certified: CertifiedClassifier, corpus: Corpus, labels: Labels, known: Corpus | None, base: str, watch: Watch
+) -> Losses:
     """The errors of documents from `watch.read` on, in batches."""
     from sublora.certificate.rebuilt import rebuild_certified
     from sublora.scoring.labels import label_logits
     from sublora.scoring.processes import Processes
 
-    classes = _classes(certified, corpus)
+    classes = [labels.classes(part) for part in corpus.parts]
     holder = certified.with_known_documents(known, corpus)
     if holder is None and certified.message.header.prompt.documents:
         raise CertificateError(NEEDS_KNOWN)
@@ -68,20 +70,3 @@ def _losses(certified: CertifiedClassifier, corpus: Corpus, known: Corpus | None
                 logits = label_logits(rebuilt, split, few, verbalizer, size, processes, "watching")
                 errors[chosen] = label_errors(logits, classes[part][few], 0.0)
         yield errors
-
-
-def _classes(certified: CertifiedClassifier, corpus: Corpus) -> list[np.ndarray]:
-    """The labels of every part, as the message numbers them."""
-    labels, verbalizer = labels_of(corpus), certified.verbalizer
-    if (labels.cue, labels.most_characters) != (verbalizer.cue, verbalizer.most_characters):
-        raise CorpusError(
-            f"the documents of {corpus.path} are of another kind: the message reads {verbalizer.most_characters} "
-            f"characters and the cue {list(verbalizer.cue)}, and they have {labels.most_characters} and "
-            f"{list(labels.cue)}"
-        )
-    number = {token: i for i, token in enumerate(verbalizer.labels)}
-    for name, token in zip(labels.names, labels.tokens, strict=True):
-        if token not in number:
-            raise CorpusError(f"the label {name!r} of {corpus.path} is none of the classes in the message")
-    own = np.array([number[token] for token in labels.tokens])
-    return [own[labels.classes(part)] for part in corpus.parts]

@@ -16,7 +16,7 @@ from sublora.coding.bits import (
     write_gamma,
 )
 from sublora.coding.message import Message, decode_message
-from sublora.corpus.labelled import MOST_LABELS
+from sublora.corpus.labelled import MOST_LABELS, Labels
 from sublora.corpus.token_type import MAX_VOCABULARY
 from sublora.errors import MessageError
 
@@ -52,6 +52,11 @@ class Verbalizer:
         )
         if not known:
             raise MessageError(f"no classifier reads labels like this: {self}")
+
+
+def verbalizer_of(labels: Labels) -> Verbalizer:
+    """Return how a model is asked for the labels of a corpus."""
+    return Verbalizer(labels.tokens, labels.cue, labels.most_characters)
 
 
 def encode_classifier(verbalizer: Verbalizer, model: bytes) -> bytes:

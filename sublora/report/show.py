@@ -38,7 +38,7 @@ def show(path: Path) -> str:
     words: dict[str, Callable[[Any], Iterator[str]]] = {
         "certificate": _certificate,
         "message": _message,
-        "classifier certificate": _classifier_certificate,
+        "classifier_certificate": _classifier_certificate,
         "classifier": _classifier,
         "attestation": _attestation,
         "reproduced": _attestation,
@@ -54,14 +54,14 @@ def show_json(path: Path) -> str:
     """
     shown: dict[str, Any] = {}
     for kind, part in _parts(path):
-        if kind in ("certificate", "classifier certificate"):
-            shown["certificate"] = json.loads(part.to_text())
+        if kind in ("certificate", "classifier_certificate"):
+            shown[kind] = json.loads(part.to_text())
         elif kind == "message":
             shown[kind] = _message_values(*part)
         elif kind == "classifier":
             data, found = part
             verbalizer = {"classes": dataclasses.asdict(found.verbalizer)}
-            shown["message"] = _message_values(data, found.model) | verbalizer | {"ledger": dict(found.ledger)}
+            shown[kind] = _message_values(data, found.model) | verbalizer | {"ledger": dict(found.ledger)}
         else:
             shown[kind] = {"signature_checked": False, "statement": part}
     return json.dumps(shown, indent=2, default=_plain)
@@ -93,7 +93,7 @@ def _read(data: bytes, where: Path) -> tuple[str, Any]:
         kind = "reproduced" if where.name == RunFolder(where.parent).reproduced.name else "attestation"
         return kind, unverified_statement(data, str(where))
     if data.startswith(_CLASSIFIER):
-        return "classifier certificate", sealed_certificate(data, str(where), ClassifierCertificate, FORMAT)
+        return "classifier_certificate", sealed_certificate(data, str(where), ClassifierCertificate, FORMAT)
     if where.suffix == ".json":
         return "certificate", certificate_of(data, str(where))
     try:
