@@ -56,18 +56,18 @@ def watch_corpus(
     Raises:
         CertificateError, MessageError, CorpusError, ConfigError: something is missing, damaged, or of another kind.
     """
-    certified = open_certified(path)
+    certified, corpus = open_certified(path), open_corpus(data_dir)
 
-    def losses(corpus: Corpus, watch: Watch) -> Losses:
+    def losses(watch: Watch) -> Losses:
         return _losses(certified, corpus, None if known is None else open_corpus(known), base, watch)
 
-    return watch_documents(certified, open_corpus(data_dir), losses, base=base, state=state, metric=metric, alpha=alpha)
+    return watch_documents(certified, corpus, losses, base=base, state=state, metric=metric, alpha=alpha)
 
 
 def watch_documents(
     certified: Certified[Any],
     corpus: Corpus,
-    losses: Callable[[Corpus, Watch], Losses],
+    losses: Callable[[Watch], Losses],
     *,
     base: str,
     state: Path | None,
@@ -90,7 +90,7 @@ def watch_documents(
     content = corpus_sha256(corpus)
     if watch.corpus != content:
         watch.corpus, watch.read = content, 0
-    for batch in () if watch.alarm else losses(corpus, watch):
+    for batch in () if watch.alarm else losses(watch):
         for loss in batch:
             watch.read += 1
             if watch.add(float(loss)):

@@ -39,7 +39,7 @@ def watch_classifier(
     certified, corpus = open_classifier(path), open_corpus(data_dir)
     labels = require_labels(certified.verbalizer, corpus)
 
-    def losses(corpus: Corpus, watch: Watch) -> Losses:
+    def losses(watch: Watch) -> Losses:
         return _losses(certified, corpus, labels, None if known is None else open_corpus(known), base, watch)
 
     return watch_documents(certified, corpus, losses, base=base, state=state, metric=metric, alpha=alpha)
