@@ -116,7 +116,7 @@ def compress(
     certifier = Certifier(config, checkpoint, corpus)
     if not certifier.trained.model().fingerprint.equal(model.fingerprint.cpu()):
         raise ConfigError("the adapter's initialisation is no longer that of the seed: wrap the base again, and train")
-    return certifier.choose()[1].data
+    return certifier.choose()[1]
 
 
 def certify(

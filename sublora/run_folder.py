@@ -2,6 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+
+class Files(NamedTuple):
+    """The files of a certificate of some kind."""
+
+    certificate: Path
+    message: Path
 
 
 @dataclass(frozen=True)
@@ -17,6 +25,28 @@ class RunFolder:
     def of(path: Path) -> "RunFolder":
         """Return the run of a folder, or of a file in it."""
         return RunFolder(path if path.is_dir() or not path.suffix else path.parent)
+
+    @staticmethod
+    def holds_classifier(path: Path) -> bool:
+        """Whether a path is the certificate of a classifier, or a folder that holds one and no other certificate."""
+        run = RunFolder.of(path)
+        if path.is_dir():
+            return run.classifier_certificate.is_file() and not run.certificate.is_file()
+        return path.name == run.classifier_certificate.name
+
+    @staticmethod
+    def files_at(path: Path) -> Files:
+        """Return the files of the certificate at a path, or in a folder."""
+        run = RunFolder.of(path)
+        return run.of_classifier() if RunFolder.holds_classifier(path) else run.of_model()
+
+    def of_model(self) -> Files:
+        """Return the files of the certificate of a language model."""
+        return Files(self.certificate, self.message)
+
+    def of_classifier(self) -> Files:
+        """Return the files of the certificate of a classifier."""
+        return Files(self.classifier_certificate, self.classifier)
 
     @property
     def config(self) -> Path:

@@ -15,6 +15,7 @@ from sublora.corpus.prepare import prepare
 from sublora.corpus.tokenizers import INSTALL
 from sublora.errors import CorpusError, SubloraError
 
+NAME = "nyu-mll/glue"
 COLUMNS = {
     "cola": ("sentence",),
     "sst2": ("sentence",),
@@ -28,41 +29,57 @@ COLUMNS = {
 PARTS = {"mnli": ("train", "validation_matched", "validation_mismatched")}
 
 
+def require_task(task: str) -> None:
+    """Raise CorpusError unless GLUE has a task of this name that gives texts one of a few labels."""
+    if task == "stsb":
+        raise CorpusError("the task stsb of GLUE has grades and no classes: nothing here certifies them")
+    if task == "ax":
+        raise CorpusError("the labels of the task ax of GLUE are not public: there is nothing to certify")
+    if task not in COLUMNS:
+        raise CorpusError(f"GLUE has no classification task {task!r}: {', '.join(COLUMNS)}")
+
+
 def rows(task: str) -> Iterator[dict[str, str]]:
     """Yield the labelled rows of a task.
 
     Raises:
-        CorpusError: no such task, no package `datasets`, or the data set cannot be fetched.
+        CorpusError: no such task, no package `datasets`, the data set cannot be fetched, or has other columns.
     """
-    if task not in COLUMNS:
-        raise CorpusError(f"GLUE has no classification task {task!r}: {', '.join(COLUMNS)}")
+    require_task(task)
     try:
         import datasets
     except ImportError as error:
         raise CorpusError(f"GLUE needs datasets: {INSTALL}") from error
     for part in PARTS.get(task, ("train", "validation")):
         try:
-            data = datasets.load_dataset("nyu-mll/glue", task, split=part)
+            data = datasets.load_dataset(NAME, task, split=part)
         except (OSError, ValueError, RuntimeError) as error:
             raise CorpusError(f"cannot fetch {task} of GLUE: {' '.join(str(error).split())}") from error
+        if missing := {"label", *COLUMNS[task]} - set(data.features):
+            raise CorpusError(f"{part} of {task} has no column {min(missing)!r}, but {', '.join(data.features)}")
         names = data.features["label"].names
-        for row in data:
+        for number, row in enumerate(data, 1):
+            # What is not public is -1, and would be the last of the names.
+            if row["label"] not in range(len(names)):
+                raise CorpusError(f"row {number} of {part} of {task} has no label")
             text = "\n".join(row[column].strip() for column in COLUMNS[task])
             if text.strip():
                 yield {"text": text, "label": names[row["label"]]}
 
 
-def main(task: str, folder: Path, tokenizer: str = "bytes") -> None:
-    """Write the rows of a task and the corpus of them into a folder."""
+def main(task: str, folder: Path, tokenizer: str = "bytes", max_characters: int | None = None) -> Path:
+    """Write the rows of a task and the corpus of them into a folder, and return that."""
     lines = [json.dumps(row) + "\n" for row in rows(task)]
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{task}.jsonl"
     path.write_text("".join(lines), encoding="utf-8")
-    prepare("labelled", folder, paths=[path], tokenizer=tokenizer)
+    return prepare("labelled", folder, paths=[path], tokenizer=tokenizer, max_characters=max_characters)
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if len(sys.argv) not in (3, 4):
+        sys.exit("usage: prepare.py TASK FOLDER [TOKENIZER]")
     try:
         main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:4])
     except SubloraError as failure:

@@ -2,27 +2,38 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
+from sublora.certificate.issued import Issued
 from sublora.certificate.model import Certificate
-from sublora.certificate.reading import certificate_of, read_certificate
-from sublora.certificate.zipped import CERTIFICATE, MESSAGE, SUFFIX, read_zip
+from sublora.certificate.reading import MOST_BYTES, OF_CLASSIFIER, certificate_of
+from sublora.certificate.zipped import (
+    CERTIFICATE,
+    CLASSIFIER,
+    CLASSIFIER_CERTIFICATE,
+    MESSAGE,
+    SUFFIX,
+    read_zip,
+)
 from sublora.coding.message import MAX_BYTES, MAX_SYMBOLS, Message, decode_message
 from sublora.corpus.corpus import Corpus, open_corpus
 from sublora.errors import CertificateError, ConfigError
 from sublora.files import read_bytes, sha256
 from sublora.run_folder import RunFolder
 
+Kind = TypeVar("Kind", bound=Issued)
+
 
 @dataclass(frozen=True)
-class Certified:
-    """A certificate, and the message that it is about.
+class Certified(Generic[Kind]):
+    """A certificate of some kind, and the message that it is about.
 
     certificate: its form and its digest are checked, nothing else.
     data: the message.
-    message: decoded.
+    message: decoded; a classifier's is that of its language model.
     """
 
-    certificate: Certificate
+    certificate: Kind
     data: bytes
     message: Message
 
@@ -55,36 +66,74 @@ class Certified:
         return found
 
 
-def certified(certificate: Certificate, data: bytes, where: str) -> Certified:
-    """Return a certificate with its message.
+@dataclass(frozen=True)
+class Read:
+    """The files of a certificate as they are, which nobody has looked into.
 
-    Args:
-        certificate: as it was read.
-        data: the bytes that are said to be its message.
-        where: they are from, for the error.
-
-    Raises:
-        CertificateError: they are another message.
-        MessageError: they are none.
+    classifier: whose certificate it is by its name.
+    certificate, message: bytes.
+    certificate_at, message_at: where they are from, for errors.
     """
-    if sha256(data) != certificate.message.sha256:
-        raise CertificateError(f"{where} is not the message that the certificate is about")
-    return Certified(certificate, data, decode_message(data, max_symbols=min(max(certificate.prior.D, 1), MAX_SYMBOLS)))
+
+    classifier: bool
+    certificate: bytes
+    message: bytes
+    certificate_at: str
+    message_at: str
+
+    def require_message(self, certificate: Issued) -> int:
+        """Check that the message is that of a certificate; return how many symbols it may have.
+
+        Raises:
+            CertificateError: it is another one.
+        """
+        if sha256(self.message) != certificate.message.sha256:
+            raise CertificateError(f"{self.message_at} is not the message that the certificate is about")
+        return min(max(certificate.prior.D, 1), MAX_SYMBOLS)
 
 
-def open_certified(path: Path) -> Certified:
-    """Read a certificate and its message.
+def read_files(path: Path) -> Read:
+    """Read the files of a certificate of some kind.
 
     Args:
         path: a pack (NAME.sublora), or the certificate beside its message, or the folder of both.
 
     Raises:
-        CertificateError, MessageError: one is missing or damaged, or they do not belong together.
+        CertificateError: one is missing, or the pack is damaged.
     """
     if path.suffix == SUFFIX and not path.is_dir():
         parts = read_zip(path)
-        certificate = certificate_of(parts[CERTIFICATE], f"{path}: {CERTIFICATE}")
-        return certified(certificate, parts[MESSAGE], f"{path}: {MESSAGE}")
-    certificate, run = read_certificate(path), RunFolder.of(path)
-    data = read_bytes(run.message, "the message", CertificateError, MAX_BYTES)
-    return certified(certificate, data, str(run.message))
+        classifier = CLASSIFIER in parts
+        certificate, message = (CLASSIFIER_CERTIFICATE, CLASSIFIER) if classifier else (CERTIFICATE, MESSAGE)
+        at, message_at = f"{path}: {certificate}", f"{path}: {message}"
+        return Read(classifier, parts[certificate], parts[message], at, message_at)
+    files = RunFolder.files_at(path)
+    of = path if path.suffix == ".json" else files.certificate
+    return Read(
+        RunFolder.holds_classifier(path),
+        read_bytes(of, "the certificate", CertificateError, MOST_BYTES),
+        read_bytes(files.message, "the message", CertificateError, MAX_BYTES),
+        str(of),
+        str(files.message),
+    )
+
+
+def open_certified(path: Path) -> Certified[Certificate]:
+    """Read the certificate of a language model and its message.
+
+    Args:
+        path: see `read_files`.
+
+    Raises:
+        CertificateError, MessageError: one is missing or damaged, they do not belong together, or are a classifier's.
+    """
+    return model_of(read_files(path))
+
+
+def model_of(read: Read) -> Certified[Certificate]:
+    """Return the certificate of a language model and its message from their files; see `open_certified`."""
+    if read.classifier:
+        raise CertificateError(f"{read.certificate_at}: {OF_CLASSIFIER}")
+    certificate = certificate_of(read.certificate, read.certificate_at)
+    message = decode_message(read.message, max_symbols=read.require_message(certificate))
+    return Certified(certificate, read.message, message)

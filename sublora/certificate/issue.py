@@ -23,16 +23,16 @@ from sublora.certificate.predicting import best_prediction
 from sublora.certificate.reading import write_certificate
 from sublora.certificate.terms import make_terms
 from sublora.coding.architecture import Architecture
-from sublora.coding.message import MAX_SYMBOLS, Encoded, Header, decode_message, encode_message
+from sublora.coding.message import MAX_SYMBOLS, Header, decode_message, encode_message
 from sublora.coding.prediction import NEUTRAL, Prediction
+from sublora.coding.quantizers import Quantized
 from sublora.config import Config
 from sublora.corpus.corpus import BYTES_TOKENIZER, Corpus, configured_corpus
 from sublora.errors import ConfigError, CorpusError
 from sublora.files import write_bytes
-from sublora.nn.create_model import merge
-from sublora.quantizing.candidates import candidates as quantizations
+from sublora.quantizing.candidates import PLANNED_RATE, Written, best_message
 from sublora.quantizing.trained import Trained
-from sublora.run_folder import RunFolder
+from sublora.run_folder import Files, RunFolder
 from sublora.scoring.decisions import RANK_MARGIN
 from sublora.scoring.measure import (
     Rebuilt,
@@ -54,8 +54,6 @@ CALIBRATION_UNITS = 64
 MIXTURE_EXPONENTS = range(1, 17)
 # Units that stand for all where the known code's part of the bound is estimated.
 ESTIMATING_UNITS = 2_000
-# Bits per coordinate at which the price of a bit is taken before there is a message.
-PLANNED_RATE = 1.5
 # Order of the n-gram that is fitted to documents known beforehand: of bytes (True), and of longer tokens.
 USUAL_ORDER = {True: 6, False: 4}
 
@@ -131,9 +129,7 @@ class Certifier:
 
     def score_unquantized(self, description: str) -> Scores:
         """Return the losses of the calibration units under the trained model, before quantization."""
-        model = self.trained.model(self.trained.gates)
-        whole = Rebuilt(merge(model), str(model.base_sha256), model.D, self.trained.prompt_tokens)
-        return self._score(whole, description)
+        return self._score(self.trained.unquantized(), description)
 
     @cached_property
     def _base_bits(self) -> np.ndarray:
@@ -181,25 +177,40 @@ class Certifier:
         exponent = min(MIXTURE_EXPONENTS, key=lambda e: cost(at(e, prediction)))
         return at(exponent, prediction)
 
-    def choose(self) -> tuple[float, Encoded]:
+    def choose(self) -> Written:
         """Return the lowest estimated bound over quantizations, mixture weights and predictions, and its message."""
-        best: tuple[float, Encoded] | None = None
-        for quantized, gates in quantizations(self.trained, self.price_of_a_bit):
-            draft = encode_message(self.header, quantized, gates)
-            scores = self.score(draft.data, "calibrating")
-            header = self._best_header(8 * len(draft.data), scores)
-            encoded = encode_message(header, quantized, gates)
-            size = 8 * len(encoded.data)
-            value = self.estimate(header, size, scores)
-            log.info(
-                "message of %d bits, mixture weight 2^-%d, %.2f of the known price predicted: estimated bound %.4f",
-                size, header.mixture_exponent, header.prediction.slope, value,
-            )  # fmt: skip
-            # Where no message can say anything, all are estimated at the same limit: the shortest is kept.
-            if best is None or (value, size) < (best[0], 8 * len(best[1].data)):
-                best = (value, encoded)
-        assert best is not None
-        return best
+        return best_message(self.trained, self.price_of_a_bit, self._write)
+
+    def _write(self, quantized: Quantized | None, gates: np.ndarray) -> Written:
+        """The message of a quantization, with the mixture weight and the prediction that suit it."""
+        draft = encode_message(self.header, quantized, gates).data
+        scores = self.score(draft, "calibrating")
+        header = self._best_header(8 * len(draft), scores)
+        data = encode_message(header, quantized, gates).data
+        value = self.estimate(header, 8 * len(data), scores)
+        log.info(
+            "message of %d bits, mixture weight 2^-%d, %.2f of the known price predicted: estimated bound %.4f",
+            8 * len(data), header.mixture_exponent, header.prediction.slope, value,
+        )  # fmt: skip
+        return value, data
+
+
+def write_message(files: Files, data: bytes, processes: Processes) -> bytes:
+    """Write a message of any kind, and return it as it was written.
+
+    Args:
+        files: of the certificate that there will be.
+        data: the message.
+        processes: that will measure it.
+    """
+    if processes.main:
+        # An older certificate belongs to an older message: a run that is interrupted from here on leaves none.
+        files.certificate.unlink(missing_ok=True)
+        write_bytes(files.message, data)
+        data = files.message.read_bytes()
+    # On another machine there may be no such file; what is measured everywhere is what was written here.
+    processes.agree("the message", data)
+    return data
 
 
 def issue(data: bytes, evidence: Evidence, batch_size: int, run: RunFolder) -> Certificate:
@@ -215,13 +226,7 @@ def issue(data: bytes, evidence: Evidence, batch_size: int, run: RunFolder) -> C
         run: where everything is written.
     """
     processes = evidence.processes
-    if processes.main:
-        # An older certificate belongs to an older message: a run that is interrupted from here on leaves none.
-        run.certificate.unlink(missing_ok=True)
-        write_bytes(run.message, data)
-        data = run.message.read_bytes()
-    # On another machine there may be no such file; what is measured everywhere is what was written here.
-    processes.agree("the message", data)
+    data = write_message(run.of_model(), data, processes)
     message = decode_message(data, max_symbols=MAX_SYMBOLS)
     protocol = protocol_of(message.header, batch_size, RANK_MARGIN)
     rebuilt, scores = evidence.losses(data, message, protocol, run)
@@ -267,7 +272,7 @@ def _base_of(header: Header) -> tuple[Architecture, int | None]:
 
 def best_candidate(
     config: Config, candidates: Mapping[Path, Checkpoint], corpus: Corpus
-) -> tuple[Path, Certifier, Encoded]:
+) -> tuple[Path, Certifier, bytes]:
     """Return the path of the checkpoint whose estimated bound is lowest, the checkpoint, and its message.
 
     Every candidate is quantized as if it were alone, and all are estimated on the same training units. They may differ
@@ -299,13 +304,13 @@ def best_candidate(
         certifiers.append(Certifier(config, checkpoint, corpus, certifiers[0] if certifiers else None))
     chosen = [certifier.choose() for certifier in certifiers]
     best = min(range(len(chosen)), key=lambda i: chosen[i][0])
-    value, encoded = chosen[best]
+    value, data = chosen[best]
     if len(paths) > 1:
         log.info(
             "certified: %s, d = %d, %d bits, the lowest estimated bound (%.4f) of %d candidates",
-            paths[best], len(certifiers[best].trained.alpha), 8 * len(encoded.data), value, len(paths),
+            paths[best], len(certifiers[best].trained.alpha), 8 * len(data), value, len(paths),
         )  # fmt: skip
-    return paths[best], certifiers[best], encoded
+    return paths[best], certifiers[best], data
 
 
 def certify(config: Config) -> Path:
@@ -325,7 +330,7 @@ def certify(config: Config) -> Path:
         raise ConfigError("give the checkpoint to certify: --model.best_checkpoint_path=FOLDER_OF_THE_RUN")
     candidates = {path: load_checkpoint(path) for path in paths}
     corpus = configured_corpus(config.data)
-    path, certifier, encoded = best_candidate(config, candidates, corpus)
+    path, certifier, data = best_candidate(config, candidates, corpus)
     run = RunFolder.of(path)
-    issue(encoded.data, certifier.evidence, config.bounds.eval_batch_size, run)
+    issue(data, certifier.evidence, config.bounds.eval_batch_size, run)
     return run.certificate

@@ -5,12 +5,13 @@ Nothing in it names anything that is loaded.
 
 import datetime
 import json
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sublora.config import BoundType
 from sublora.files import canonical_json, sha256
+from sublora.run_folder import Files, RunFolder
 
 FORMAT: Literal[3] = 3
 
@@ -247,8 +248,8 @@ class Known(Part):
     """the same per byte"""
 
 
-class Prior(Part):
-    """Everything that was known beforehand."""
+class Beforehand(Part):
+    """What is known beforehand under a certificate of any kind."""
 
     base: RandomBase | PretrainedBase = Field(discriminator="kind")
     """the base model"""
@@ -260,6 +261,11 @@ class Prior(Part):
     """known documents that n does not count"""
     documents_sha256: str | None
     """of the known documents"""
+
+
+class Prior(Beforehand):
+    """Everything that was known beforehand."""
+
     prompt_tokens: int = Field(ge=0)
     """tokens that stand before every document; the message says which"""
     known: Known
@@ -310,9 +316,27 @@ class Sealed(Part):
         """Return SHA-256 of the canonical JSON of everything but the digest."""
         return sha256(canonical_json(self.model_dump(mode="json", exclude={"digest"})))
 
+    def files(self, run: RunFolder) -> Files:
+        """Return where certificate and message lie in a run's folder."""
+        raise NotImplementedError
+
     def to_text(self) -> str:
         """Return the one text of the certificate."""
         return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+class Upper(NamedTuple):
+    """An upper bound on a mean loss: what is signed of a claim, and what new documents can refute.
+
+    metric, name: of the loss.
+    bound: on its mean.
+    limit: that no loss exceeds.
+    """
+
+    metric: str
+    name: str
+    bound: float
+    limit: float
 
 
 class Certificate(Sealed):
@@ -371,3 +395,29 @@ class Certificate(Sealed):
     def delta(self) -> float:
         """The probability that a claim may fail."""
         return float(self.setting.delta)
+
+    @property
+    def joint(self) -> bool:
+        """Whether all claims hold at once with probability 1 - delta."""
+        return self.setting.joint
+
+    @property
+    def measured(self) -> int:
+        """How many units were measured."""
+        return self.setting.samples or self.corpus.n
+
+    @property
+    def inequality(self) -> str:
+        """The name of the inequality that the claims follow from."""
+        if self.setting.bound_type == "token_level":
+            return "token_betting"
+        return "betting_subsampled" if self.setting.samples else "betting"
+
+    @property
+    def uppers(self) -> tuple[Upper, ...]:
+        """The claims of the form "at most"."""
+        return tuple(Upper(c.metric, c.name, c.bound, c.limit) for c in self.claims if c.sense == "at most")
+
+    def files(self, run: RunFolder) -> Files:
+        """Return where certificate and message lie in a run's folder."""
+        return run.of_model()

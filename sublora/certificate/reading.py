@@ -22,13 +22,16 @@ MOST_BYTES = 1 << 20
 # Categories of Unicode that change what stands around them: controls, marks of direction, separators of lines.
 _UNPRINTED = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
+OF_CLASSIFIER = "a certificate of a classifier, and this is for those of language models"
+"""what is said of a certificate of the other kind"""
+
 Kind = TypeVar("Kind", bound=Sealed)
 
 
-def write_certificate(run: RunFolder, certificate: Certificate) -> Certificate:
-    """Seal and write a certificate; return it sealed."""
+def write_certificate(run: RunFolder, certificate: Kind) -> Kind:
+    """Seal and write a certificate of any kind; return it sealed."""
     sealed = certificate.sealed()
-    write_text(run.certificate, sealed.to_text())
+    write_text(sealed.files(run).certificate, sealed.to_text())
     return sealed
 
 
@@ -39,8 +42,10 @@ def read_certificate(path: Path) -> Certificate:
         path: the JSON file, or the folder that holds it.
 
     Raises:
-        CertificateError: it is missing, not a certificate, of another format, or was changed.
+        CertificateError: it is missing, not a certificate, of a classifier, of another format, or was changed.
     """
+    if RunFolder.holds_classifier(path):
+        raise CertificateError(f"{path}: {OF_CLASSIFIER}")
     path = path if path.suffix == ".json" else RunFolder.of(path).certificate
     return certificate_of(read_bytes(path, "the certificate", CertificateError, MOST_BYTES), str(path))
 

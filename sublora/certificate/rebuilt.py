@@ -1,5 +1,7 @@
 """The model that a certificate is about, on the user's own copy of its base."""
 
+from typing import Any
+
 from sublora.certificate.certified import Certified
 from sublora.certificate.matching import require_base
 from sublora.corpus.corpus import Split
@@ -8,7 +10,7 @@ from sublora.nn.quiet import quiet_transformers
 from sublora.scoring.measure import Rebuilt, rebuild
 
 
-def rebuild_certified(certified: Certified, base: str, known: Split | None) -> Rebuilt:
+def rebuild_certified(certified: Certified[Any], base: str, known: Split | None) -> Rebuilt:
     """Return the model of a certificate, in evaluation mode.
 
     Args:

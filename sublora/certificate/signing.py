@@ -2,13 +2,14 @@
 
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 
 from sublora import __version__
 from sublora.certificate.attestation import Claim, Reproduction, Summary, attest, read_attestation, reproduce
 from sublora.certificate.attestation.statement import Found
-from sublora.certificate.model import Certificate
-from sublora.certificate.verify import Verified
+from sublora.certificate.issued import Issued
+from sublora.certificate.model import Beforehand, Prior
 from sublora.errors import CertificateError
 from sublora.files import sha256_file
 from sublora.run_folder import RunFolder
@@ -17,52 +18,46 @@ VERIFIER_PACKAGES = ("numpy", "torch", "transformers")
 VERIFIER = "sublora verify"
 
 
-def method(certificate: Certificate) -> str:
-    """Return the name of the inequality that a certificate's claims follow from."""
-    if certificate.setting.bound_type == "token_level":
-        return "token_betting"
-    return "betting_subsampled" if certificate.setting.samples else "betting"
-
-
-def summary(certificate: Certificate) -> Summary:
+def summary(certificate: Issued) -> Summary:
     """Return what the issuer signs of a certificate.
 
     Only claims of the form "at most": the predicate has no word for the others. The digest of the certificate, which is
     signed too, covers all of them.
     """
-    c, how = certificate, method(certificate)
+    c = certificate
     return Summary(
-        claims=tuple(Claim(claim.metric, claim.bound, how) for claim in c.claims if claim.sense == "at most"),
+        claims=tuple(Claim(claim.metric, claim.bound, c.inequality) for claim in c.uppers),
         delta=c.delta,
-        joint=c.setting.joint,
+        joint=c.joint,
         n=c.corpus.n,
-        measured=c.setting.samples or c.corpus.n,
+        measured=c.measured,
         bits=c.message.bits,
-        prior=_prior(c),
+        prior=_prior(c.prior),
         assumptions=c.limits,
         version=c.how.versions.get("sublora", __version__),
     )
 
 
-def _prior(certificate: Certificate) -> tuple[str, ...]:
-    prior = certificate.prior
+def _prior(prior: Beforehand) -> tuple[str, ...]:
     base = prior.base
     if base.kind == "random":
         weights = f"Base weights: random, seed {base.seed}."
     else:
         weights = f"Base weights: {base.name}, SHA-256 {base.sha256}."
-    sentences = [weights, f"Tokenizer: {prior.tokenizer}.", f"Code known beforehand: {prior.known.code}."]
+    sentences = [weights, f"Tokenizer: {prior.tokenizer}."]
+    if isinstance(prior, Prior):
+        sentences.append(f"Code known beforehand: {prior.known.code}.")
     if prior.documents:
         sentences.append(f"Documents known beforehand: {prior.documents:,}, SHA-256 {prior.documents_sha256}.")
     return tuple(sentences)
 
 
-def sign_certificate(run: RunFolder, certificate: Certificate, key: Path, base: str = "") -> Path:
+def sign_certificate(run: RunFolder, certificate: Issued, key: Path, base: str = "") -> Path:
     """Sign a certificate and write the attestation beside it; return its path.
 
     Args:
         run: holds certificate and message.
-        certificate: as `read_certificate` returns it.
+        certificate: as it was read.
         key: private key in PEM.
         base: folder of the base whose files are signed too; "" for none.
 
@@ -70,15 +65,15 @@ def sign_certificate(run: RunFolder, certificate: Certificate, key: Path, base: 
         CertificateError: the message is another one, or the key cannot be used.
     """
     _check_message(run, certificate)
-    return attest(run.path, key, summary(certificate), _folder(base, required=True))
+    return attest(certificate.files(run).certificate, key, summary(certificate), _folder(base, required=True))
 
 
-def check_attestation(run: RunFolder, certificate: Certificate, public_key: Path, base: str = "") -> None:
+def check_attestation(run: RunFolder, certificate: Issued, public_key: Path, base: str = "") -> None:
     """Check that the attestation beside a certificate was signed with a key, and says what the certificate says.
 
     Args:
         run: holds the attestation and what it names.
-        certificate: as `read_certificate` returns it.
+        certificate: as it was read.
         public_key: in PEM.
         base: of the base; its files are looked at where they were signed.
 
@@ -89,42 +84,44 @@ def check_attestation(run: RunFolder, certificate: Certificate, public_key: Path
         raise CertificateError(f"{run.attestation} says something else than the certificate: it was not made from it")
 
 
-def sign_reproduction(run: RunFolder, verified: Verified, key: Path, base: str = "") -> Path:
+def sign_reproduction(
+    run: RunFolder, certificate: Issued, found: Mapping[str, float] | None, key: Path, base: str = ""
+) -> Path:
     """Sign that the documents were scored again and confirm the claims; return the path of what was written.
 
     Args:
         run: holds certificate and message.
-        verified: what a full replay returned.
+        certificate: that a full replay confirmed.
+        found: bounds that it measured, by metric; None where nothing was measured.
         key: the verifier's private key in PEM.
         base: folder of the base whose files are signed too.
 
     Raises:
         CertificateError: nothing was measured, or the key cannot be used.
     """
-    c = verified.certificate
-    if verified.measured is None:
+    c = certificate
+    if found is None:
         raise CertificateError("the arithmetic alone reproduces nothing: verify with the corpus first")
-    now = {claim.metric: claim.bound for claim in verified.measured}
-    claims = [claim for claim in c.claims if claim.sense == "at most"]
     versions = {"sublora": __version__, "python": platform.python_version()}
     reproduction = Reproduction(
         verifier=VERIFIER,
         versions=versions | {name: importlib.metadata.version(name) for name in VERIFIER_PACKAGES},
-        found=tuple(Found(claim.metric, claim.bound, now[claim.metric]) for claim in claims),
+        found=tuple(Found(claim.metric, claim.bound, found[claim.metric]) for claim in c.uppers),
         delta=c.delta,
-        measured=c.setting.samples or c.corpus.n,
+        measured=c.measured,
     )
     _check_message(run, c)
-    return reproduce(run.path, key, reproduction, _folder(base))
+    return reproduce(c.files(run).certificate, key, reproduction, _folder(base))
 
 
-def _check_message(run: RunFolder, certificate: Certificate) -> None:
+def _check_message(run: RunFolder, certificate: Issued) -> None:
+    message = certificate.files(run).message
     try:
-        found = sha256_file(run.message)
+        found = sha256_file(message)
     except OSError as error:
-        raise CertificateError(f"cannot read the message {run.message}: {error.strerror}") from error
+        raise CertificateError(f"cannot read the message {message}: {error.strerror}") from error
     if found != certificate.message.sha256:
-        raise CertificateError(f"{run.message} is not the message of the certificate beside it")
+        raise CertificateError(f"{message} is not the message of the certificate beside it")
 
 
 def _folder(base: str, *, required: bool = False) -> Path | None:

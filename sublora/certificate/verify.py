@@ -69,13 +69,18 @@ class Verified:
             )
         return f"verified (full replay): {self.certificate.statement} {_BELIEVED}"
 
+    @property
+    def found(self) -> dict[str, float] | None:
+        """The bounds that follow from what was measured now, by metric; None where nothing was measured."""
+        return None if self.measured is None else {c.metric: c.bound for c in self.measured}
+
     def to_dict(self) -> dict[str, Any]:
         """Return the same as plain values for a program: `checked` is "arithmetic" or "replay".
 
         Every claim holds what is claimed (`bound`) and what follows from what was measured now (`found`; None where
         only the arithmetic was checked). Bounds are in the unit of their metric.
         """
-        found = {c.metric: c.bound for c in self.measured or ()}
+        found = self.found or {}
         return {
             "checked": "arithmetic" if self.measured is None else "replay",
             "not_checked": _UNCHECKED if self.measured is None else _BELIEVED,

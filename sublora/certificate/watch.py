@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
-from sublora.certificate.model import Certificate, Claim, Part, Sha256
+from sublora.certificate.issued import Issued
+from sublora.certificate.model import Certificate, Part, Sha256, Upper
 from sublora.certificate.reading import read_certificate
 from sublora.errors import CertificateError
 from sublora.files import canonical_json, read_bytes, sha256, write_text
@@ -72,20 +73,19 @@ class Watch:
         corpus, read: see `State`.
     """
 
-    def __init__(
-        self, certificate: Certificate | str | os.PathLike[str], *, metric: str = "", alpha: float = 0.05
-    ) -> None:
+    def __init__(self, certificate: Issued | str | os.PathLike[str], *, metric: str = "", alpha: float = 0.05) -> None:
         """Begin to watch.
 
         Args:
-            certificate: or the path of its file or folder.
-            metric: of the claim; unless given, bits per byte, or per token where bytes are unknown.
+            certificate: or, of a language model's, the path of its file or folder.
+            metric: of the claim; unless given, bits per byte, or per token where bytes are unknown, or of a classifier
+                the share of wrong labels.
             alpha: probability of a false alarm, in (0, 1).
 
         Raises:
             CertificateError: no certificate, no such claim, or one that no loss can refute.
         """
-        if not isinstance(certificate, Certificate):
+        if isinstance(certificate, str | os.PathLike):
             certificate = read_certificate(Path(certificate))
         if not 0 < alpha < 1:
             raise CertificateError(f"alpha is {alpha}, but must lie inside (0, 1)")
@@ -123,7 +123,7 @@ class Watch:
         if not LOWER - ROUNDING <= loss <= self.claim.limit + ROUNDING:
             raise CertificateError(
                 f"a loss of {loss} is not in {self.claim.name} as certified, which lie between {LOWER:g} and "
-                f"{self.claim.limit:g}: measure the decoded model mixed with what it falls back on"
+                f"{self.claim.limit:g}: measure it as the certified documents were"
             )
         if not self.alarm:
             excess = (max(loss, LOWER) - self.claim.bound) / (self.claim.bound - LOWER)
@@ -190,13 +190,14 @@ class Watch:
         self.corpus, self.read = state.corpus, state.read
 
 
-def _watched(certificate: Certificate, metric: str) -> Claim:
-    if certificate.setting.bound_type == "token_level":
+def _watched(certificate: Issued, metric: str) -> Upper:
+    if isinstance(certificate, Certificate) and certificate.setting.bound_type == "token_level":
         raise CertificateError("a token_level certificate claims nothing about new text: there is nothing to watch")
-    claim = certificate.claim(metric) if metric else certificate.headline
-    names = [c.metric for c in certificate.claims if c.sense == "at most"]
-    if claim is None or claim.metric not in names:
-        raise CertificateError(f"the certificate has no upper bound on {metric!r}: watch one of {', '.join(names)}")
+    by_metric = {upper.metric: upper for upper in certificate.uppers}
+    usual = "bpb" if "bpb" in by_metric else next(iter(by_metric))
+    claim = by_metric.get(metric or usual)
+    if claim is None:
+        raise CertificateError(f"the certificate has no upper bound on {metric!r}: watch one of {', '.join(by_metric)}")
     if not LOWER < claim.bound < claim.limit:
         raise CertificateError(f"no loss can refute that {claim.name} are at most {claim.bound:g}: watch another claim")
     return claim

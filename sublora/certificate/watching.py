@@ -1,7 +1,8 @@
 """Watching a corpus: its documents are scored as a certificate's were, and their losses are read in order."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int, Int8
@@ -11,6 +12,7 @@ from sublora.certificate.certified import Certified, open_certified
 from sublora.certificate.claims import losses_by_metric
 from sublora.certificate.known import known_code
 from sublora.certificate.matching import require_base
+from sublora.certificate.model import Certificate
 from sublora.certificate.terms import make_terms
 from sublora.certificate.watch import Watch
 from sublora.corpus.corpus import Corpus, Split, open_corpus
@@ -21,6 +23,8 @@ from sublora.files import sha256
 
 # Documents that are scored at a time; after each such batch the state is written.
 BATCH = 256
+NEEDS_KNOWN = "the model needs the documents that were known beforehand: give the certified corpus with --known"
+Losses = Iterator[Float64[np.ndarray, " m"]]
 # What a message says of documents in general. The rest of its setting is about the claim and the certified ones.
 _OF_DOCUMENTS = ("tokenizer_tag", "vocab_size", "eot_token", "min_tokens", "min_characters")
 
@@ -52,18 +56,41 @@ def watch_corpus(
     Raises:
         CertificateError, MessageError, CorpusError, ConfigError: something is missing, damaged, or of another kind.
     """
-    certified = open_certified(path)
+    certified, corpus = open_certified(path), open_corpus(data_dir)
+
+    def losses(watch: Watch) -> Losses:
+        return _losses(certified, corpus, None if known is None else open_corpus(known), base, watch)
+
+    return watch_documents(certified, corpus, losses, base=base, state=state, metric=metric, alpha=alpha)
+
+
+def watch_documents(
+    certified: Certified[Any],
+    corpus: Corpus,
+    losses: Callable[[Watch], Losses],
+    *,
+    base: str,
+    state: Path | None,
+    metric: str,
+    alpha: float,
+) -> Watch:
+    """Read the losses of a corpus's documents under a certificate of any kind; see `watch_corpus`.
+
+    Args:
+        certified: the certificate, and its message.
+        corpus: new documents.
+        losses: measures them, in batches, from `watch.read` on.
+        base, state, metric, alpha: see `watch_corpus`.
+    """
     watch = Watch(certified.certificate, metric=metric, alpha=alpha)
     require_base(certified.message.header, base)
     if state is not None and state.exists():
         watch.resume(state)
-    corpus = open_corpus(data_dir)
     _require_alike(certified, corpus)
     content = corpus_sha256(corpus)
     if watch.corpus != content:
         watch.corpus, watch.read = content, 0
-    losses = _losses(certified, corpus, None if known is None else open_corpus(known), base, watch)
-    for batch in () if watch.alarm else losses:
+    for batch in () if watch.alarm else losses(watch):
         for loss in batch:
             watch.read += 1
             if watch.add(float(loss)):
@@ -80,7 +107,7 @@ def corpus_sha256(corpus: Corpus) -> str:
     return sha256("".join(part.content_sha256() for part in corpus.parts).encode())
 
 
-def _require_alike(certified: Certified, corpus: Corpus) -> None:
+def _require_alike(certified: Certified[Any], corpus: Corpus) -> None:
     setting = certified.message.header.setting
     found = coded_setting(
         corpus,
@@ -100,9 +127,7 @@ def _require_alike(certified: Certified, corpus: Corpus) -> None:
             )
 
 
-def _losses(
-    certified: Certified, corpus: Corpus, known: Corpus | None, base: str, watch: Watch
-) -> Iterator[Float64[np.ndarray, " m"]]:
+def _losses(certified: Certified[Certificate], corpus: Corpus, known: Corpus | None, base: str, watch: Watch) -> Losses:
     """The losses of documents from `watch.read` on, in batches."""
     from sublora.certificate.rebuilt import rebuild_certified
     from sublora.nn.create_model import build_base
@@ -113,9 +138,7 @@ def _losses(
     setting = header.setting
     holder = certified.with_known_documents(known, corpus)
     if holder is None and (setting.ngram_order or header.prompt.documents):
-        raise CertificateError(
-            "the model needs the documents that were known beforehand: give the certified corpus with --known"
-        )
+        raise CertificateError(NEEDS_KNOWN)
     splits = corpus.parts
     units = [sample_units(corpus, part, setting.bound_type, header.architecture.block_size) for part in splits]
     code = known_code(holder or corpus, units[0], setting.ngram_order)

@@ -20,10 +20,19 @@ from sublora.run_folder import RunFolder
 
 SUFFIX = ".sublora"
 _RUN = RunFolder(Path())
-MESSAGE, CERTIFICATE, ATTESTATION = _RUN.message.name, _RUN.certificate.name, _RUN.attestation.name
+CERTIFICATE, MESSAGE = (file.name for file in _RUN.of_model())
+CLASSIFIER_CERTIFICATE, CLASSIFIER = (file.name for file in _RUN.of_classifier())
+ATTESTATION = _RUN.attestation.name
 # The most bytes that each part may have, in the order of the file.
-_MOST = {MESSAGE: MAX_BYTES, CERTIFICATE: MOST_CERTIFICATE_BYTES, ATTESTATION: MOST_ATTESTATION_BYTES}
-_REQUIRED = {MESSAGE, CERTIFICATE}
+_MOST = {
+    MESSAGE: MAX_BYTES,
+    CERTIFICATE: MOST_CERTIFICATE_BYTES,
+    CLASSIFIER: MAX_BYTES,
+    CLASSIFIER_CERTIFICATE: MOST_CERTIFICATE_BYTES,
+    ATTESTATION: MOST_ATTESTATION_BYTES,
+}
+# One certificate, with its message.
+_REQUIRED = ({MESSAGE, CERTIFICATE}, {CLASSIFIER, CLASSIFIER_CERTIFICATE})
 # More than the headers of a zip with three parts have.
 _MOST_HEADERS = 1 << 10
 # Signature, version, flags, method, time, date, checksum, size as stored and as read, lengths of name and extras.
@@ -68,6 +77,6 @@ def read_zip(path: Path) -> dict[str, bytes]:
             raise CertificateError(damaged)
         parts[name] = data[start : start + size]
         at = start + size
-    if not parts.keys() >= _REQUIRED or to_zip(parts) != data:
+    if parts.keys() - {ATTESTATION} not in _REQUIRED or to_zip(parts) != data:
         raise CertificateError(damaged)
     return parts

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from sublora.certificate.assemble import decimal, message_part
-from sublora.certificate.model import CorpusPart, How
+from sublora.certificate.model import Beforehand, CorpusPart, How
 from sublora.classification.claims import claimed, error_bound
 from sublora.classification.model import (
     FORMAT,
@@ -16,7 +16,6 @@ from sublora.classification.model import (
     ClassPart,
     ErrorBaseline,
     ErrorClaim,
-    ErrorPrior,
     ErrorSetting,
 )
 from sublora.classification.predictions import Predictions
@@ -46,7 +45,7 @@ class Measured:
     classes: Sequence[tuple[str, int]]
     simple: Sequence[ErrorBaseline]
     corpus: CorpusPart
-    prior: ErrorPrior
+    prior: Beforehand
     how: How
     prompt_tokens: int
 

@@ -8,11 +8,11 @@ from sublora.certificate.assemble import corpus_part
 from sublora.certificate.division import chance
 from sublora.certificate.draw import draw_units
 from sublora.certificate.evidence import base_part, how_computed
+from sublora.certificate.model import Beforehand
 from sublora.classification.assemble import Measured, base_of
 from sublora.classification.baselines import simple_classifiers
-from sublora.classification.model import ErrorPrior
 from sublora.classification.predictions import Predictions
-from sublora.coding.verbalizer import Classifier, Verbalizer
+from sublora.coding.verbalizer import Classifier, verbalizer_of
 from sublora.corpus.corpus import Corpus
 from sublora.corpus.labelled import labels_of
 from sublora.corpus.units import sample_units
@@ -38,16 +38,12 @@ class LabelEvidence:
     def __init__(self, corpus: Corpus, source: str, published: str, processes: Processes) -> None:
         self.corpus, self.source, self.published, self.processes = corpus, source, published, processes
         self.labels = labels_of(corpus)
+        self.verbalizer = verbalizer_of(self.labels)
         self.units = sample_units(corpus, corpus.train, "document_level", 1)
         self._classes = [self.labels.classes(part) for part in corpus.parts]
         if corpus.prior is not None:
             self.labels.classes(corpus.prior)
         self._check_division()
-
-    @property
-    def verbalizer(self) -> Verbalizer:
-        """How a model is asked for the corpus's labels."""
-        return Verbalizer(self.labels.tokens, self.labels.cue, self.labels.most_characters)
 
     @cached_property
     def content_sha256(self) -> str:
@@ -65,18 +61,6 @@ class LabelEvidence:
                     f"the {n:,} certified documents are no random choice from their {len(found):,}: the share of "
                     f"{name!r} differs by {apart:.3f}. Were the documents put into an order before they were divided?"
                 )
-
-    def require(self, classifier: Classifier) -> None:
-        """Check that a message reads labels as the corpus has them.
-
-        Raises:
-            CertificateError: it does not.
-        """
-        if classifier.verbalizer != self.verbalizer:
-            raise CertificateError(
-                "the label tokens differ: the message has other classes, or reads texts in another way, than "
-                f"{self.corpus.path} with its labels {', '.join(self.labels.names)}"
-            )
 
     def logits(self, rebuilt: Rebuilt, rows: np.ndarray, batch_size: int, description: str) -> np.ndarray:
         """Return what a rebuilt model says of some certified documents."""
@@ -115,7 +99,7 @@ class LabelEvidence:
             classes=list(zip(self.labels.names, everything.tolist(), strict=True)),
             simple=simple_classifiers(self.corpus, self.labels, known is not None),
             corpus=corpus_part(self.corpus, self.units, header),
-            prior=ErrorPrior(
+            prior=Beforehand(
                 base=described,
                 D=D,
                 tokenizer=str(self.corpus.meta["tokenizer"]),

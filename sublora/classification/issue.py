@@ -10,18 +10,19 @@ from scipy.special import logsumexp
 
 from sublora import seeds
 from sublora.certificate.assemble import coded_setting
+from sublora.certificate.issue import write_message
+from sublora.certificate.reading import write_certificate
 from sublora.classification.assemble import assemble
 from sublora.classification.claims import projected_error_bound
 from sublora.classification.evidence import LabelEvidence
-from sublora.classification.model import write_classifier_certificate
 from sublora.coding.message import Header, encode_message
+from sublora.coding.quantizers import Quantized
 from sublora.coding.verbalizer import decode_classifier, encode_classifier
 from sublora.config import Config
 from sublora.corpus.corpus import configured_corpus
 from sublora.errors import ConfigError, CorpusError
 from sublora.files import write_bytes
-from sublora.nn.create_model import merge
-from sublora.quantizing.candidates import candidates
+from sublora.quantizing.candidates import PLANNED_RATE, Written, best_message
 from sublora.quantizing.trained import Trained
 from sublora.run_folder import RunFolder
 from sublora.scoring.decisions import RANK_MARGIN, label_errors
@@ -35,8 +36,6 @@ log = logging.getLogger(__name__)
 # Training documents that decide between quantizations, chosen by the root seed. Those that the error is measured on
 # are drawn afterwards, from a hash of the message.
 CALIBRATION_DOCUMENTS = 128
-# Bits per coordinate at which the price of a bit is taken before there is a message.
-PLANNED_RATE = 1.5
 
 
 class ClassifierCertifier:
@@ -116,9 +115,8 @@ class ClassifierCertifier:
         """Return by how much one more bit raises the estimated bound of the model before quantization, in bits of
         label: errors and bits are taken to grow alike.
         """
-        model, bits = self.trained.model(self.trained.gates), round(PLANNED_RATE * len(self.trained.alpha))
-        whole = Rebuilt(merge(model), str(model.base_sha256), model.D, self.trained.prompt_tokens)
-        errors, label_bits = self._measure(whole)
+        bits = round(PLANNED_RATE * len(self.trained.alpha))
+        errors, label_bits = self._measure(self.trained.unquantized())
         log.info(
             "before quantization: %d errors in %d training documents, %.3f bits per label",
             int(errors.sum()), len(errors), label_bits,
@@ -126,23 +124,21 @@ class ClassifierCertifier:
         price = (self._projected(errors, 2 * bits) - self._projected(errors, bits)) / bits
         return price * label_bits / max(float(errors.mean()), 1 / len(errors))
 
-    def choose(self) -> bytes:
-        """Return the message with the lowest estimated bound over quantizations."""
-        best: tuple[float, bytes] | None = None
-        for quantized, gates in candidates(self.trained, self.price_of_a_bit):
-            data = encode_classifier(self.evidence.verbalizer, encode_message(self.header, quantized, gates).data)
-            model = decode_classifier(data, max_symbols=max(len(self.trained.alpha), 1)).model
-            self.evidence.processes.agree("the message", data)
-            errors, label_bits = self._measure(rebuild(model, self.evidence.source, self.corpus.prior))
-            value = self._projected(errors, 8 * len(data))
-            log.info(
-                "message of %d bits: %d errors, %.3f bits per label, estimated bound %.4f",
-                8 * len(data), int(errors.sum()), label_bits, value,
-            )  # fmt: skip
-            if best is None or value < best[0]:
-                best = (value, data)
-        assert best is not None
-        return best[1]
+    def choose(self) -> Written:
+        """Return the lowest estimated bound over quantizations, and its message."""
+        return best_message(self.trained, self.price_of_a_bit, self._write)
+
+    def _write(self, quantized: Quantized | None, gates: np.ndarray) -> Written:
+        data = encode_classifier(self.evidence.verbalizer, encode_message(self.header, quantized, gates).data)
+        model = decode_classifier(data, max_symbols=max(len(self.trained.alpha), 1)).model
+        self.evidence.processes.agree("the message", data)
+        errors, label_bits = self._measure(rebuild(model, self.evidence.source, self.corpus.prior))
+        value = self._projected(errors, 8 * len(data))
+        log.info(
+            "message of %d bits: %d errors, %.3f bits per label, estimated bound %.4f",
+            8 * len(data), int(errors.sum()), label_bits, value,
+        )  # fmt: skip
+        return value, data
 
 
 def certify_classifier(config: Config) -> Path:
@@ -155,17 +151,13 @@ def certify_classifier(config: Config) -> Path:
     """
     certifier = ClassifierCertifier(config)
     evidence, run = certifier.evidence, RunFolder.of(Path(config.model.best_checkpoint_path))
-    data = certifier.choose()
-    if evidence.processes.main:
-        # An older certificate belongs to an older message.
-        run.classifier_certificate.unlink(missing_ok=True)
-        write_bytes(run.classifier, data)
-    evidence.processes.wait()
+    _, data = certifier.choose()
+    data = write_message(run.of_classifier(), data, evidence.processes)
     classifier = decode_classifier(data, max_symbols=max(len(certifier.trained.alpha), 1))
     measured = evidence.measure(data, classifier, config.bounds.eval_batch_size)
     certificate = assemble(data, classifier, measured)
     if evidence.processes.main:
         write_bytes(run.predictions, measured.predictions.to_bytes())
-        write_classifier_certificate(run, certificate)
+        write_certificate(run, certificate)
     evidence.processes.wait()
     return run.classifier_certificate

@@ -5,13 +5,15 @@ from typing import Literal
 
 from pydantic import Field
 
-from sublora.certificate.model import CorpusPart, How, MessagePart, Part, PretrainedBase, RandomBase, Sealed, Sha256
-from sublora.certificate.reading import MOST_BYTES, sealed_certificate
+from sublora.certificate.model import Beforehand, Certificate, CorpusPart, How, MessagePart, Part, Sealed, Sha256, Upper
+from sublora.certificate.reading import MOST_BYTES, read_certificate, sealed_certificate
 from sublora.errors import CertificateError
-from sublora.files import read_bytes, write_text
-from sublora.run_folder import RunFolder
+from sublora.files import read_bytes
+from sublora.run_folder import Files, RunFolder
 
 FORMAT: Literal["classifier 1"] = "classifier 1"
+METRIC = "error"
+"""of the claim, where it is signed or watched"""
 
 
 class ErrorClaim(Part):
@@ -72,21 +74,6 @@ class ErrorSetting(Part):
     """that stand before every document; the message says which"""
 
 
-class ErrorPrior(Part):
-    """What was known beforehand."""
-
-    base: RandomBase | PretrainedBase = Field(discriminator="kind")
-    """the base model"""
-    D: int = Field(ge=0)
-    """parameters that the message moves"""
-    tokenizer: str
-    """what it is, and how it reads labels"""
-    documents: int = Field(ge=0)
-    """labelled documents that n does not count"""
-    documents_sha256: str | None
-    """of these"""
-
-
 class ClassifierCertificate(Sealed):
     """A claim about the classifier in a message that anyone with the labelled documents can check from the bytes."""
 
@@ -106,7 +93,7 @@ class ClassifierCertificate(Sealed):
     """what the claim is about"""
     message: MessagePart
     """the message"""
-    prior: ErrorPrior
+    prior: Beforehand
     """what was known beforehand"""
     corpus: CorpusPart
     """the documents"""
@@ -117,12 +104,34 @@ class ClassifierCertificate(Sealed):
     digest: str = ""
     """SHA-256 of the canonical JSON of everything else"""
 
+    @property
+    def delta(self) -> float:
+        """The probability that the claim may fail."""
+        return float(self.setting.delta)
 
-def write_classifier_certificate(run: RunFolder, certificate: ClassifierCertificate) -> ClassifierCertificate:
-    """Seal and write a certificate; return it sealed."""
-    sealed = certificate.sealed()
-    write_text(run.classifier_certificate, sealed.to_text())
-    return sealed
+    @property
+    def joint(self) -> bool:
+        """Whether the bounds of claim and base hold at once: they do not."""
+        return False
+
+    @property
+    def measured(self) -> int:
+        """How many documents were measured."""
+        return self.claim.measured
+
+    @property
+    def inequality(self) -> str:
+        """The name of the inequality that the claim follows from."""
+        return "betting_subsampled" if self.setting.samples else "betting"
+
+    @property
+    def uppers(self) -> tuple[Upper, ...]:
+        """The claim: an error is a loss of 1."""
+        return (Upper(METRIC, "shares of wrong labels", self.claim.bound, 1.0),)
+
+    def files(self, run: RunFolder) -> Files:
+        """Return where certificate and message lie in a run's folder."""
+        return run.of_classifier()
 
 
 def read_classifier_certificate(path: Path) -> ClassifierCertificate:
@@ -139,9 +148,13 @@ def read_classifier_certificate(path: Path) -> ClassifierCertificate:
     return sealed_certificate(data, str(path), ClassifierCertificate, FORMAT)
 
 
-def is_classifier(path: Path) -> bool:
-    """Whether a path is the certificate of a classifier, or a folder that holds one and no other certificate."""
-    run = RunFolder.of(path)
-    if path.is_dir():
-        return run.classifier_certificate.is_file() and not run.certificate.is_file()
-    return path.name == run.classifier_certificate.name
+def read_any(path: Path) -> Certificate | ClassifierCertificate:
+    """Read a certificate of either kind; see `read_classifier_certificate`.
+
+    Args:
+        path: the file, or its folder.
+
+    Raises:
+        CertificateError: it is missing, no certificate, or was changed.
+    """
+    return read_classifier_certificate(path) if RunFolder.holds_classifier(path) else read_certificate(path)

@@ -9,8 +9,9 @@ from sublora.certificate.matching import require_match
 from sublora.certificate.model import Part
 from sublora.certificate.rounding import store_up
 from sublora.classification.assemble import Measured, assemble
+from sublora.classification.certified import require_labels
 from sublora.classification.claims import ALLOWANCE
-from sublora.classification.model import ClassifierCertificate, ErrorBaseline, read_classifier_certificate
+from sublora.classification.model import METRIC, ClassifierCertificate, ErrorBaseline, read_classifier_certificate
 from sublora.classification.predictions import read_predictions
 from sublora.classification.wording import beaten_by, limits, statement
 from sublora.coding.message import MAX_BYTES, MAX_SYMBOLS
@@ -39,15 +40,20 @@ class VerifiedClassifier:
     """A certificate, and what was checked of it.
 
     certificate: as it was read.
-    found: the bound that follows from what was measured now; None where only the arithmetic was checked.
+    bound: that follows from what was measured now; None where only the arithmetic was checked.
     """
 
     certificate: ClassifierCertificate
-    found: float | None
+    bound: float | None
+
+    @property
+    def found(self) -> dict[str, float] | None:
+        """The bound that follows from what was measured now, by metric; None where nothing was measured."""
+        return None if self.bound is None else {METRIC: self.bound}
 
     def in_words(self) -> str:
         """Return what was checked, and what is claimed."""
-        if self.found is None:
+        if self.bound is None:
             return (
                 "arithmetic only: digest, message, draw and sentences agree, and the claim follows from the recorded "
                 f"predictions. NOT checked: {_UNCHECKED}. Give --data for that. It claims: {self.certificate.statement}"
@@ -57,16 +63,16 @@ class VerifiedClassifier:
     def to_dict(self) -> dict[str, Any]:
         """Return the same as plain values for a program: `checked` is "arithmetic" or "replay"."""
         return {
-            "checked": "arithmetic" if self.found is None else "replay",
-            "not_checked": _UNCHECKED if self.found is None else _BELIEVED,
+            "checked": "arithmetic" if self.bound is None else "replay",
+            "not_checked": _UNCHECKED if self.bound is None else _BELIEVED,
             "digest": self.certificate.digest,
             "statement": self.certificate.statement,
             "bound": self.certificate.claim.bound,
-            "found": self.found,
+            "found": self.bound,
         }
 
 
-def verify_classifier(path: Path, data_dir: Path | None, *, base: str = "") -> VerifiedClassifier:
+def verify_classifier(path: Path, data_dir: Path | None, *, base: str = "", device: str = "cpu") -> VerifiedClassifier:
     """Verify the certificate of a classifier.
 
     Args:
@@ -76,6 +82,7 @@ def verify_classifier(path: Path, data_dir: Path | None, *, base: str = "") -> V
             from the bytes, documents are drawn and classified again, and the claim must follow from that; recorded
             predictions are checked if they are there.
         base: the verifier's own copy of a pretrained base.
+        device: that reads documents: a name of torch's, or auto.
 
     Raises:
         SubloraError: names the first thing that differs.
@@ -88,7 +95,7 @@ def verify_classifier(path: Path, data_dir: Path | None, *, base: str = "") -> V
         _check_arithmetic(certificate, data, classifier, run)
     if data_dir is None:
         return VerifiedClassifier(certificate, None)
-    return VerifiedClassifier(certificate, _replay(certificate, data, classifier, data_dir, base))
+    return VerifiedClassifier(certificate, _replay(certificate, data, classifier, data_dir, base, device))
 
 
 def _check_arithmetic(certificate: ClassifierCertificate, data: bytes, classifier: Classifier, run: RunFolder) -> None:
@@ -132,7 +139,7 @@ def _check_sentences(certificate: ClassifierCertificate) -> None:
 
 
 def _replay(
-    certificate: ClassifierCertificate, data: bytes, classifier: Classifier, data_dir: Path, base: str
+    certificate: ClassifierCertificate, data: bytes, classifier: Classifier, data_dir: Path, base: str, device: str
 ) -> float:
     corpus, said = open_corpus(data_dir), certificate.prior.base
     name, published = (said.name, said.published or "") if said.kind == "pretrained" else ("", "")
@@ -140,9 +147,9 @@ def _replay(
     from sublora.classification.evidence import LabelEvidence
     from sublora.scoring.processes import Processes
 
-    evidence = LabelEvidence(corpus, base, published, Processes("cpu"))
+    evidence = LabelEvidence(corpus, base, published, Processes(device))
     require_match(classifier.model.header, corpus, base, name)
-    evidence.require(classifier)
+    require_labels(classifier.verbalizer, corpus)
     _expect("the hash of the documents", certificate.corpus.sha256, evidence.content_sha256)
     measured = evidence.measure(data, classifier, certificate.how.batch_size)
     again = assemble(data, classifier, measured, margin=0.0)

@@ -2,13 +2,12 @@
 
 from fractions import Fraction
 
-from sublora.certificate.model import CorpusPart
+from sublora.certificate.model import Beforehand, CorpusPart
 from sublora.certificate.rounding import confidence, upward
 from sublora.classification.model import (
     ClassifierCertificate,
     ErrorBaseline,
     ErrorClaim,
-    ErrorPrior,
     ErrorSetting,
 )
 
@@ -38,7 +37,7 @@ def statement(
     return f"{said} Uninteresting: certified no better than {', '.join(names)}." if names else said
 
 
-def limits(setting: ErrorSetting, corpus: CorpusPart, prior: ErrorPrior) -> tuple[str, ...]:
+def limits(setting: ErrorSetting, corpus: CorpusPart, prior: Beforehand) -> tuple[str, ...]:
     """Return what the claim does not say, one sentence each."""
     out = [
         "Each bound, of the claim and of the base beside it, holds on its own with this probability, not both at once.",

@@ -17,11 +17,11 @@ def _attest_options(parser: Parser) -> None:
 
 
 def _attest(options: Namespace) -> Result:
-    from sublora.certificate.reading import read_certificate
     from sublora.certificate.signing import sign_certificate
+    from sublora.classification.model import read_any
 
-    run = RunFolder.of(options.run)
-    return Result.of_file(sign_certificate(run, read_certificate(run.certificate), options.key, options.base))
+    certificate = read_any(options.run)
+    return Result.of_file(sign_certificate(RunFolder.of(options.run), certificate, options.key, options.base))
 
 
 def _export_options(parser: Parser) -> None:

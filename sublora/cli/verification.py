@@ -32,12 +32,11 @@ def _verify(options: Namespace) -> Result:
         raise SubloraError("--base and --reproduced-key need --data DIR: the arithmetic alone measures nothing")
     if (options.retrain_base and not options.base) or (options.start and not options.retrain_base):
         raise SubloraError("--retrain-base needs --base FOLDER, and --start needs --retrain-base")
-    from sublora.classification.model import is_classifier
-
-    if is_classifier(options.certificate):
-        return _verify_classifier(options)
-    from sublora.certificate.reading import read_certificate
+    classifier = RunFolder.holds_classifier(options.certificate)
+    if classifier and options.retrain_base:
+        raise SubloraError("--retrain-base is for the certificates of language models, and this is a classifier's")
     from sublora.certificate.verify import verify
+    from sublora.classification.verify import VerifiedClassifier, verify_classifier
 
     run = RunFolder.of(options.certificate)
     found: dict[str, object] = {}
@@ -50,15 +49,18 @@ def _verify(options: Namespace) -> Result:
     if options.public_key:
         # Before the replay, which takes longer.
         from sublora.certificate.signing import check_attestation
+        from sublora.classification.model import read_any
 
-        check_attestation(run, read_certificate(options.certificate), options.public_key, options.base)
+        check_attestation(run, read_any(options.certificate), options.public_key, options.base)
         find("signed", str(run.attestation), f"signed: {run.attestation} by the key of {options.public_key}")
-    verified = verify(options.certificate, options.data, base=options.base, device=options.device)
+    check = verify_classifier if classifier else verify
+    verified = check(options.certificate, options.data, base=options.base, device=options.device)
     find("verified", verified.to_dict(), verified.in_words())
     if options.retrain_base:
         from sublora.certificate.practised_again import practise_again
         from sublora.certificate.retrain import retrain_base
 
+        assert not isinstance(verified, VerifiedClassifier)
         base = Path(options.base)
         if (frame := practise_again(verified.certificate, options.data, base)) is not None:
             find("frame", frame.in_words(), frame.in_words())
@@ -69,18 +71,9 @@ def _verify(options: Namespace) -> Result:
     if options.reproduced_key:
         from sublora.certificate.signing import sign_reproduction
 
-        reproduced = sign_reproduction(run, verified, options.reproduced_key, options.base)
+        reproduced = sign_reproduction(run, verified.certificate, verified.found, options.reproduced_key, options.base)
         find("reproduced", str(reproduced), str(reproduced))
     return Result("\n".join(lines), found)
-
-
-def _verify_classifier(options: Namespace) -> Result:
-    if options.public_key or options.reproduced_key or options.retrain_base:
-        raise SubloraError("the certificate of a classifier is not signed yet: leave out keys and --retrain-base")
-    from sublora.classification.verify import verify_classifier
-
-    verified = verify_classifier(options.certificate, options.data, base=options.base)
-    return Result(verified.in_words(), {"verified": verified.to_dict()})
 
 
 def _watch_options(parser: Parser) -> None:
@@ -90,14 +83,21 @@ def _watch_options(parser: Parser) -> None:
     add("--base", default="", help=BASE_HELP)
     add("--known", type=Path, metavar="DIR", help="the certified corpus, for its known documents")
     add("--state", type=Path, metavar="FILE", help="go on from this file, and write it")
-    add("--metric", default="", help="of the claim to watch (bpb, or bpd where bytes are unknown)")
+    add(
+        "--metric",
+        default="",
+        help="of the claim to watch (bpb, or bpd without bytes; of a classifier error)",
+    )
     add("--alpha", type=float, default=0.05, help="probability that there is ever a false alarm")
 
 
 def _watch(options: Namespace) -> Result:
+    from sublora.certificate.certified import read_files
     from sublora.certificate.watching import watch_corpus
+    from sublora.classification.watching import watch_classifier
 
-    watch = watch_corpus(
+    begin = watch_classifier if read_files(options.certificate).classifier else watch_corpus
+    watch = begin(
         options.certificate,
         options.data,
         base=options.base,

@@ -16,7 +16,7 @@ from sublora.coding.bits import (
     write_gamma,
 )
 from sublora.coding.message import Message, decode_message
-from sublora.corpus.labelled import MOST_LABELS
+from sublora.corpus.labelled import MOST_LABELS, Labels
 from sublora.corpus.token_type import MAX_VOCABULARY
 from sublora.errors import MessageError
 
@@ -54,6 +54,11 @@ class Verbalizer:
             raise MessageError(f"no classifier reads labels like this: {self}")
 
 
+def verbalizer_of(labels: Labels) -> Verbalizer:
+    """Return how a model is asked for the labels of a corpus."""
+    return Verbalizer(labels.tokens, labels.cue, labels.most_characters)
+
+
 def encode_classifier(verbalizer: Verbalizer, model: bytes) -> bytes:
     """Return the message of a classifier.
 
@@ -81,6 +86,11 @@ class Classifier:
     verbalizer: Verbalizer
     model: Message
     ledger: dict[str, float]
+
+
+def is_classifier_message(data: bytes) -> bool:
+    """Whether bytes begin as the message of a classifier does, and no language model's."""
+    return bool(data) and read_gamma(BitReader(data)) == VERSION
 
 
 def decode_classifier(data: bytes, *, max_symbols: int) -> Classifier:

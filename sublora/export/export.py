@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sublora.certificate.certified import Certified, open_certified
 from sublora.certificate.matching import require_base
+from sublora.certificate.model import Certificate
 from sublora.errors import ConfigError
 from sublora.export.adapter import write_adapter
 from sublora.export.card import card
@@ -43,7 +44,7 @@ def export(run: Path, to: Path, *, base: str = "", data_dir: Path | None = None,
     return to
 
 
-def _write(to: Path, certified: Certified, base: str, data_dir: Path | None, merged: bool) -> None:
+def _write(to: Path, certified: Certified[Certificate], base: str, data_dir: Path | None, merged: bool) -> None:
     certificate, message = certified.certificate, certified.message
     corpus = certified.prompting(data_dir)
     known = None if corpus is None else corpus.prior

@@ -3,12 +3,15 @@
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel
 
 from sublora.certificate.certified import Certified, open_certified
 from sublora.certificate.matching import require_base
+from sublora.certificate.model import Certificate
 from sublora.certificate.rebuilt import rebuild_certified
+from sublora.classification.certified import CertifiedClassifier, open_any
 from sublora.scoring.measure import Rebuilt
 
 log = logging.getLogger(__name__)
@@ -20,6 +23,7 @@ def load(
     """Return the decoded model of a certificate: a plain model of transformers, with its adapter merged.
 
     A prompt is no part of the model. A certificate that has one is about the model behind it, and a warning says so.
+    Of a classifier it is the language model that is asked for labels; a warning says how.
 
     Args:
         path: the run's folder, its certificate, or a pack (NAME.sublora).
@@ -32,7 +36,15 @@ def load(
         ConfigError: the base cannot be loaded, or a corpus is missing.
         CorpusError: the corpus cannot be read.
     """
-    _, rebuilt = open_rebuilt(Path(path), base, None if data is None else Path(data))
+    certified = open_any(Path(path))
+    rebuilt = _rebuilt(certified, base, None if data is None else Path(data))
+    if isinstance(certified, CertifiedClassifier):
+        v = certified.verbalizer
+        log.warning(
+            "the certificate is about a classifier: of the tokens %s the likeliest behind the first %d characters of a "
+            "text and the tokens %s",
+            list(v.labels), v.most_characters, list(v.cue),
+        )  # fmt: skip
     if len(rebuilt.prompt):
         log.warning(
             "the certificate is about this model behind a prompt of %d tokens, which `sublora sample` and `sublora "
@@ -42,9 +54,13 @@ def load(
     return rebuilt.model
 
 
-def open_rebuilt(path: Path, base: str, data: Path | None) -> tuple[Certified, Rebuilt]:
-    """Return a certificate with its message, and the model and the prompt that they describe; see `load`."""
+def open_rebuilt(path: Path, base: str, data: Path | None) -> tuple[Certified[Certificate], Rebuilt]:
+    """Return a language model's certificate with its message, and the model and prompt that they describe."""
     certified = open_certified(path)
+    return certified, _rebuilt(certified, base, data)
+
+
+def _rebuilt(certified: Certified[Any], base: str, data: Path | None) -> Rebuilt:
     require_base(certified.message.header, base)
     corpus = certified.prompting(data)
-    return certified, rebuild_certified(certified, base, None if corpus is None else corpus.prior)
+    return rebuild_certified(certified, base, None if corpus is None else corpus.prior)

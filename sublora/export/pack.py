@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from sublora.certificate.attestation.attest import MOST_BYTES
-from sublora.certificate.certified import open_certified
-from sublora.certificate.zipped import ATTESTATION, CERTIFICATE, MESSAGE, SUFFIX, to_zip
+from sublora.certificate.zipped import ATTESTATION, SUFFIX, to_zip
+from sublora.classification.certified import open_any
 from sublora.errors import CertificateError, ConfigError
 from sublora.files import read_bytes, write_bytes
 from sublora.run_folder import RunFolder
@@ -25,8 +25,9 @@ def pack(path: Path, to: Path) -> Path:
     """
     if to.suffix != SUFFIX:
         raise ConfigError(f"{to} is no name of a pack: it ends in {SUFFIX}")
-    certified, run = open_certified(path), RunFolder.of(path)
-    parts = {MESSAGE: certified.data, CERTIFICATE: certified.certificate.to_text().encode()}
+    certified, run = open_any(path), RunFolder.of(path)
+    files = certified.certificate.files(run)
+    parts = {files.message.name: certified.data, files.certificate.name: certified.certificate.to_text().encode()}
     if run.attestation.is_file():
         parts[ATTESTATION] = read_bytes(run.attestation, "the attestation", CertificateError, MOST_BYTES)
     write_bytes(to, to_zip(parts))

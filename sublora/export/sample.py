@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from sublora import seeds
 from sublora.certificate.certified import Certified
+from sublora.certificate.model import Certificate
 from sublora.corpus.corpus import BYTES_TOKENIZER
 from sublora.corpus.tokenizers import Tokenizer, make_tokenizer
 from sublora.errors import ConfigError
@@ -161,7 +162,7 @@ def draw_token(logits: Float[np.ndarray, " V"], temperature: float, top_k: int, 
     return int(order[np.searchsorted(total, uniform * total[-1], side="right")])
 
 
-def _tokenizer(certified: Certified, name: str) -> Tokenizer:
+def _tokenizer(certified: Certified[Certificate], name: str) -> Tokenizer:
     wanted = certified.certificate.prior.tokenizer
     if wanted == BYTES_TOKENIZER:
         name = "bytes"

@@ -1,4 +1,4 @@
-"""The quantizations of a trained model that a certificate's message is chosen from."""
+"""The quantizations of a trained model that a certificate's message is chosen from, and the choice."""
 
 import logging
 import math
@@ -21,7 +21,32 @@ log = logging.getLogger(__name__)
 # Quantization steps that are tried, as multiples of the root mean square of alpha. Feedback affords coarser ones.
 STEPS = {"trellis": (0.1, 0.15, 0.21, 0.3), "feedback": (0.5, 1.0, 1.5, 2.0)}
 
+# Bits per coordinate at which the price of a bit is taken before there is a message.
+PLANNED_RATE = 1.5
+
 Candidate = tuple[Quantized | None, Float[np.ndarray, " gates"]]
+
+
+# What a quantization is written as: the estimated bound of its message, and the message.
+Written = tuple[float, bytes]
+
+
+def best_message(
+    trained: Trained,
+    price_of_a_bit: Callable[[], float],
+    write: Callable[[Quantized | None, Float[np.ndarray, " gates"]], Written],
+) -> Written:
+    """Return the lowest estimated bound over quantizations, and its message.
+
+    Where no message can say anything, all are estimated at the same limit: of equal ones the shortest is kept.
+
+    Args:
+        trained: the model.
+        price_of_a_bit: see `candidates`.
+        write: makes a quantization and its gates a message, and estimates its bound.
+    """
+    written = (write(quantized, gates) for quantized, gates in candidates(trained, price_of_a_bit))
+    return min(written, key=lambda found: (found[0], len(found[1])))
 
 
 def candidates(trained: Trained, price_of_a_bit: Callable[[], float]) -> list[Candidate]:

@@ -6,8 +6,9 @@ import torch
 from sublora.coding.gates import quantize_gates
 from sublora.config import Config
 from sublora.corpus.corpus import Corpus
-from sublora.nn.create_model import architecture_from_config, build_base, get_model, spec_from_config
+from sublora.nn.create_model import architecture_from_config, build_base, get_model, merge, spec_from_config
 from sublora.nn.subspace import SubspaceModule
+from sublora.scoring.measure import Rebuilt
 from sublora.scoring.prompt import prompt_tokens
 from sublora.training.checkpoint import Checkpoint
 
@@ -51,3 +52,8 @@ class Trained:
             if gates is not None and len(gates):
                 model.get_parameter("gating_params").copy_(torch.from_numpy(gates).logit())
         return model.to(self.device)
+
+    def unquantized(self) -> Rebuilt:
+        """Return the model as if a message said alpha exactly."""
+        model = self.model(self.gates)
+        return Rebuilt(merge(model), str(model.base_sha256), model.D, self.prompt_tokens)

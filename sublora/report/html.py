@@ -7,7 +7,7 @@ from typing import Any
 from sublora.certificate.model import Certificate
 from sublora.certificate.reading import read_certificate
 from sublora.certificate.wording import headline_sentence
-from sublora.errors import SubloraError
+from sublora.errors import CertificateError, SubloraError
 from sublora.files import write_text
 from sublora.report import figures
 from sublora.report.metrics import read_metrics
@@ -29,9 +29,13 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
 
     Raises:
         SubloraError: the folder holds no run, or its records are damaged.
-        CertificateError: the certificate is damaged or was changed.
+        CertificateError: the certificate is damaged or was changed, or it is a classifier's, of which there is no page.
     """
     run = RunFolder(run_dir)
+    if RunFolder.holds_classifier(run_dir):
+        raise CertificateError(
+            f"there is no page of a classifier's certificate: `sublora show {run_dir}` says what it claims"
+        )
     metrics = read_metrics(run.metrics)
     try:
         config = run.config.read_text()

@@ -9,9 +9,12 @@ from typing import Any
 
 from sublora.certificate.attestation.envelope import unverified_statement
 from sublora.certificate.model import Certificate
-from sublora.certificate.reading import certificate_of
-from sublora.certificate.zipped import ATTESTATION, CERTIFICATE, MESSAGE, SUFFIX, read_zip
+from sublora.certificate.reading import certificate_of, sealed_certificate
+from sublora.certificate.zipped import SUFFIX, read_zip
+from sublora.classification.model import FORMAT, ClassifierCertificate
+from sublora.classification.wording import table
 from sublora.coding.message import MAX_BYTES, MAX_SYMBOLS, Message, decode_message
+from sublora.coding.verbalizer import Classifier, decode_classifier, is_classifier_message
 from sublora.errors import CertificateError, SubloraError
 from sublora.files import read_bytes
 from sublora.report.tables import at_most
@@ -19,6 +22,8 @@ from sublora.run_folder import RunFolder
 
 _ENVELOPE = b'{"payload":'
 """how an attestation begins, and no certificate"""
+_CLASSIFIER = f'{{\n  "format": "{FORMAT}",'.encode()
+"""how the certificate of a classifier begins"""
 
 
 def show(path: Path) -> str:
@@ -33,6 +38,8 @@ def show(path: Path) -> str:
     words: dict[str, Callable[[Any], Iterator[str]]] = {
         "certificate": _certificate,
         "message": _message,
+        "classifier_certificate": _classifier_certificate,
+        "classifier": _classifier,
         "attestation": _attestation,
         "reproduced": _attestation,
     }
@@ -47,21 +54,28 @@ def show_json(path: Path) -> str:
     """
     shown: dict[str, Any] = {}
     for kind, part in _parts(path):
-        if kind == "certificate":
+        if kind in ("certificate", "classifier_certificate"):
             shown[kind] = json.loads(part.to_text())
         elif kind == "message":
-            data, message = part
-            shown[kind] = {
-                "bytes": len(data),
-                "bits": 8 * len(data),
-                "coordinates": len(message.alpha),
-                "header": dataclasses.asdict(message.header),
-                "gates": [float(gate) for gate in message.gates],
-                "ledger": dict(message.ledger),
-            }
+            shown[kind] = _message_values(*part)
+        elif kind == "classifier":
+            data, found = part
+            verbalizer = {"classes": dataclasses.asdict(found.verbalizer)}
+            shown[kind] = _message_values(data, found.model) | verbalizer | {"ledger": dict(found.ledger)}
         else:
             shown[kind] = {"signature_checked": False, "statement": part}
     return json.dumps(shown, indent=2, default=_plain)
+
+
+def _message_values(data: bytes, message: Message) -> dict[str, Any]:
+    return {
+        "bytes": len(data),
+        "bits": 8 * len(data),
+        "coordinates": len(message.alpha),
+        "header": dataclasses.asdict(message.header),
+        "gates": [float(gate) for gate in message.gates],
+        "ledger": dict(message.ledger),
+    }
 
 
 def _parts(path: Path) -> list[tuple[str, Any]]:
@@ -70,7 +84,7 @@ def _parts(path: Path) -> list[tuple[str, Any]]:
         return [_read(read_bytes(file, "the file", CertificateError, MAX_BYTES), file) for file in _files(path)]
     if path.suffix == SUFFIX:
         parts = read_zip(path)
-        return [_read(parts[name], path / name) for name in (CERTIFICATE, MESSAGE, ATTESTATION) if name in parts]
+        return [_read(parts[file.name], path / file.name) for file in _order(RunFolder(path)) if file.name in parts]
     return [_read(read_bytes(path, "the file", CertificateError, MAX_BYTES), path)]
 
 
@@ -78,9 +92,13 @@ def _read(data: bytes, where: Path) -> tuple[str, Any]:
     if data.startswith(_ENVELOPE):
         kind = "reproduced" if where.name == RunFolder(where.parent).reproduced.name else "attestation"
         return kind, unverified_statement(data, str(where))
+    if data.startswith(_CLASSIFIER):
+        return "classifier_certificate", sealed_certificate(data, str(where), ClassifierCertificate, FORMAT)
     if where.suffix == ".json":
         return "certificate", certificate_of(data, str(where))
     try:
+        if is_classifier_message(data):
+            return "classifier", (data, decode_classifier(data, max_symbols=MAX_SYMBOLS))
         return "message", (data, decode_message(data, max_symbols=MAX_SYMBOLS))
     except SubloraError as error:
         raise CertificateError(f"{where} is neither a certificate (.json) nor a message: {error}") from error
@@ -94,11 +112,31 @@ def _plain(value: Any) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    run = RunFolder(folder)
-    files = [file for file in (run.certificate, run.message, run.attestation, run.reproduced) if file.exists()]
+    files = [file for file in _order(RunFolder(folder)) if file.exists()]
     if not files:
         raise CertificateError(f"{folder} holds neither a certificate nor a message")
     return files
+
+
+def _order(run: RunFolder) -> tuple[Path, ...]:
+    """The files of a run that are shown, one after the other."""
+    return (*run.of_model(), *run.of_classifier(), run.attestation, run.reproduced)
+
+
+def _classifier(read: tuple[bytes, Classifier]) -> Iterator[str]:
+    data, classifier = read
+    yield f"of a classifier: {_fields(classifier.verbalizer)}; {classifier.ledger['classes']:g} bits"
+    yield from _message((data, classifier.model))
+
+
+def _classifier_certificate(certificate: ClassifierCertificate) -> Iterator[str]:
+    yield f"certificate of format {certificate.format}"
+    yield certificate.statement
+    yield "what it does not say:"
+    yield from (f"  {limit}" for limit in certificate.limits)
+    yield table(certificate)
+    yield f"digest: {certificate.digest}"
+    yield f"versions: {json.dumps(certificate.how.versions)}"
 
 
 def _message(read: tuple[bytes, Message]) -> Iterator[str]:

@@ -4,6 +4,7 @@ import logging
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from certified_run import flags, write_corpus
 
@@ -13,6 +14,8 @@ from sublora.coding.message import MAX_SYMBOLS, decode_message
 from sublora.config import load_config
 from sublora.corpus.corpus import open_corpus
 from sublora.errors import ConfigError, CorpusError, TrainingError
+from sublora.quantizing import candidates
+from sublora.quantizing.trained import Trained
 from sublora.run_folder import RunFolder
 from sublora.training.checkpoint import load_checkpoint
 from sublora.training.loop import train
@@ -66,9 +69,9 @@ def test_the_choice_is_by_the_estimates_that_candidates_get_alone(runs, data_dir
     """One seed draws the same training units for all, so what a candidate is estimated at depends on no other."""
     corpus, config = open_corpus(data_dir), load_config(flags(data_dir, runs[0], *SHORT))
     alone = [Certifier(config, load_checkpoint(run), corpus).choose() for run in runs]
-    path, certifier, encoded = best_candidate(config, {run: load_checkpoint(run) for run in runs}, corpus)
+    path, certifier, data = best_candidate(config, {run: load_checkpoint(run) for run in runs}, corpus)
     value, expected = min(alone, key=lambda pair: pair[0])
-    assert encoded.data == expected.data and path == runs[alone.index((value, expected))]
+    assert data == expected and path == runs[alone.index((value, expected))]
     assert certifier.choose()[0] == value
     assert len({round(pair[0], 6) for pair in alone}) == len(runs)
 
@@ -78,7 +81,7 @@ def test_candidates_are_measured_on_the_units_of_the_first(runs, data_dir):
     first = Certifier(config, load_checkpoint(runs[0]), corpus)
     first.calibration = first.calibration[:3]
     joined = Certifier(config, load_checkpoint(runs[1]), corpus, first)
-    assert len(joined.choose()[1].data) and len(joined.score_unquantized("three units").bits) == 3
+    assert len(joined.choose()[1]) and len(joined.score_unquantized("three units").bits) == 3
 
 
 def test_candidates_stand_in_for_the_path(runs, data_dir, tmp_path):
@@ -106,3 +109,17 @@ def test_another_base_is_refused(runs, data_dir, tmp_path, extra):
 def test_a_missing_candidate_is_named(runs, data_dir):
     with pytest.raises(TrainingError, match="nowhere"):
         certify(competing(data_dir, runs[0], [Path("nowhere")]))
+
+
+@pytest.mark.parametrize(
+    ("written", "chosen"),
+    [
+        ([(1.0, b"long"), (1.0, b"no"), (1.0, b"of")], b"no"),
+        ([(1.0, b""), (0.9, b"longest"), (0.9, b"better")], b"better"),
+    ],
+)
+def test_of_equal_estimates_the_shortest_message_is_kept(monkeypatch, written, chosen):
+    gates = [np.array([float(i)]) for i in range(len(written))]
+    monkeypatch.setattr(candidates, "candidates", lambda trained, price: [(None, of) for of in gates])
+    trained = Trained.__new__(Trained)
+    assert candidates.best_message(trained, lambda: 0.0, lambda _, of: written[int(of[0])])[1] == chosen

@@ -2,22 +2,20 @@
 
 import json
 import math
-import runpy
 import shutil
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
-from labelled_run import classifier_flags, prepare_labelled, write_labelled
+from labelled_run import certify_labelled, classifier_flags, prepare_labelled, write_labelled
 
+from sublora.certificate.reading import write_certificate
+from sublora.classification import issue
 from sublora.classification.bayes import NaiveBayes
 from sublora.classification.claims import claimed, error_bound
 from sublora.classification.issue import certify_classifier
-from sublora.classification.model import read_classifier_certificate, write_classifier_certificate
+from sublora.classification.model import read_classifier_certificate
 from sublora.classification.predictions import Predictions, read_predictions
 from sublora.classification.verify import verify_classifier
 from sublora.classification.wording import limits, percent, statement
@@ -36,7 +34,6 @@ from sublora.nn.create_model import get_model
 from sublora.nn.loss import SubspaceLogits, SubspaceLoss
 from sublora.run_folder import RunFolder
 from sublora.scoring.decisions import label_errors
-from sublora.training.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +44,7 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def certified(data, tmp_path_factory):
     out = tmp_path_factory.mktemp("classifier")
-    train(load_config(classifier_flags(data, out)))
-    certify_classifier(load_config(classifier_flags(data, out)))
-    return out
+    return certify_labelled(data, out)
 
 
 @pytest.fixture
@@ -272,6 +267,13 @@ class TestCertificate:
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
         assert done.stdout.startswith("verified (full replay): With probability at least 95 %")
 
+    def test_where_nothing_can_be_said_the_shortest_message_is_kept(self, data, certified, monkeypatch, caplog):
+        monkeypatch.setattr(issue, "projected_error_bound", lambda *_, **__: 1.0)
+        with caplog.at_level("INFO"):
+            value, message = issue.ClassifierCertifier(load_config(classifier_flags(data, certified))).choose()
+        sizes = [record.args[0] for record in caplog.records if record.msg.startswith("message of")]
+        assert value == 1 and 8 * len(message) == min(sizes) < sizes[0]
+
     def test_says_what_was_measured(self, data, certified):
         certificate = read_classifier_certificate(certified)
         predictions = read_predictions(RunFolder(certified).predictions, 2)
@@ -311,7 +313,7 @@ class TestCertificate:
         run.classifier.write_bytes(bytes(changed))
         certificate = read_classifier_certificate(run.path)
         message = certificate.message.model_copy(update={"sha256": sha256(bytes(changed))})
-        write_classifier_certificate(run, certificate.model_copy(update={"message": message}))
+        write_certificate(run, certificate.model_copy(update={"message": message}))
         with pytest.raises(SubloraError):
             verify_classifier(run.path, None)
         run.predictions.unlink()
@@ -366,7 +368,7 @@ class TestCertificate:
         classes = [(c.name, c.documents) for c in old.classes]
         measured = Measured(better, classes, simple, old.corpus, old.prior, old.how, old.setting.prompt_tokens)
         run.predictions.write_bytes(better.to_bytes())
-        write_classifier_certificate(run, assemble(message, decode_classifier(message, max_symbols=1000), measured))
+        write_certificate(run, assemble(message, decode_classifier(message, max_symbols=1000), measured))
         assert verify_classifier(run.path, None).certificate.claim.errors == 0
         with pytest.raises(CertificateError, match=r"errors of the class|the errors differ"):
             verify_classifier(run.path, data)
@@ -406,10 +408,6 @@ class TestCertificate:
         with pytest.raises(ConfigError, match=r"leave out bounds.bound_type, bounds.claim"):
             certify_classifier(load_config(flags))
 
-    def test_keys_are_not_for_classifiers(self, certified, capsys):
-        assert main(["verify", str(certified), "--arithmetic", "--public-key", "key.pem"]) == 2
-        assert "is not signed yet" in capsys.readouterr().err
-
 
 def test_shares_are_rounded_up():
     assert percent(0.12301) == "12.4 %"
@@ -420,36 +418,4 @@ def reseal(run, certificate):
     c = certificate
     said = statement(c.claim, c.baselines, c.setting, c.corpus, c.message.bits)
     sentences = {"statement": said, "limits": limits(c.setting, c.corpus, c.prior)}
-    write_classifier_certificate(run, c.model_copy(update=sentences))
-
-
-class TestGlue:
-    SCRIPT = Path(__file__).parents[2] / "data" / "glue" / "prepare.py"
-
-    def test_rows_become_a_labelled_corpus(self, tmp_path, monkeypatch):
-        class Rows(list):
-            features: ClassVar = {"label": SimpleNamespace(names=["entailment", "not_entailment"])}
-
-        def load_dataset(name, task, split):
-            assert (name, task) == ("nyu-mll/glue", "rte")
-            count = {"train": 40, "validation": 10}[split]
-            return Rows({"sentence1": f"{split} {i}", "sentence2": "so", "label": i % 2} for i in range(count))
-
-        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-        runpy.run_path(str(self.SCRIPT))["main"]("rte", tmp_path / "rte")
-        corpus = open_corpus(tmp_path / "rte")
-        labels = labels_of(corpus)
-        assert labels.names == ("entailment", "not_entailment") and corpus.population == 50
-        assert bytes(labels.text(corpus.train, 0).tolist()) == b"train 0\nso"
-
-    def test_what_cannot_be_fetched_is_one_line(self, tmp_path, monkeypatch):
-        def load_dataset(*_, **__):
-            raise OSError("no network\nat all")
-
-        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
-        script = runpy.run_path(str(self.SCRIPT))
-        with pytest.raises(CorpusError, match="cannot fetch rte of GLUE: no network at all"):
-            script["main"]("rte", tmp_path / "rte")
-        with pytest.raises(CorpusError, match="GLUE has no classification task 'stsb': cola, sst2"):
-            script["main"]("stsb", tmp_path / "rte")
-        assert not (tmp_path / "rte").exists()
+    write_certificate(run, c.model_copy(update=sentences))

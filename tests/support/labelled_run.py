@@ -4,7 +4,10 @@ import json
 
 import numpy as np
 
+from sublora.classification.issue import certify_classifier
+from sublora.config import load_config
 from sublora.corpus.prepare import prepare
+from sublora.training.loop import train
 
 WORDS = {"peace": ["treaty", "union", "accord"], "war": ["army", "fleet", "fort"]}
 COMMON = ["the", "of", "state", "congress", "a"]
@@ -39,3 +42,10 @@ def classifier_flags(data_dir, out_dir, *extra):
         "--optimizer.weight_decay=0", "--system.device=cpu", "--bounds.bound_samples=200", "--bounds.quantizer=trellis",
         f"--model.best_checkpoint_path={out_dir}", *extra,
     ]  # fmt: skip
+
+
+def certify_labelled(data_dir, out_dir):
+    """Train and certify a tiny classifier; return the folder of its run."""
+    train(load_config(classifier_flags(data_dir, out_dir)))
+    certify_classifier(load_config(classifier_flags(data_dir, out_dir)))
+    return out_dir

@@ -67,6 +67,7 @@ TORCH_FREE = [
     "sublora.certificate.zipped",
     "sublora.classification.verify",
     "sublora.classification.baselines",
+    "sublora.classification.certified",
     "sublora.report.html",
     "sublora.report.show",
     "sublora.sweep.sweep",

@@ -21,11 +21,11 @@ MOST_BYTES = 1 << 24
 """of an attestation's file; a usual one has some thousand"""
 
 
-def attest(folder: Path, key_path: Path, summary: Summary, base_dir: Path | None = None) -> Path:
+def attest(path: Path, key_path: Path, summary: Summary, base_dir: Path | None = None) -> Path:
     """Sign what a certificate says, and write attestation.json beside it; return its path.
 
     Args:
-        folder: of the certificate.
+        path: of the certificate, or its folder.
         key_path: private key in PEM.
         summary: of the certificate.
         base_dir: folder of the base model, if its files are to be attested too.
@@ -33,16 +33,16 @@ def attest(folder: Path, key_path: Path, summary: Summary, base_dir: Path | None
     Raises:
         CertificateError: a file is missing, a value is impossible, or the key cannot be used.
     """
-    path = RunFolder(folder).attestation
-    write_bytes(path, sign(statement(find_subjects(folder, base_dir), summary), key_path))
-    return path
+    written = RunFolder.of(path).attestation
+    write_bytes(written, sign(statement(find_subjects(path, base_dir), summary), key_path))
+    return written
 
 
-def reproduce(folder: Path, key_path: Path, reproduction: Reproduction, base_dir: Path | None = None) -> Path:
+def reproduce(path: Path, key_path: Path, reproduction: Reproduction, base_dir: Path | None = None) -> Path:
     """Sign that a certificate was reproduced, and write reproduced.json beside it; return its path.
 
     Args:
-        folder: of the certificate.
+        path: of the certificate, or its folder.
         key_path: the verifier's private key in PEM.
         reproduction: what the verifier found.
         base_dir: folder of the base model, if its files are to be attested too.
@@ -50,9 +50,9 @@ def reproduce(folder: Path, key_path: Path, reproduction: Reproduction, base_dir
     Raises:
         CertificateError: as `attest`; also if what was found does not confirm the certificate.
     """
-    path = RunFolder(folder).reproduced
-    write_bytes(path, sign(reproduced_statement(find_subjects(folder, base_dir), reproduction), key_path))
-    return path
+    written = RunFolder.of(path).reproduced
+    write_bytes(written, sign(reproduced_statement(find_subjects(path, base_dir), reproduction), key_path))
+    return written
 
 
 def _read_file(path: Path, public_key_path: Path, base_dir: Path | None) -> dict[str, Any]:

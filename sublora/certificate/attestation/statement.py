@@ -21,7 +21,9 @@ from sublora.files import canonical_json
 from sublora.run_folder import RunFolder
 
 # Names of subjects.
-CERTIFICATE, MESSAGE = RunFolder(Path()).certificate.name, RunFolder(Path()).message.name
+_KINDS = tuple(
+    tuple(file.name for file in files) for files in (RunFolder(Path()).of_model(), RunFolder(Path()).of_classifier())
+)
 STATEMENT = "https://in-toto.io/Statement/v1"
 # Identifiers, not pages.
 CERTIFICATE_PREDICATE = "https://sublora.dev/attestation/certificate/v1"
@@ -118,15 +120,24 @@ def _wrap(subjects: Mapping[str, str], predicate_type: str, predicate: dict[str,
             raise CertificateError(f"{name!r} cannot be attested: it is not the plain relative path of a file")
         if not _SHA256.fullmatch(digest):
             raise CertificateError(f"the digest of {name} is not a SHA-256 in hexadecimal")
-    for name in (MESSAGE, CERTIFICATE):
-        if name not in subjects:
-            raise CertificateError(f"the statement is not about a {name}")
+    _certificate_of(subjects)
     return {
         "_type": STATEMENT,
         "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(subjects.items())],
         "predicateType": predicate_type,
         "predicate": predicate,
     }
+
+
+def _certificate_of(subjects: Mapping[str, str]) -> str:
+    """The digest of the one certificate, of whatever kind, that a statement is about with its message."""
+    found = [kind for kind in _KINDS if any(name in subjects for name in kind)] or [_KINDS[0]]
+    if len(found) > 1:
+        raise CertificateError("the statement is about two certificates: sign each in a folder of its own")
+    for name in reversed(found[0]):
+        if name not in subjects:
+            raise CertificateError(f"the statement is not about a {name}")
+    return subjects[found[0][0]]
 
 
 def _expect(right: bool, what: str) -> None:
@@ -146,7 +157,7 @@ def statement(subjects: Mapping[str, str], summary: Summary) -> dict[str, Any]:
         summary: what the certificate says.
 
     Raises:
-        CertificateError: message.bin or certificate.json is not among the files, or a value is impossible.
+        CertificateError: certificate and message are not among the files, or a value is impossible.
     """
     _expect(len(summary.claims) > 0, "there is no claim")
     _expect(0 < summary.delta < 1, f"delta = {summary.delta} is not between 0 and 1")
@@ -188,7 +199,7 @@ def reproduced_statement(subjects: Mapping[str, str], reproduction: Reproduction
             f"the bound on {found.metric} is {found.bound}, which does not confirm the claimed {found.claimed}",
         )
     predicate = {
-        "certificate": {"sha256": subjects.get(CERTIFICATE, "")},
+        "certificate": {"sha256": _certificate_of(subjects)},
         "verifier": {"id": reproduction.verifier, "version": dict(reproduction.versions)},
         "delta": _decimal(reproduction.delta),
         "claims": [

@@ -29,19 +29,19 @@ def _files(folder: Path, prefix: str) -> dict[str, str]:
     return {prefix + inner.as_posix(): _digest(path) for path, inner in visible}
 
 
-def find_subjects(folder: Path, base_dir: Path | None = None) -> dict[str, str]:
+def find_subjects(path: Path, base_dir: Path | None = None) -> dict[str, str]:
     """Return what is to be attested: names of files with their SHA-256 in hexadecimal, sorted by name.
 
     Args:
-        folder: certificate.json and message.bin lie in it; what lies in its subfolder `adapter` belongs to them.
+        path: of the certificate, or its folder. The message lies beside it; what lies in the subfolder `adapter`
+            belongs to them.
         base_dir: folder of the base model; its files are named `base/...`.
 
     Raises:
         CertificateError: a file or the base's folder is missing, or cannot be read.
     """
-    run = RunFolder(folder)
-    found = {path.name: _digest(path) for path in (run.message, run.certificate)}
-    found.update(_files(folder / ADAPTER, ADAPTER))
+    found = {file.name: _digest(file) for file in RunFolder.files_at(path)}
+    found.update(_files(RunFolder.of(path).path / ADAPTER, ADAPTER))
     if base_dir is not None:
         base = _files(base_dir, BASE)
         if not base:
