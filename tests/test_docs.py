@@ -92,6 +92,11 @@ def test_the_citation_is_of_this_version():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == sublora.__version__
 
 
+def test_every_heading_of_the_log_has_a_date_and_a_verdict():
+    headings = re.findall(r"^## (.*)", (ROOT / "docs" / "log.md").read_text(), re.MULTILINE)
+    assert [h for h in headings if not re.fullmatch(r"\d{4}-\d\d-\d\d: .+ \(.+\).*", h)] == [] != headings
+
+
 def committed():
     """The runs in results/ whose certificate is of the present format."""
     runs = [RunFolder(path.parent) for path in sorted((ROOT / "results").glob(f"*/{RunFolder(ROOT).certificate.name}"))]

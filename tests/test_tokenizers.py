@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from corpora import write_text
 from families import write_tokenizer
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.prepare import prepare
