@@ -67,7 +67,7 @@ TORCH_FREE = [
     "sublora.certificate.zipped",
     "sublora.classification.verify",
     "sublora.classification.baselines",
-    "sublora.report.html",
+    "sublora.report.pages.html",
     "sublora.report.show",
     "sublora.sweep.sweep",
     "sublora.cli",

@@ -8,8 +8,8 @@ import pytest
 from runs import GAINS, make_suite, make_suite_run
 from scipy import stats
 
-from sublora.report import gradients
-from sublora.report.hypotheses import (
+from sublora.report.analysis import gradients
+from sublora.report.analysis.hypotheses import (
     answer_all,
     asymmetry,
     depth,

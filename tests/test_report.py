@@ -12,11 +12,11 @@ from runs import make_certificate, make_metrics, make_run, with_base, worded, wr
 from sublora.certificate.rounding import upward
 from sublora.certificate.wording import DIGITS
 from sublora.errors import CertificateError, SubloraError
-from sublora.report import figures
-from sublora.report.html import write_report
-from sublora.report.samples import keep_sample, read_samples
-from sublora.report.svg import inline_svg, save_figure
-from sublora.report.tables import claims_table, rounded
+from sublora.report.analysis.samples import keep_sample, read_samples
+from sublora.report.analysis.tables import claims_table, rounded
+from sublora.report.pages import figures
+from sublora.report.pages.html import write_report
+from sublora.report.pages.svg import inline_svg, save_figure
 from sublora.run_folder import RunFolder
 
 

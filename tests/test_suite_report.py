@@ -26,14 +26,15 @@ from sublora.certificate.rounding import upward
 from sublora.certificate.selection import Selection
 from sublora.certificate.wording import DIGITS
 from sublora.errors import CertificateError, SubloraError
-from sublora.report import gradients, suite_figures
-from sublora.report.best import best_of
-from sublora.report.crowd import Mark, crowd, show_crowd
-from sublora.report.hypotheses import (
+from sublora.report.analysis import gradients
+from sublora.report.analysis.best import best_of
+from sublora.report.analysis.hypotheses import (
     gradient,
 )
-from sublora.report.runs import Run, load_runs
-from sublora.report.suite import write_suite_report
+from sublora.report.analysis.runs import Run, load_runs
+from sublora.report.pages import suite_figures
+from sublora.report.pages.crowd import Mark, crowd, show_crowd
+from sublora.report.pages.suite import write_suite_report
 from sublora.run_folder import RunFolder
 
 # Modes of the suite that is drawn: few, because every panel takes time.

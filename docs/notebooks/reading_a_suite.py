@@ -14,9 +14,9 @@
 # %%
 from pathlib import Path
 
-from sublora.report.best import best_of
-from sublora.report.hypotheses import answer_all
-from sublora.report.runs import configurations, load_runs, mean_and_error
+from sublora.report.analysis.best import best_of
+from sublora.report.analysis.hypotheses import answer_all
+from sublora.report.analysis.runs import configurations, load_runs, mean_and_error
 
 runs = load_runs(Path("results/adaptive_pretrained"))
 print(len(runs), "runs")

@@ -16,8 +16,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sublora.report.crowd import Mark, show_crowd
-from sublora.report.figures import (
+from sublora.report.analysis.gradients import beside_gammas
+from sublora.report.analysis.hypotheses import Answer, depth, gradient
+from sublora.report.analysis.runs import Configuration, Run, configurations, mean_and_error, mode_order
+from sublora.report.analysis.tables import minus
+from sublora.report.pages.crowd import Mark, show_crowd
+from sublora.report.pages.figures import (
     BLUE,
     DEPTH,
     GREEN,
@@ -33,11 +37,7 @@ from sublora.report.figures import (
     stacked,
     top_k_claims,
 )
-from sublora.report.gradients import beside_gammas
-from sublora.report.hypotheses import Answer, depth, gradient
-from sublora.report.runs import Configuration, Run, configurations, mean_and_error, mode_order
-from sublora.report.svg import STYLE
-from sublora.report.tables import minus
+from sublora.report.pages.svg import STYLE
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#808080")
 MARKERS = "osD^vPX"

@@ -6,8 +6,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from sublora.report.svg import inline_svg
-from sublora.report.tables import at_most, measured, minus, rounded
+from sublora.report.analysis.tables import at_most, measured, minus, rounded
+from sublora.report.pages.svg import inline_svg
 
 
 class Panel(NamedTuple):
@@ -22,7 +22,7 @@ class Panel(NamedTuple):
 def render(template: str, **values: Any) -> str:
     """Fill a template; `Markup` among the values is taken as it is."""
     environment = Environment(
-        loader=PackageLoader("sublora.report", "."),
+        loader=PackageLoader("sublora.report.pages", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -5,9 +5,9 @@ from typing import Any
 from markupsafe import Markup
 
 from sublora.certificate.model import Baseline, Certificate
-from sublora.report.dots import Entry, Mark, Row, Tone, draw_dots
-from sublora.report.figures import column
-from sublora.report.tables import at_most, held_out_loss, measured, rounded, sure
+from sublora.report.analysis.tables import at_most, held_out_loss, measured, rounded, sure
+from sublora.report.pages.dots import Entry, Mark, Row, Tone, draw_dots
+from sublora.report.pages.figures import column
 
 
 def own_marks(certificate: Certificate) -> tuple[Mark, ...]:

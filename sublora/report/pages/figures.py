@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from sublora.certificate.model import Certificate, Claim, Decomposition
 from sublora.certificate.wording import DIGITS
-from sublora.report.svg import STYLE
-from sublora.report.tables import unit_name
+from sublora.report.analysis.tables import unit_name
+from sublora.report.pages.svg import STYLE
 
 # Okabe & Ito (2008), distinguishable with any kind of colour vision. Yellow and black are left out: they vanish on a
 # light and on a dark page.

@@ -17,7 +17,7 @@ from sublora.certificate.selection import Selection, read_selection
 from sublora.config import Sublora
 from sublora.errors import CertificateError, SubloraError
 from sublora.files import read_json
-from sublora.report.metrics import check_metrics, read_metrics
+from sublora.report.analysis.metrics import check_metrics, read_metrics
 from sublora.run_folder import RunFolder
 
 # The order of modes in tables and legends; others follow by name.

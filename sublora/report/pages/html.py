@@ -9,12 +9,21 @@ from sublora.certificate.reading import read_certificate
 from sublora.certificate.wording import headline_sentence
 from sublora.errors import SubloraError
 from sublora.files import write_text
-from sublora.report import figures
-from sublora.report.metrics import read_metrics
-from sublora.report.samples import read_samples
-from sublora.report.standing import standing
-from sublora.report.tables import compared, gains, held_out_loss, measured, rounded, sure, uninteresting, unit_name
-from sublora.report.templates import Panel, render
+from sublora.report.analysis.metrics import read_metrics
+from sublora.report.analysis.samples import read_samples
+from sublora.report.analysis.tables import (
+    compared,
+    gains,
+    held_out_loss,
+    measured,
+    rounded,
+    sure,
+    uninteresting,
+    unit_name,
+)
+from sublora.report.pages import figures
+from sublora.report.pages.standing import standing
+from sublora.report.pages.templates import Panel, render
 from sublora.run_folder import RunFolder
 
 _HASH = re.compile(r" \(SHA-256 [0-9a-f]{64}\)")

@@ -7,13 +7,13 @@ from matplotlib.figure import Figure
 
 from sublora.errors import SubloraError
 from sublora.files import write_text
-from sublora.report import suite_figures as draw
-from sublora.report.best import best_of
-from sublora.report.hypotheses import answer_all
-from sublora.report.runs import Run, load_runs
-from sublora.report.suite_tables import runs_csv, summary_csv, summary_latex, summary_rows, tests_csv
-from sublora.report.svg import save_figure
-from sublora.report.templates import Panel, render
+from sublora.report.analysis.best import best_of
+from sublora.report.analysis.hypotheses import answer_all
+from sublora.report.analysis.runs import Run, load_runs
+from sublora.report.analysis.suite_tables import runs_csv, summary_csv, summary_latex, summary_rows, tests_csv
+from sublora.report.pages import suite_figures as draw
+from sublora.report.pages.svg import save_figure
+from sublora.report.pages.templates import Panel, render
 
 
 def write_suite_report(source: Path | Sequence[Path], out: Path) -> Path:

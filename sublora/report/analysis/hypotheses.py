@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from sublora.report.gradients import beside_gammas
-from sublora.report.runs import Run, configurations, mode_order
-from sublora.report.tables import minus
+from sublora.report.analysis.gradients import beside_gammas
+from sublora.report.analysis.runs import Run, configurations, mode_order
+from sublora.report.analysis.tables import minus
 
 ALPHA = 0.05
 # Fewer pairs than this cannot say anything.
