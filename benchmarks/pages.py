@@ -19,6 +19,7 @@ from sublora.certificate.rounding import downward
 from sublora.certificate.wording import DIGITS
 from sublora.classification.model import read_classifier_certificate
 from sublora.classification.wording import table as classifier_table
+from sublora.report.analysis.competitors import best_competitor
 from sublora.report.analysis.runs import configurations, load_runs, mean_and_error
 from sublora.report.analysis.tables import (
     at_most,
@@ -31,7 +32,6 @@ from sublora.report.analysis.tables import (
     rounded,
     sure,
 )
-from sublora.report.pages.standing import best_competitor
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOLLM2 = ("demo", "smollm2_docs", "smollm2_share")

@@ -1,22 +1,13 @@
 """The templates of this folder, filled; everything but drawings is escaped."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from sublora.report.analysis.tables import at_most, measured, minus, rounded
+from sublora.report.pages.panel import Panel
 from sublora.report.pages.svg import inline_svg
-
-
-class Panel(NamedTuple):
-    """A figure on a page: its name, what it shows in a few words, how to read it, and the drawing."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
 
 
 def render(template: str, **values: Any) -> str:
