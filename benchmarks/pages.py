@@ -20,7 +20,7 @@ from sublora.certificate.wording import DIGITS
 from sublora.classification.model import read_classifier_certificate
 from sublora.classification.wording import table as classifier_table
 from sublora.report.analysis.competitors import best_competitor
-from sublora.report.analysis.runs import configurations, load_runs, mean_and_error
+from sublora.report.analysis.runs import Configuration, configurations, load_runs, mean_and_error
 from sublora.report.analysis.tables import (
     at_most,
     claims_table,
@@ -343,7 +343,7 @@ def behind(folder: Path, best: str) -> str:
     measures = [("bpb_gain_alone", "model_alone"), ("bpb", "bound"), ("bpb_gain_alone", "bound")]
     rows = []
     for (mode, d), runs in groups.items():
-        others = {run.seed: run for run in groups.get((best, d), [])}
+        others = {run.seed: run for run in groups.get(Configuration(best, d), [])}
         pairs = [(run, others[run.seed]) for run in runs if run.seed in others]
         if mode == best or not pairs:
             continue
