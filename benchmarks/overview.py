@@ -8,10 +8,11 @@ writes docs/figures/overview.svg. The tests check that it is up to date, and its
 from pathlib import Path
 
 from sublora.certificate.reading import read_certificate
-from sublora.report.dots import Entry, Mark, Row, draw_dots
-from sublora.report.metrics import read_metrics
-from sublora.report.standing import base_marks, best_competitor, own_marks
-from sublora.report.tables import at_most
+from sublora.report.analysis.competitors import best_competitor
+from sublora.report.analysis.metrics import read_metrics
+from sublora.report.analysis.tables import at_most
+from sublora.report.pages.dots import Entry, Mark, Row, draw_dots
+from sublora.report.pages.standing import base_marks, own_marks
 from sublora.run_folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent

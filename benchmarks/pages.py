@@ -19,8 +19,19 @@ from sublora.certificate.rounding import downward
 from sublora.certificate.wording import DIGITS
 from sublora.classification.model import read_classifier_certificate
 from sublora.classification.wording import table as classifier_table
-from sublora.report.runs import configurations, load_runs, mean_and_error
-from sublora.report.tables import at_most, claims_table, compared, minus, sure
+from sublora.report.analysis.competitors import best_competitor
+from sublora.report.analysis.runs import Configuration, configurations, load_runs, mean_and_error
+from sublora.report.analysis.tables import (
+    at_most,
+    claims_table,
+    compared,
+    held_out_loss,
+    length,
+    measured,
+    minus,
+    rounded,
+    sure,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOLLM2 = ("demo", "smollm2_docs", "smollm2_share")
@@ -100,6 +111,21 @@ def certificate(run: str) -> str:
     """Return what `sublora verify` prints of a committed certificate."""
     printed = claims_table(read_certificate(ROOT / "results" / run), {})
     return table(["", ""], [list(row) for row in zip(*(column.cells for column in printed.columns), strict=True)])
+
+
+def headline(run: str) -> str:
+    """Return a committed certificate in a few rows: what was measured and claimed, and what it has to beat."""
+    c = read_certificate(ROOT / "results" / run)
+    main, found, best, base = c.headline, held_out_loss(c), best_competitor(c), c.claim("bpb_gain_alone")
+    assert found and best and base
+    rows = [
+        ["length of the message", length(c.message.bits)],
+        [f"held-out {main.name}, {found[1]}", measured(found[0])],
+        [f"certified {main.name} at {sure(c)}", f"{main.sense} {rounded(main, main.bound)}"],
+        [f"certified {base.name} at {sure(c)}", f"{base.sense} {rounded(base, base.bound)}"],
+        [f"best simple code ({best[0].name}), certified {main.name}", f"at most {at_most(best[1])}"],
+    ]
+    return table(["", ""], rows)
 
 
 def runs(names: Iterable[str]) -> str:
@@ -370,7 +396,7 @@ def behind(folder: Path, best: str) -> str:
     measures = [("bpb_gain_alone", "model_alone"), ("bpb", "bound"), ("bpb_gain_alone", "bound")]
     rows = []
     for (mode, d), runs in groups.items():
-        others = {run.seed: run for run in groups.get((best, d), [])}
+        others = {run.seed: run for run in groups.get(Configuration(best, d), [])}
         pairs = [(run, others[run.seed]) for run in runs if run.seed in others]
         if mode == best or not pairs:
             continue
@@ -501,7 +527,8 @@ def peers() -> str:
 
 
 PAGES = {
-    "README.md": {"demo": lambda: certificate("demo")},
+    "README.md": {"demo": lambda: headline("demo")},
+    "docs/tutorial.md": {"demo": lambda: certificate("demo")},
     "docs/bounds.md": {
         "demo": lambda: codes("demo"),
         "scratch": scratch,

@@ -14,12 +14,12 @@
 # %%
 from pathlib import Path
 
-from sublora.report.best import best_of
-from sublora.report.hypotheses import answer_all
-from sublora.report.runs import configurations, load_runs, mean_and_error
+from sublora.report.analysis.runs import configurations, load_runs, mean_and_error
+from sublora.report.analysis.suite import analyse
 
 runs = load_runs(Path("results/adaptive_pretrained"))
-print(len(runs), "runs")
+suite = analyse(runs)
+print(len(suite.certified), "certified runs")
 
 # %% [markdown]
 # Runs of one configuration differ in their seed. A mean of bounds is no bound: every certificate is about its own
@@ -34,14 +34,13 @@ for (mode, d), group in configurations(runs).items():
 # The smallest of many bounds was chosen for being small. It may be quoted only with delta divided by their number.
 
 # %%
-best = best_of(runs)
-print(getattr(best, "sentence", best))
+print(getattr(suite.best, "sentence", suite.best))
 
 # %% [markdown]
 # Questions are answered by paired tests, adjusted for their number. "No evidence" is not evidence of no effect.
 
 # %%
-answers = {answer.question: answer.answer for answer in answer_all(runs)}
+answers = {answer.question: answer.answer for answer in suite.answers}
 for question, answer in answers.items():
     print(f"{question} {answer}")
 assert answers["Does it help to practise?"].startswith("Yes")

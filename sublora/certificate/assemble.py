@@ -54,7 +54,9 @@ def coded_setting(
 
     Args:
         corpus: that is certified.
-        bound_type, delta, joint: of the claim.
+        bound_type: what is bounded: documents, blocks or tokens.
+        delta: probability that a claim may fail.
+        joint: delta is divided between the claims, so that all hold at once.
         population: the claim is about the population that the corpus was drawn from.
         prior: documents known beforehand are used.
         ngram_order: of the code that is fitted to them; 0 for none.
@@ -165,7 +167,8 @@ def assemble(data: bytes, message: Message, measured: Measured, margin: float = 
     """Return the certificate that follows from a message and what was measured of it.
 
     Args:
-        data, message: the bytes, and what they decode to.
+        data: bytes of the message.
+        message: what they decode to.
         measured: losses, corpus, what was known beforehand.
         margin: added to every loss before it is bounded.
     """

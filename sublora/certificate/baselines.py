@@ -96,7 +96,9 @@ def certify_fitted_half(corpus: Corpus, code: KnownCode, terms: Terms, orders: S
     """Return what an n-gram reaches that is fitted to a random half of the units and certified from the other half.
 
     Args:
-        corpus, code, terms: as in `baselines`.
+        corpus: whose documents are certified.
+        code: that is known beforehand.
+        terms: on which everything is bounded, as the certificate is.
         orders: to choose from; by default as many as the vocabulary makes sensible.
     """
     train = sample_units(corpus, corpus.train, terms.bound_type, terms.min_tokens)

@@ -205,7 +205,8 @@ def _risk(bits: Float[np.ndarray, " m"], upper: float, unit: _Unit, scores: Scor
         bits: lengths of documents, which are at most `upper` per unit above those in the known code.
         upper: see bits.
         unit: tokens or bytes.
-        scores, terms: of the certificate.
+        scores: what was measured of the documents.
+        terms: on which they are bounded.
     """
     known = scores.known / unit.sizes
     predicted = terms.prediction.losses(known, unit.sizes, unit.weight)

@@ -89,7 +89,8 @@ class Evidence:
         """Rebuild the model from a message, draw, and score.
 
         Args:
-            data, message: the bytes, and what they decode to.
+            data: bytes of the message.
+            message: what they decode to.
             protocol: how losses are measured.
             run: keeps the scores of finished chunks, so that an interrupted scoring goes on where it was.
         """

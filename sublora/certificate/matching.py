@@ -29,7 +29,8 @@ def require_match(header: Header, corpus: Corpus, base: str, name: str = "") -> 
     Args:
         header: the message's.
         corpus: to measure on.
-        base, name: see `require_base`.
+        base: the folder, file or name of somebody's own copy; "" where there is none.
+        name: of the base, for errors.
 
     Raises:
         CertificateError: a base is missing or too much, or the corpus is another one.

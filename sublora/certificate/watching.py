@@ -51,7 +51,8 @@ def watch_corpus(
         known: the certified corpus, where prompt or fallback need its known documents and the new corpus has others.
         state: file that is gone on from, if it is there, and written after every batch. The same corpus again goes on
             where it was left.
-        metric, alpha: see `Watch`.
+        metric: of the claim that is watched; the headline unless given.
+        alpha: probability of an alarm although the claim is true.
 
     Raises:
         CertificateError, MessageError, CorpusError, ConfigError: something is missing, damaged, or of another kind.

@@ -51,7 +51,9 @@ def statement(
 
     Args:
         claims: of the certificate, the first is in bits per token.
-        setting, corpus, prior: what they are about, and what was known beforehand.
+        setting: how the claim is made.
+        corpus: what it is about.
+        prior: what was known beforehand.
         bits: K.
         baselines: what the certificate has to beat.
     """

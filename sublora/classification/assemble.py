@@ -68,7 +68,8 @@ def assemble(
     """Return the certificate that follows from a message and what was measured of it.
 
     Args:
-        data, classifier: the bytes, and what they decode to.
+        data: bytes of the message.
+        classifier: what they decode to.
         measured: predictions, corpus, what was known beforehand.
         margin: near ties of so much count as errors.
     """

@@ -54,7 +54,9 @@ def projected_error_bound(losses: Float64[np.ndarray, " m"], *, n: int, bits: in
 
     Args:
         losses: errors of a few documents.
-        n, bits, delta: as in `error_bound`.
+        n: number of certified documents.
+        bits: length of the message.
+        delta: probability that the bound may fail.
         samples: draws; 0: all n documents are measured.
     """
     if not samples:

@@ -74,7 +74,8 @@ class LabelEvidence:
         """Rebuild the classifier from its message, draw, and return what it and its base say.
 
         Args:
-            data, classifier: the bytes, and what they decode to.
+            data: bytes of the message.
+            classifier: what they decode to.
             batch_size: documents read at once.
         """
         header = classifier.model.header

@@ -82,7 +82,7 @@ def _demo(config: Config) -> Result:
 def certified(run: RunFolder) -> Result:
     """Return the table of a certified run."""
     from sublora.certificate.reading import read_certificate
-    from sublora.report.tables import claims_table
+    from sublora.report.analysis.tables import claims_table
 
     certificate = read_certificate(run.certificate)
     files = {path.name: path for path in (run.certificate, run.message, run.report) if path.exists()}

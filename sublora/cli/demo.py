@@ -23,7 +23,7 @@ def demo(config: Config) -> RunFolder:
     from sublora.certificate.issue import certify
     from sublora.corpus.prepare import prepare
     from sublora.files import write_text
-    from sublora.report.html import write_report
+    from sublora.report.pages.html import write_report
     from sublora.sweep.run import verify_elsewhere
     from sublora.training.loop import train
 

@@ -91,7 +91,7 @@ def _sample(options: Namespace) -> Result:
     )
     named = dict(zip(("decoded model", "base"), texts, strict=False))
     if options.keep:
-        from sublora.report.samples import keep_sample
+        from sublora.report.analysis.samples import keep_sample
 
         keep_sample(RunFolder.of(options.run), options.prompt, named)
     headed = len(named) > 1

@@ -35,11 +35,11 @@ def _report(options: Namespace) -> Result:
     if options.out is None and len(options.runs) > 1:
         raise SubloraError("give --out FOLDER to compare several runs")
     if options.out is not None:
-        from sublora.report.suite import write_suite_report
+        from sublora.report.pages.suite import write_suite_report
 
         only = options.runs[0] if len(options.runs) == 1 else options.runs
         return Result.of_file(write_suite_report(only, options.out))
-    from sublora.report.html import write_report
+    from sublora.report.pages.html import write_report
 
     return Result.of_file(write_report(options.runs[0]))
 

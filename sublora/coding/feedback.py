@@ -217,8 +217,9 @@ def plan(alpha: Float[np.ndarray, " d"], factor: Float[np.ndarray, "N d"], lagra
     The scale is the root mean square of the values that it leads to, found by two rounds of iteration.
 
     Args:
-        alpha, factor: as in `feedback_quantize`.
-        lagrangian: loss units per bit, > 0.
+        alpha: coordinates at which the loss is least.
+        factor: of the curvature there, as in `feedback_quantize`.
+        lagrangian: price of a bit in the unit of the loss, > 0.
     """
     values = check_coordinates(alpha)
     rms = float(np.sqrt(np.mean(values**2))) or 1.0

@@ -24,7 +24,8 @@ def assumed_meta(folder: Path, eot_token: int | None, vocab_size: int | None) ->
 
     Args:
         folder: that holds train.bin.
-        eot_token, vocab_size: where somebody gave them.
+        eot_token: id of end-of-text, where somebody gave it.
+        vocab_size: number of tokens, where somebody gave it.
 
     Raises:
         CorpusError: tokens are characters, and the files are damaged or leave no token for end-of-text.

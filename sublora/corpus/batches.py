@@ -20,7 +20,8 @@ def sample_batch(
     Args:
         split: where the crops come from.
         rng: the stream that chooses them.
-        batch_size, block_size: crops, and tokens per crop.
+        batch_size: number of crops.
+        block_size: tokens of a crop.
         perturb_window: shuffle the crops inside windows of this size, see `perturb_word_order`.
 
     Raises:
@@ -166,7 +167,8 @@ def sample_documents(
     Args:
         split: where they come from.
         rng: the stream that chooses them.
-        batch_size, block_size: documents, and their tokens at most.
+        batch_size: number of documents.
+        block_size: most tokens of a document.
         perturb_window: shuffle the documents inside windows of this size, see `perturb_word_order`.
     """
     numbers = rng.integers(0, len(split), size=batch_size)
@@ -246,7 +248,8 @@ def pack_windows(split: Split, documents: Integer[np.ndarray, " n"], block_size:
     Args:
         split: where the documents are.
         documents: their indices; one may occur more than once.
-        block_size, stride: as in `windows`.
+        block_size: most tokens of a window.
+        stride: new tokens of a later window.
 
     Raises:
         ConfigError: the stride is not between 1 and the block size.

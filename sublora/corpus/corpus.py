@@ -166,7 +166,8 @@ def open_corpus(
     Args:
         dataset_dir: the folder that holds train.bin, or its parent.
         dataset: the subfolder, when `dataset_dir` is the parent.
-        eot_token, vocab_size: checked against meta.json where that gives them.
+        eot_token: id of end-of-text; checked against meta.json where that gives it.
+        vocab_size: number of tokens; checked likewise.
 
     Raises:
         CorpusError: no train.bin, a damaged file, a token outside the vocabulary, settings that contradict meta.json.

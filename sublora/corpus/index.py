@@ -95,6 +95,9 @@ def load_index(
     read again. The cache of a folder that cannot be written is kept in memory.
 
     Args:
+        token_file: the tokens of a split.
+        eot_token: id that ends a document.
+        min_tokens: shorter documents are left out.
         token: the type of the tokens.
         sha256: the hash that the file must have, when it is recorded in meta.json. Byte lengths, which cannot be
             seen in the tokens, are taken over from an existing index only then.

@@ -204,7 +204,9 @@ def choose_order(
     Args:
         split: the documents that are known, at least two.
         candidates: orders to choose from.
-        base, vocab_size, eot_inside: as in `fit_ngram`.
+        base: the code that an n-gram falls back on.
+        vocab_size: number of tokens.
+        eot_inside: end-of-text may occur inside a document.
 
     Raises:
         ValueError: no candidates, or fewer than two documents.

@@ -96,7 +96,8 @@ def tokenize(
     was written is not tokenized again.
 
     Args:
-        source, rule: what is read, and what of it is kept.
+        source: what is read.
+        rule: what of it is kept.
         tokenizer: encodes many texts at a time.
         path: the token file.
         limit: stop after this many documents.

@@ -59,7 +59,8 @@ def text_of(row: dict[str, Any], column: str, number: int, name: str) -> str:
     Args:
         row: of the data set.
         column: that holds the text.
-        number, name: of the row, from 1, and of the data set, for errors.
+        number: of the row, from 1, for errors.
+        name: of the data set, for errors.
 
     Raises:
         CorpusError: no such column, or something else in it.

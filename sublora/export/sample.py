@@ -151,7 +151,8 @@ def draw_token(logits: Float[np.ndarray, " V"], temperature: float, top_k: int, 
 
     Args:
         logits: -inf for a token that cannot occur.
-        temperature, top_k: see `Sampling`.
+        temperature: logits are divided by it; 0 takes the likeliest token.
+        top_k: only so many of the likeliest tokens are drawn from; 0: all.
         uniform: the number.
     """
     order = np.argsort(-logits, kind="stable")[: top_k or None]

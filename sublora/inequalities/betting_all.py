@@ -50,7 +50,9 @@ def projected_betting(losses: Float[np.ndarray, " m"], *, upper: float, nats: fl
     """Return what `betting` would give for n losses that are distributed as these m: a projection, not a bound.
 
     Args:
-        losses, upper, nats: as in `betting`.
+        losses: m losses.
+        upper: largest loss that could exist.
+        nats: K ln 2 + ln(1/delta).
         n: number of losses that are imagined.
     """
     check_nats(nats)

@@ -118,7 +118,12 @@ def projected_subsampled(
     A projection, not a bound: its bets are the best for these very losses.
 
     Args:
-        losses, upper, n, message_nats, delta, claims: as in `betting_subsampled`.
+        losses: of some documents.
+        upper: largest loss that could exist.
+        n: number of certified documents.
+        message_nats: K ln 2.
+        delta: probability that a claim may fail.
+        claims: candidates that share the draw, as in `betting_subsampled`.
         samples: number of draws that are imagined, at least 2.
     """
     y = upper - checked_losses(losses, upper)
@@ -138,7 +143,10 @@ def stage_costs(
 
     Args:
         used: draws after the pilot.
-        n, message_nats, delta, claims: as in `betting_subsampled`.
+        n: number of certified documents.
+        message_nats: K ln 2.
+        delta: probability that a claim may fail.
+        claims: candidates that share the draw, as in `betting_subsampled`.
         weight: of the hedge.
 
     Raises:

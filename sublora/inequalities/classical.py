@@ -16,7 +16,8 @@ def hoeffding(losses: Float[np.ndarray, " n"], *, lower: float, upper: float, na
 
     Args:
         losses: n independent losses.
-        lower, upper: limits of the loss of every document that could exist, in the unit of the losses.
+        lower: smallest loss of any document that could exist, in the unit of the losses.
+        upper: largest loss of any document that could exist.
         nats: K ln 2 + ln(1/delta).
 
     Returns:
@@ -42,7 +43,8 @@ def kl_inverse(losses: Float[np.ndarray, " n"], *, lower: float, upper: float, n
 
     Args:
         losses: n independent losses.
-        lower, upper: limits of the loss of every document that could exist, in the unit of the losses.
+        lower: smallest loss of any document that could exist, in the unit of the losses.
+        upper: largest loss of any document that could exist.
         nats: K ln 2 + ln(1/delta).
 
     Returns:
@@ -79,7 +81,8 @@ def empirical_bernstein(losses: Float[np.ndarray, " n"], *, lower: float, upper:
 
     Args:
         losses: n independent losses; V is their sample variance.
-        lower, upper: limits of the loss of every document that could exist, in the unit of the losses.
+        lower: smallest loss of any document that could exist, in the unit of the losses.
+        upper: largest loss of any document that could exist.
         nats: K ln 2 + ln(1/delta).
 
     Returns:

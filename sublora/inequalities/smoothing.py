@@ -85,7 +85,10 @@ def mixture_bits(
     """Return the length of documents in the mixture of a code and what it falls back on, in bits.
 
     Args:
-        bits, fallback_bits, lengths, weight: as in `mixture_excess`.
+        bits: lengths of the documents in the code.
+        fallback_bits: lengths in what it falls back on.
+        lengths: as in `mixture_excess`; >= 1.
+        weight: of what it falls back on, in (0, 1).
     """
     return fallback_bits + lengths * mixture_excess(bits, fallback_bits, lengths, weight)
 

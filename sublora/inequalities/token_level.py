@@ -22,7 +22,8 @@ def token_azuma(losses: Float[np.ndarray, " M"], *, lower: float, upper: float, 
 
     Args:
         losses: of M successive tokens; they may depend on each other in any way.
-        lower, upper: limits of the loss of every token that could occur, in the unit of the losses.
+        lower: smallest loss of any token that could occur, in the unit of the losses.
+        upper: largest loss of any token that could occur.
         nats: K ln 2 + ln(1/delta).
 
     Returns:

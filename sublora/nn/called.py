@@ -13,7 +13,8 @@ def call_with(module: nn.Module, values: Mapping[str, Tensor], args: tuple[Any, 
     Args:
         module: what is called.
         values: by the names in `named_parameters()`.
-        args, kwargs: of the call.
+        args: positional arguments of the call.
+        **kwargs: named arguments of the call.
     """
     return functional_call(module, places(module, values), args, kwargs, tie_weights=False)
 

@@ -43,7 +43,8 @@ def build_model(
         architecture: the base.
         spec: adapter, subspace and allocation, as a message has them; its number of gates is not looked at.
         source: of pretrained weights, see `sublora.nn.sources.find_source`.
-        dropout, lora_dropout: while training.
+        dropout: of the base, while training.
+        lora_dropout: of the adapter, while training.
         gating_init: gamma at the start, where gates are learned.
 
     Raises:
@@ -68,7 +69,9 @@ def adapt(
 
     Args:
         base: is changed in place; with spectral cores, what `create_base` returns.
-        spec, lora_dropout, gating_init: as in `build_model`.
+        spec: adapter, subspace and allocation.
+        lora_dropout: of the adapter, while training.
+        gating_init: gamma at the start, where gates are learned.
 
     Raises:
         ConfigError: sizes that do not fit each other.

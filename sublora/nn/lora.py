@@ -70,10 +70,14 @@ def add_lora(
     """Add PEFT LoRA: A uniform in +-1/sqrt(d_in) from the named seed, B zero (Hu et al. 2021; PEFT's initialisation).
 
     Args:
-        rank, head_rank: ranks on the targets and on the output head; 0 leaves them as they are.
+        model: is changed in place.
+        seed: root of the stream that A is drawn from.
+        rank: on the targets; 0 leaves them as they are.
+        head_rank: on the output head; 0 leaves it as it is.
         kinds, ranks: instead of the targets and their rank, see `ranks_by_layer`; 0: none.
         lora_alpha: the scaling is lora_alpha / r.
         targets: "attention" or "linear", see `find_targets`.
+        lora_dropout: share of the adapter's inputs that is dropped while training.
 
     Raises:
         ConfigError: both ranks are 0, or the targets or the head are not found.

@@ -108,7 +108,8 @@ def head_cross_entropy(
     Args:
         hidden_Ne: final hidden states, in the precision that the products are computed in.
         weight_Ve: the output head.
-        low_Nr, up_Vr: what LoRA adds to the head, factored; r may be 0.
+        low_Nr: what LoRA on the head reads of the hidden states; r may be 0.
+        up_Vr: how that is added to the logits.
         targets_N: next tokens.
         weights_N: of the tokens' losses, which are added up; None for their mean.
     """
@@ -172,8 +173,10 @@ class NextTokenLoss(nn.Module):
         """Return the mean cross-entropy of the targets in nats, or its sum with weights.
 
         Args:
-            input_ids, rows: see `hidden_states`.
-            targets, weights: next tokens; first those that a prefix predicts.
+            input_ids: tokens, see `hidden_states`.
+            targets: next tokens; first those that a prefix predicts.
+            weights: of the targets' losses, which are added up; None for their mean.
+            rows: that lie packed in the tokens, see `hidden_states`.
         """
         model = transformer(self.net)
         hidden = hidden_states(model, input_ids, rows)

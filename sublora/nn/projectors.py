@@ -305,9 +305,11 @@ def create_intrinsic_model(
         intrinsic_dim: d; 0 trains all D parameters (P is the identity).
         seed: root seed of the operators.
         allocation_mode: "uniform", "fixed" or "learned".
-        allocation_ratio, budget_b: fixed mode, see StructuredIDModule.
+        allocation_ratio: fixed mode: d_B / d.
+        budget_b: fixed mode: d_B itself, in place of the ratio.
         allocation_scope: learned mode, "shared" (SharedIDModule) or "layer" (StructuredIDModule).
-        gating_init, gating_steepness: learned mode, see there.
+        gating_init: learned mode: gamma at the start.
+        gating_steepness: learned mode in scope "layer": how sharply a gate divides a layer's slice.
         intrinsic_mode: kind of the operator, a key of `sublora.nn.operators.OPERATORS`.
 
     Raises:

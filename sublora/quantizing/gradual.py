@@ -48,7 +48,8 @@ def gradual_quantize(
         model: at the alpha to start from; it is left at the alpha that is returned.
         batches: what it is trained on, crops or documents.
         factor: of the curvature of the loss in bits at that alpha, see `sublora.quantizing.curvature.fisher_factor`.
-        step, rate: as in `sublora.coding.feedback.feedback_quantize`.
+        step: of the grid.
+        rate: what symbols cost, as in `sublora.coding.feedback.feedback_quantize`.
         steps: gradient steps.
         batch_size: rows of a step.
         seed: root of the stream of batches.

@@ -17,7 +17,7 @@ from sublora.coding.message import MAX_BYTES, MAX_SYMBOLS, Message, decode_messa
 from sublora.coding.verbalizer import Classifier, decode_classifier, is_classifier_message
 from sublora.errors import CertificateError, SubloraError
 from sublora.files import read_bytes
-from sublora.report.tables import at_most
+from sublora.report.analysis.tables import at_most
 from sublora.run_folder import RunFolder
 
 _ENVELOPE = b'{"payload":'

@@ -147,7 +147,8 @@ def score(
     Args:
         rebuilt: the decoded model.
         references: what it is compared with.
-        units: what the indices `drawn` point to.
+        units: documents or blocks.
+        drawn: indices of those that are scored.
         protocol: how they are measured.
         processes: that share the work; all return the same.
         description: shown beside the progress.

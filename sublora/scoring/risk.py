@@ -71,7 +71,8 @@ def score_units(
         model: a transformers causal language model in float32.
         units: what is scored.
         rows: indices of units, each scored once per occurrence.
-        block_size, stride: context length, and new tokens per window.
+        block_size: context length.
+        stride: new tokens per window.
         batch_size: windows per forward pass.
         keep_tokens: also return the bits of every token; the units must be of one length, at most block_size.
         rank_margin: a token counts as missed if another logit is at least its own minus this.

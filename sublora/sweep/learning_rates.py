@@ -14,7 +14,7 @@ from pathlib import Path
 from sublora.config import Config, config_from_json
 from sublora.errors import SubloraError, TrainingError
 from sublora.files import write_text
-from sublora.report.metrics import read_metrics
+from sublora.report.analysis.metrics import read_metrics
 from sublora.run_folder import RunFolder
 from sublora.sweep.grid import Grid, Variant
 from sublora.sweep.results import settings_sha256

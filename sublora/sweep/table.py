@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from sublora.report.tables import at_most
+from sublora.report.analysis.tables import at_most
 from sublora.run_folder import RunFolder
 from sublora.sweep.queue import Status, Task
 
@@ -156,7 +156,7 @@ def live_table(table: Callable[[int | None], Table]) -> Iterator[Callable[[], No
 def run_numbers(run: RunFolder) -> dict[str, float]:
     """Return the held-out loss and the bound of a finished run, by name."""
     from sublora.certificate.reading import read_certificate
-    from sublora.report.tables import held_out_loss
+    from sublora.report.analysis.tables import held_out_loss
 
     certificate = read_certificate(run.certificate)
     main, found = certificate.headline, held_out_loss(certificate)

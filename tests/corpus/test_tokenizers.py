@@ -6,30 +6,14 @@ import json
 import numpy as np
 import pytest
 from corpora import write_text
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from families import write_tokenizer
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from sublora.corpus.corpus import open_corpus
 from sublora.corpus.prepare import prepare
 from sublora.corpus.tokenizers import make_tokenizer
 from sublora.corpus.transformers_tokenizer import TransformersTokenizer, packaged_gguf
 from sublora.errors import CorpusError
-
-
-def write_tokenizer(folder, *, eot="<|endoftext|>", config=None, change=None):
-    """Write a folder with a byte-level tokenizer of three merges."""
-    merges = [("h", "e"), ("l", "l"), ("he", "ll")]
-    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(m) for m in merges)]
-    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken(eot, special=True, normalized=False), "<|im_end|>"])
-    if change is not None:
-        change(backend)
-    folder.mkdir()
-    backend.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | ({} if config is None else config)
-    (folder / "tokenizer_config.json").write_text(json.dumps(config))
-    return folder
 
 
 def test_a_folder(tmp_path):

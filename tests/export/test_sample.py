@@ -20,7 +20,7 @@ from sublora.coding.prompt import Prompt
 from sublora.errors import CertificateError, ConfigError
 from sublora.export.pack import pack
 from sublora.export.sample import Sampling, continue_tokens, draw_token, sample
-from sublora.report.samples import read_samples
+from sublora.report.analysis.samples import read_samples
 from sublora.run_folder import RunFolder
 from sublora.seeds import stream
 

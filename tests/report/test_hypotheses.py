@@ -8,9 +8,8 @@ import pytest
 from runs import GAINS, make_suite, make_suite_run
 from scipy import stats
 
-from sublora.report import gradients
-from sublora.report.hypotheses import (
-    answer_all,
+from sublora.report.analysis import gradients
+from sublora.report.analysis.hypotheses import (
     asymmetry,
     depth,
     gradient,
@@ -19,6 +18,7 @@ from sublora.report.hypotheses import (
     learning,
     same_pattern,
 )
+from sublora.report.analysis.suite import analyse
 from sublora.seeds import stream
 
 
@@ -26,7 +26,7 @@ def test_a_planted_effect_is_found_with_its_size():
     answer = asymmetry(make_suite(seeds=(1, 2, 3, 4)))
     assert answer.answer == "Yes: fixed-bheavy beats fixed-equal; but fixed-aheavy is worse than fixed-equal."
     finding = answer.findings[0]
-    assert (finding.what, finding.measure) == ("fixed-bheavy minus fixed-equal", "certified bits per token")
+    assert (str(finding.what), finding.measure) == ("fixed-bheavy minus fixed-equal", "certified bits per token")
     assert finding.low < GAINS["fixed-bheavy"] - GAINS["fixed-equal"] < finding.high < 0
 
 
@@ -45,7 +45,7 @@ def test_what_hurts_in_one_mode_is_not_said_of_all():
 
 
 def test_where_nothing_differs_there_is_no_evidence():
-    answers = answer_all(make_suite(dict.fromkeys(GAINS, 0.0)))
+    answers = analyse(make_suite(dict.fromkeys(GAINS, 0.0))).answers
     assert [a.answer for a in answers[:2]] == ["No evidence that it helps."] * 2
     assert all("no evidence" in sentence for a in answers[:2] for sentence in a.sentences)
 
@@ -61,7 +61,7 @@ def test_the_paired_test_is_the_one_of_scipy():
 
 
 def test_too_few_pairs_are_not_tested():
-    answers = answer_all(make_suite({"uniform": 0.0, "fixed-equal": 0.0}, budgets=(200,), seeds=(1, 2)))
+    answers = analyse(make_suite({"uniform": 0.0, "fixed-equal": 0.0}, budgets=(200,), seeds=(1, 2))).answers
     assert all(a.answer.startswith("Not tested") and not a.findings for a in answers)
 
 

@@ -12,11 +12,12 @@ from runs import make_certificate, make_metrics, make_run, with_base, worded, wr
 from sublora.certificate.rounding import upward
 from sublora.certificate.wording import DIGITS
 from sublora.errors import CertificateError, SubloraError
-from sublora.report import figures
-from sublora.report.html import write_report
-from sublora.report.samples import keep_sample, read_samples
-from sublora.report.svg import inline_svg, save_figure
-from sublora.report.tables import claims_table, rounded
+from sublora.report.analysis.metrics import smooth
+from sublora.report.analysis.samples import keep_sample, read_samples
+from sublora.report.analysis.tables import claims_table, rounded
+from sublora.report.pages import figures
+from sublora.report.pages.html import write_report
+from sublora.report.pages.svg import inline_svg, save_figure
 from sublora.run_folder import RunFolder
 
 
@@ -186,7 +187,7 @@ def bars(figure):
 
 def test_the_stack_is_as_long_as_the_bound():
     certificate = make_certificate()
-    drawn = bars(figures.decomposition(certificate))
+    drawn = bars(figures.decomposition(certificate).figure)
     assert [p.get_width() for p in drawn] == pytest.approx(list(certificate.decomposition.model_dump().values()))
     ends = [p.get_x() + p.get_width() for p in drawn]
     assert [p.get_x() for p in drawn] == pytest.approx([0, *ends[:-1]])
@@ -194,17 +195,17 @@ def test_the_stack_is_as_long_as_the_bound():
 
 
 def test_the_ledger_is_drawn_in_full():
-    assert sum(p.get_width() for p in bars(figures.ledger(make_certificate()))) == pytest.approx(2512)
+    assert sum(p.get_width() for p in bars(figures.ledger(make_certificate()).figure)) == pytest.approx(2512)
 
 
 def test_smoothing_keeps_a_constant_and_forgets_by_half():
-    assert figures.smooth(np.full(50, 2.5), 5.0) == pytest.approx(np.full(50, 2.5))
-    step = figures.smooth(np.r_[np.zeros(2000), np.ones(5)], 5.0)
+    assert smooth(np.full(50, 2.5), 5.0) == pytest.approx(np.full(50, 2.5))
+    step = smooth(np.r_[np.zeros(2000), np.ones(5)], 5.0)
     assert step[-1] == pytest.approx(0.5, abs=1e-6)
 
 
 def test_ids_of_two_drawings_do_not_clash():
-    one, two = (inline_svg(figures.ledger(make_certificate()), name, "<label>") for name in ("one", "two"))
+    one, two = (inline_svg(figures.ledger(make_certificate()).figure, name, "<label>") for name in ("one", "two"))
     ids = [set(re.findall(r'\bid="(.*?)"', svg)) for svg in (one, two)]
     assert ids[0] and not ids[0] & ids[1]
     assert 'aria-label="&lt;label&gt;"' in one
@@ -212,7 +213,7 @@ def test_ids_of_two_drawings_do_not_clash():
 
 def test_figures_are_saved_in_three_formats_with_the_same_bytes(tmp_path):
     for folder in ("a", "b"):
-        save_figure(figures.top_k(make_certificate()), tmp_path / folder / "top-k_d=0.5")
+        save_figure(figures.top_k(make_certificate()).figure, tmp_path / folder / "top-k_d=0.5")
     for suffix, start in (("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")):
         data = [(tmp_path / folder / f"top-k_d=0.5.{suffix}").read_bytes() for folder in ("a", "b")]
         assert data[0].startswith(start)

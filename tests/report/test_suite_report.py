@@ -26,14 +26,17 @@ from sublora.certificate.rounding import upward
 from sublora.certificate.selection import Selection
 from sublora.certificate.wording import DIGITS
 from sublora.errors import CertificateError, SubloraError
-from sublora.report import gradients, suite_figures
-from sublora.report.best import best_of
-from sublora.report.crowd import Mark, crowd, show_crowd
-from sublora.report.hypotheses import (
+from sublora.report.analysis import gradients
+from sublora.report.analysis.best import best_of
+from sublora.report.analysis.curves import frontier
+from sublora.report.analysis.hypotheses import (
     gradient,
 )
-from sublora.report.runs import Run, load_runs
-from sublora.report.suite import write_suite_report
+from sublora.report.analysis.runs import Run, load_runs
+from sublora.report.analysis.suite import analyse
+from sublora.report.pages import suite_figures
+from sublora.report.pages.crowd import Mark, crowd, show_crowd
+from sublora.report.pages.suite import write_suite_report
 from sublora.run_folder import RunFolder
 
 # Modes of the suite that is drawn: few, because every panel takes time.
@@ -72,7 +75,7 @@ def test_figures_of_a_suite_are_files(suite):
 @pytest.mark.parametrize(("steps", "shown"), [(100, [0, 100]), (200, [100, 200])])
 def test_the_untrained_model_is_drawn_where_nothing_else_makes_a_curve(steps, shown):
     runs = [Run("r", "uniform", 10, 100, 0, None, make_metrics(steps=steps))]
-    (axes,) = suite_figures.training_curves(runs).axes
+    (axes,) = suite_figures.training_curves(analyse(runs)).figure.axes
     assert [line.get_xdata().tolist() for line in axes.lines] == [shown]
 
 
@@ -104,8 +107,9 @@ def test_gates_that_are_not_one_per_layer_are_shown_but_not_set_beside_gradients
     ]
     assert not gradients.beside_gammas(runs)
     assert gradient(runs).answer.startswith("Not tested")
-    assert suite_figures.gates_and_gradients(runs) is None
-    assert suite_figures.gate_map(runs) and suite_figures.gates_by_depth(runs)
+    suite = analyse(runs)
+    assert suite_figures.gates_and_gradients(suite) is None
+    assert suite_figures.gate_map(suite) and suite_figures.gates_by_depth(suite)
 
 
 def selected(runs, candidates):
@@ -151,7 +155,7 @@ points = st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1)
 def test_the_frontier_is_what_nothing_beats(points):
     points = [(float(x), float(y)) for x, y in points]
     beaten = {p for p in points if any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in points)}
-    assert suite_figures.frontier(points) == sorted(set(points) - beaten)
+    assert frontier(points) == sorted(set(points) - beaten)
 
 
 def test_runs_are_read_from_folders(tmp_path):

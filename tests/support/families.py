@@ -1,6 +1,9 @@
-"""Tiny models of random weights, one of each family that people adapt."""
+"""Tiny models of random weights, one of each family that people adapt, and a tiny tokenizer."""
+
+import json
 
 import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     BertConfig,
     BertLMHeadModel,
@@ -60,3 +63,20 @@ def make_base(family, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return FAMILIES[family]().eval()
+
+
+def write_tokenizer(folder, *, eot="<|endoftext|>", config=None, change=None):
+    """Write a folder with a byte-level tokenizer of three merges."""
+    merges = [("h", "e"), ("l", "l"), ("he", "ll")]
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *("".join(m) for m in merges)]
+    backend = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(eot, special=True, normalized=False), "<|im_end|>"])
+    if change is not None:
+        change(backend)
+    folder.mkdir()
+    backend.save(str(folder / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | ({} if config is None else config)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder

@@ -34,7 +34,7 @@ from sublora.coding.setting import BYTES_VOCABULARY
 from sublora.coding.setting import Setting as CodedSetting
 from sublora.corpus.fallback import fallback_code
 from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID
-from sublora.report.runs import Run
+from sublora.report.analysis.runs import Run
 from sublora.run_folder import RunFolder
 from sublora.scoring.scores import TOP_K, Scores
 from sublora.seeds import stream

@@ -19,8 +19,8 @@ from sublora.cli.sweep import COMMANDS
 from sublora.corpus.prepare import prepare
 from sublora.errors import CertificateError, ConfigError, SubloraError
 from sublora.files import canonical_json
-from sublora.report.runs import load_runs
-from sublora.report.suite import write_suite_report
+from sublora.report.analysis.runs import load_runs
+from sublora.report.pages.suite import write_suite_report
 from sublora.run_folder import RunFolder
 from sublora.sweep import queue
 from sublora.sweep.grid import read_grid

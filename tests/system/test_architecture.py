@@ -68,7 +68,7 @@ TORCH_FREE = [
     "sublora.classification.verify",
     "sublora.classification.baselines",
     "sublora.classification.certified",
-    "sublora.report.html",
+    "sublora.report.pages.html",
     "sublora.report.show",
     "sublora.sweep.sweep",
     "sublora.cli",
@@ -97,6 +97,15 @@ def test_data_flows_one_way(path):
         part = part_of(imported)
         if part in ORDER:
             assert ORDER.index(part) <= ORDER.index(own), f"{own} imports {imported}, which comes later"
+
+
+def test_analysis_draws_nothing():
+    """What is found in runs is computed without matplotlib, and before any page."""
+    modules = [path for path in MODULES if path.is_relative_to(PACKAGE / "report" / "analysis")]
+    names = [".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in modules]
+    assert not [i for path in modules for i in imports(path) if i.startswith("sublora.report.pages")]
+    code = f"import sys; sys.modules['matplotlib'] = None; import {', '.join(names)}"
+    assert len(names) > 8 and subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize("name", TORCH_FREE)

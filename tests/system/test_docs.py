@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from families import write_tokenizer
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 import sublora
 from sublora.certificate.model import FORMAT, Certificate
@@ -27,16 +29,40 @@ COMMITTED = ["demo", "demo_scratch", "smollm2_docs", "smollm2_share", "sotu_befo
 # Valid, and no better than some simple code: they say so themselves.
 UNINTERESTING = {"demo", "demo_scratch", "smollm2_docs", "smollm2_share", "sotu_before"}
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def snippets(page):
+    """The Python that stands in a page."""
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+
+
 EXAMPLES = [
     pytest.param(code, id=f"{page.name}-{i}")
     for page in PAGES
-    for i, code in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+    if page.name != "README.md"
+    for i, code in enumerate(snippets(page))
 ]
 
 
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_examples_run(code):
     exec(compile(code, "example", "exec"), {})
+
+
+def test_the_first_page_runs_with_a_base_and_texts(tmp_path, monkeypatch, capsys):
+    folder = write_tokenizer(tmp_path / "base")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(vocab_size=len(AutoTokenizer.from_pretrained(folder)), max_position_embeddings=64, **sizes)
+    LlamaForCausalLM(config).save_pretrained(folder)
+    texts = [f"Paragraph {i} says that {i} and {i} are {2 * i}." for i in range(300)]
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    monkeypatch.chdir(tmp_path)
+    (code,) = snippets(ROOT / "README.md")
+    exec(compile(code, "README.md", "exec"), {})
+    certificate, data = read_certificate(RunFolder(tmp_path / "run").certificate), RunFolder(tmp_path / "run").message
+    assert certificate.statement in capsys.readouterr().out
+    assert certificate.message.bits == 8 * data.stat().st_size < 8 * 200
+    assert len(decode_message(data.read_bytes(), max_symbols=200).alpha) == 200
 
 
 @pytest.mark.parametrize("notebook", sorted((ROOT / "docs" / "notebooks").glob("*.py")), ids=lambda p: p.stem)
@@ -64,6 +90,11 @@ def test_the_security_page_states_the_limits_of_the_readers():
 
 def test_the_citation_is_of_this_version():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == sublora.__version__
+
+
+def test_every_heading_of_the_log_has_a_date_and_a_verdict():
+    headings = re.findall(r"^## (.*)", (ROOT / "docs" / "log.md").read_text(), re.MULTILINE)
+    assert [h for h in headings if not re.fullmatch(r"\d{4}-\d\d-\d\d: .+ \(.+\).*", h)] == [] != headings
 
 
 def committed():
@@ -138,6 +169,7 @@ def test_the_operators_page_shows_the_committed_benchmark():
     ("page", "run"),
     [
         ("README.md", "demo"),
+        ("docs/tutorial.md", "demo"),
         ("docs/bounds.md", "demo"),
         ("docs/certificate.md", "demo"),
         ("docs/smollm2.md", "smollm2_share"),

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import make_certificate, make_metrics, with_base
 
-from sublora.report import dots
-from sublora.report.dots import Entry, Mark, Row, draw_dots, spread, ticks
-from sublora.report.standing import base_loss, best_competitor, standing
-from sublora.report.tables import at_most
+from sublora.report.analysis.competitors import base_loss, best_competitor
+from sublora.report.analysis.tables import at_most
+from sublora.report.pages import dots
+from sublora.report.pages.dots import Entry, Mark, Row, draw_dots, spread, ticks
+from sublora.report.pages.standing import standing
 
 ROOT = Path(__file__).parents[2]
 SVG = "{http://www.w3.org/2000/svg}"

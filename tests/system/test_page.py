@@ -8,9 +8,9 @@ import pytest
 from runs import make_certificate, make_run, make_suite, with_base, write_runs
 
 from sublora.certificate.selection import Selection
-from sublora.report.html import write_report
-from sublora.report.samples import keep_sample
-from sublora.report.suite import write_suite_report
+from sublora.report.analysis.samples import keep_sample
+from sublora.report.pages.html import write_report
+from sublora.report.pages.suite import write_suite_report
 from sublora.run_folder import RunFolder
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -12,7 +12,7 @@ import numpy as np
 from markupsafe import Markup
 from scipy.optimize import isotonic_regression
 
-from sublora.report.templates import render
+from sublora.report.pages.templates import render
 
 # In units of the drawing. Its text of 13 units is 11 pixels high on a screen of 420, margins of a page included.
 WIDTH, LEFT, RIGHT = 456, 10, 446

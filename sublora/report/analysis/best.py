@@ -8,7 +8,7 @@ from sublora.certificate.model import Certificate, Claim
 from sublora.certificate.rounding import confidence
 from sublora.certificate.selection import Selection
 from sublora.certificate.wording import amount
-from sublora.report.runs import Run
+from sublora.report.analysis.runs import Run
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -17,7 +17,7 @@ from sublora.certificate.selection import Selection, read_selection
 from sublora.config import Sublora
 from sublora.errors import CertificateError, SubloraError
 from sublora.files import read_json
-from sublora.report.metrics import check_metrics, read_metrics
+from sublora.report.analysis.metrics import check_metrics, read_metrics
 from sublora.run_folder import RunFolder
 
 # The order of modes in tables and legends; others follow by name.
@@ -27,7 +27,15 @@ _FIXED = {0.2: "fixed-aheavy", 0.5: "fixed-equal", 0.8: "fixed-bheavy"}
 # A sweep names its runs by their configurations, which may differ in more than the allocation.
 _OF_A_SWEEP = re.compile(r"sublora-d(?P<d>\d+)-(?P<mode>.+)-seed(?P<seed>\d+)")
 
-Configuration = tuple[str, int]
+
+class Configuration(NamedTuple):
+    """What is compared: a mode and a number of coordinates. Runs of one configuration differ in their seed."""
+
+    mode: str
+    d: int
+
+    def __str__(self) -> str:
+        return f"{self.mode}, d = {self.d:,}"
 
 
 @dataclass(frozen=True)
@@ -55,8 +63,8 @@ class Run:
 
     @property
     def configuration(self) -> Configuration:
-        """What is compared: mode and d. Runs of one configuration differ in their seed."""
-        return self.mode, self.d
+        """Its mode and d."""
+        return Configuration(self.mode, self.d)
 
     @property
     def bits(self) -> int:

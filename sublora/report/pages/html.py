@@ -5,16 +5,25 @@ from pathlib import Path
 from typing import Any
 
 from sublora.certificate.model import Certificate
-from sublora.certificate.reading import read_certificate
 from sublora.certificate.wording import headline_sentence
-from sublora.errors import CertificateError, SubloraError
+from sublora.errors import CertificateError
 from sublora.files import write_text
-from sublora.report import figures
-from sublora.report.metrics import read_metrics
-from sublora.report.samples import read_samples
-from sublora.report.standing import standing
-from sublora.report.tables import compared, gains, held_out_loss, measured, rounded, sure, uninteresting, unit_name
-from sublora.report.templates import Panel, render
+from sublora.report.analysis.metrics import Record
+from sublora.report.analysis.run_result import read_result
+from sublora.report.analysis.tables import (
+    compared,
+    gains,
+    held_out_loss,
+    measured,
+    rounded,
+    sure,
+    uninteresting,
+    unit_name,
+)
+from sublora.report.pages import figures
+from sublora.report.pages.panel import present
+from sublora.report.pages.standing import standing
+from sublora.report.pages.templates import render
 from sublora.run_folder import RunFolder
 
 _HASH = re.compile(r" \(SHA-256 [0-9a-f]{64}\)")
@@ -31,34 +40,34 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         SubloraError: the folder holds no run, or its records are damaged.
         CertificateError: the certificate is damaged or was changed, or it is a classifier's, of which there is no page.
     """
-    run = RunFolder(run_dir)
     if RunFolder.holds_classifier(run_dir):
         raise CertificateError(
             f"there is no page of a classifier's certificate: `sublora show {run_dir}` says what it claims"
         )
-    metrics = read_metrics(run.metrics)
-    try:
-        config = run.config.read_text()
-    except OSError as error:
-        raise SubloraError(
-            f"cannot read {run.config}: {error.strerror}; give a folder that `sublora train` wrote"
-        ) from error
-    certificate = read_certificate(run.certificate) if run.certificate.exists() else None
+    result = read_result(run_dir)
+    certificate, metrics = result.certificate, result.metrics
     page = render(
         "page.html",
-        title=f"SubLoRA {'certificate' if certificate else 'run'}: {run_dir.resolve().name}",
+        title=f"SubLoRA {'certificate' if certificate else 'run'}: {result.name}",
         certificate=certificate,
-        training_panels=_training_panels(metrics),
-        samples=read_samples(run),
-        config=config,
+        training_panels=present(
+            figures.training(metrics),
+            figures.learning_rate(metrics),
+            figures.gates_by_step(metrics),
+            figures.gates_by_layer(metrics),
+            figures.gradients_by_step(metrics),
+            figures.gradients_by_layer(metrics),
+        ),
+        samples=result.samples,
+        config=result.config,
         **(_certified(certificate, metrics) if certificate else {}),
     )
-    path = out or run.report
+    path = out or RunFolder(run_dir).report
     write_text(path, page)
     return path
 
 
-def _certified(c: Certificate, metrics: list[dict[str, Any]]) -> dict[str, Any]:
+def _certified(c: Certificate, metrics: list[Record]) -> dict[str, Any]:
     """What only the page of a certified run shows."""
     return {
         # Hashes stand further down, in the statement in full.
@@ -68,63 +77,9 @@ def _certified(c: Certificate, metrics: list[dict[str, Any]]) -> dict[str, Any]:
         "cards": _cards(c),
         "beside": compared(c),
         "known": _known(c),
-        "panels": [*_bound_panels(c), _top_k_panel(c)],
+        "panels": present(figures.decomposition(c), figures.ledger(c), figures.top_k(c)),
         "pretrained": c.prior.base.kind == "pretrained",
     }
-
-
-def _bound_panels(certificate: Certificate) -> list[Panel]:
-    return [
-        Panel(
-            "decomposition",
-            "Where the bound comes from",
-            "Bound on bits per token: the empirical risk of the decoded model; the price of making the loss bounded; "
-            "the price of K bits and n documents; the price of measuring a draw rather than every document.",
-            figures.decomposition(certificate),
-        ),
-        Panel(
-            "ledger",
-            "Where the bits of the message go",
-            "Every field of the message. Together they are K, the length of the file in bits.",
-            figures.ledger(certificate),
-        ),
-    ]
-
-
-def _top_k_panel(certificate: Certificate) -> Panel:
-    return Panel(
-        "top_k",
-        "Top-k error",
-        "Share of tokens that are not among the k most probable: measured, and the bound on it.",
-        figures.top_k(certificate),
-    )
-
-
-def _training_panels(metrics: list[dict[str, Any]]) -> list[Panel]:
-    panels = [
-        (
-            "training",
-            "Loss",
-            "Bits per token: of the training batches, and of fixed batches of both splits at every evaluation.",
-            figures.training(metrics),
-        ),
-        ("learning_rate", "Learning rate", "Of the subspace coordinates.", figures.learning_rate(metrics)),
-        ("gates_by_step", "Gates over training", "Every layer's share of B.", figures.gates_by_step(metrics)),
-        ("gates_by_layer", "Gates by layer", "Share of B, first and last.", figures.gates_by_layer(metrics)),
-        (
-            "gradients_by_step",
-            "Gradients over training",
-            "Norm of the gradient that reaches the coordinates through A and through B: mean and range over layers.",
-            figures.gradients_by_step(metrics),
-        ),
-        (
-            "gradients_by_layer",
-            "Gradients by layer",
-            "The same norm, averaged over the second half of training.",
-            figures.gradients_by_layer(metrics),
-        ),
-    ]
-    return [Panel(name, title, caption, figure) for name, title, caption, figure in panels if figure is not None]
 
 
 def _cards(certificate: Certificate) -> list[tuple[str, str]]:

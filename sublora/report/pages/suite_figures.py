@@ -5,9 +5,8 @@ Colours stand for modes and markers for d, the same in every figure. Marks are m
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -16,8 +15,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from sublora.report.crowd import Mark, show_crowd
-from sublora.report.figures import (
+from sublora.report.analysis.curves import curve, frontier
+from sublora.report.analysis.hypotheses import Answer
+from sublora.report.analysis.parts import stacked, top_k_claims
+from sublora.report.analysis.runs import Configuration, Run, configurations, mean_and_error, mode_order
+from sublora.report.analysis.suite import Suite
+from sublora.report.analysis.tables import minus
+from sublora.report.pages.crowd import Mark, show_crowd
+from sublora.report.pages.figures import (
     BLUE,
     DEPTH,
     GREEN,
@@ -26,18 +31,11 @@ from sublora.report.figures import (
     PURPLE,
     RED,
     SKY,
-    column,
     k_axis,
     log_axis,
     new_axes,
-    stacked,
-    top_k_claims,
 )
-from sublora.report.gradients import beside_gammas
-from sublora.report.hypotheses import Answer, depth, gradient
-from sublora.report.runs import Configuration, Run, configurations, mean_and_error, mode_order
-from sublora.report.svg import STYLE
-from sublora.report.tables import minus
+from sublora.report.pages.panel import panel
 
 COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#808080")
 MARKERS = "osD^vPX"
@@ -71,11 +69,6 @@ class _Key:
         figure.legend(handles=[*handles, *more], loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=1.4)
 
 
-def certified(runs: Iterable[Run]) -> list[Run]:
-    """Return the runs that have a certificate."""
-    return [run for run in runs if run.certificate]
-
-
 def _panels(count: int, height: float = 2.1, *, x: str, y: str, sharey: bool = True) -> tuple[Figure, list[Axes]]:
     """Return a figure of `count` panels in at most two columns, with its labels."""
     columns = min(2, count)
@@ -95,15 +88,6 @@ def _scale(axes: Axes, values: Sequence[float]) -> None:
         log_axis(axes, "x")
     else:
         axes.xaxis.set_major_locator(MaxNLocator(4))
-
-
-def frontier(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return the points that no other point beats in both coordinates, from left to right. Less is better."""
-    best: list[tuple[float, float]] = []
-    for x, y in sorted(points):
-        if not best or y < best[-1][1]:
-            best.append((x, y))
-    return best
 
 
 def _marks(
@@ -155,9 +139,16 @@ def _draw_frontier(axes: Axes, means: Sequence[tuple[float, float]]) -> None:
 _FRONTIER = Line2D([], [], color="black", linewidth=1, linestyle="--", label="frontier")
 
 
-@matplotlib.rc_context(STYLE)
-def pareto(runs: Sequence[Run]) -> Figure:
+@panel(
+    "pareto",
+    "Pareto frontier",
+    "Empirical risk of the decoded model against the information in its message. One mark per configuration: mean "
+    "and standard error over seeds. No configuration lies below and left of the dashed line. A triangle names "
+    "what is far above the axis.",
+)
+def pareto(suite: Suite) -> Figure:
     """Draw empirical risk against KL, all configurations together, with the Pareto frontier of the means."""
+    runs = suite.certified
     key = _Key(runs)
     figure, (axes,) = _panels(1, 2.6, x="KL = K ln 2, nats", y="empirical bits per token")
     _draw_frontier(axes, _marks(axes, configurations(runs), key, _kl, _empirical))
@@ -165,9 +156,14 @@ def pareto(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
-def pareto_by_budget(runs: Sequence[Run]) -> Figure:
+@panel(
+    "pareto_by_budget",
+    "Pareto frontier for every d",
+    "The same, apart.",
+)
+def pareto_by_budget(suite: Suite) -> Figure:
     """Draw empirical risk against KL with a panel, and a frontier, for every d."""
+    runs = suite.certified
     key = _Key(runs)
     figure, panels = _panels(len(key.budgets), 2.5, x="KL = K ln 2, nats", y="empirical bits per token", sharey=False)
     for axes, d in zip(panels, key.budgets, strict=True):
@@ -178,9 +174,14 @@ def pareto_by_budget(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
-def compression(runs: Sequence[Run]) -> Figure:
+@panel(
+    "compression",
+    "Bound and length of the message",
+    "Certified bits per token against the length of the message, in bytes and in bits (K).",
+)
+def compression(suite: Suite) -> Figure:
     """Draw the certified bound against the length of the message."""
+    runs = suite.certified
     key = _Key(runs)
     figure, (axes,) = _panels(1, 2.8, x="message, bytes", y="certified bits per token")
     means = _marks(axes, configurations(runs), key, lambda run: run.bits / 8, lambda run: run.claim("bpd", "bound"))
@@ -194,10 +195,14 @@ def compression(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
-def compression_factor(runs: Sequence[Run]) -> Figure | None:
+@panel(
+    "compression_factor",
+    "Bound and compression of the parameters",
+    "Certified bits per token against D/d.",
+)
+def compression_factor(suite: Suite) -> Figure | None:
     """Draw the certified bound against D/d, LoRA parameters per coordinate; None where no run records D."""
-    runs = [run for run in runs if run.D and run.d]
+    runs = [run for run in suite.certified if run.D and run.d]
     if not runs:
         return None
     key = _Key(runs)
@@ -210,9 +215,15 @@ def compression_factor(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
-def decompositions(runs: Sequence[Run]) -> Figure:
+@panel(
+    "decomposition",
+    "Where the bounds come from",
+    "Bound on bits per token, mean over seeds: empirical risk, the price of a bounded loss, of K bits and n "
+    "documents, and of measuring a draw.",
+)
+def decompositions(suite: Suite) -> Figure:
     """Draw the bound of every configuration as a stack of its parts, averaged over seeds."""
+    runs = suite.certified
     groups = configurations(runs)
     figure, (axes,) = _panels(1, 0.3 + 0.22 * len(groups), x="bits per token", y="")
     left = np.zeros(len(groups))
@@ -222,33 +233,28 @@ def decompositions(runs: Sequence[Run]) -> Figure:
         values = [np.mean([stack[part] for stack in group]) for group in stacks]
         axes.barh(rows, values, left=left, height=0.7, color=colour, label=text)
         left += values
-    axes.set_yticks(rows, labels=[f"{mode}, d = {d:,}" for mode, d in groups])
+    axes.set_yticks(rows, labels=[str(configuration) for configuration in groups])
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside upper left", ncols=2, columnspacing=1.2, handlelength=1.4)
     return figure
 
 
-def _gates(runs: Sequence[Run]) -> dict[Configuration, dict[int, np.ndarray]]:
-    """Return the last gammas of every seed of the configurations that are gated."""
-    out: dict[Configuration, dict[int, np.ndarray]] = {}
-    for run in runs:
-        if (gamma := run.gamma()) is not None:
-            out.setdefault(run.configuration, {})[run.seed] = gamma
-    return out
-
-
-@matplotlib.rc_context(STYLE)
-def gate_map(runs: Sequence[Run]) -> Figure | None:
+@panel(
+    "gates",
+    "Gates by layer and seed",
+    "Share of B at the end of training.",
+)
+def gate_map(suite: Suite) -> Figure | None:
     """Draw the last gamma of every layer and seed as a heat map per gated configuration; None without gates."""
-    gates = _gates(runs)
+    gates = suite.gates
     if not gates:
         return None
     values = np.concatenate([gamma for seeds in gates.values() for gamma in seeds.values()])
     colours = ScalarMappable(Normalize(values.min(), values.max()), DEPTH.resampled(32))
     heights = [len(seeds) for seeds in gates.values()]
     figure, grid = new_axes(0.4 + sum(0.55 + 0.2 * h for h in heights), len(gates), 1, height_ratios=heights)
-    for axes, ((mode, d), seeds) in zip(grid[:, 0], gates.items(), strict=True):
+    for axes, (configuration, seeds) in zip(grid[:, 0], gates.items(), strict=True):
         for row, gamma in enumerate(seeds.values()):
             edges = np.arange(len(gamma) + 1) - 0.5
             axes.pcolormesh(edges, [row - 0.5, row + 0.5], gamma[None], cmap=colours.cmap, norm=colours.norm)
@@ -256,23 +262,26 @@ def gate_map(runs: Sequence[Run]) -> Figure | None:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.invert_yaxis()
         axes.grid(visible=False)
-        axes.set(title=f"{mode}, d = {d:,}", ylabel="seed")
+        axes.set(title=str(configuration), ylabel="seed")
     grid[-1, 0].set_xlabel("layer")
     figure.colorbar(colours, ax=list(grid[:, 0]), label="gamma, share of B")
     return figure
 
 
-@matplotlib.rc_context(STYLE)
-def gates_by_depth(runs: Sequence[Run]) -> Figure | None:
+@panel(
+    "gates_by_depth",
+    "Gates and depth",
+    "Faint lines are seeds; marks are their mean and standard error. p is adjusted for the number of panels.",
+)
+def gates_by_depth(suite: Suite) -> Figure | None:
     """Draw gamma against the layer: every seed faintly, mean and standard error in front; None without gates."""
-    gates = _gates(runs)
+    gates = suite.gates
     if not gates:
         return None
-    key = _Key(runs)
-    answer = depth(runs)
+    key = _Key(suite.runs)
     figure, panels = _panels(len(gates), x="layer", y="gamma, share of B")
-    for axes, ((mode, d), seeds) in zip(panels, gates.items(), strict=True):
-        colour = key.colour(mode)
+    for axes, (configuration, seeds) in zip(panels, gates.items(), strict=True):
+        colour = key.colour(configuration.mode)
         for gamma in seeds.values():
             axes.plot(gamma, color=colour, alpha=0.3, linewidth=0.8)
         if len({len(gamma) for gamma in seeds.values()}) == 1:
@@ -280,46 +289,38 @@ def gates_by_depth(runs: Sequence[Run]) -> Figure | None:
             error = table.std(0, ddof=1) / math.sqrt(len(table)) if len(table) > 1 else None
             axes.errorbar(range(table.shape[1]), table.mean(0), yerr=error, color=colour, marker="o", markersize=3.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_title(f"{mode}, d = {d:,}{_test(answer, mode, d)}")
+        axes.set_title(f"{configuration}{_test(suite.depth, configuration)}")
     return figure
 
 
-def _test(answer: Answer, mode: str, d: int) -> str:
+def _test(answer: Answer, configuration: Configuration) -> str:
     """Return the correlation and its p-value, adjusted for the number of panels, as lines of a title."""
-    found = [f for f in answer.findings if f.what == f"{mode}, d = {d:,}" and not math.isnan(f.p)]
+    found = [f for f in answer.findings if f.what == configuration and not math.isnan(f.p)]
     return "".join(f"\nSpearman {minus(f'{f.estimate:+.2f}')},\np = {f.adjusted:.2g}" for f in found[-1:])
 
 
-@matplotlib.rc_context(STYLE)
-def gates_and_gradients(runs: Sequence[Run]) -> Figure | None:
+@panel(
+    "gates_and_gradients",
+    "Gates and gradients",
+    "Final gamma of every layer against how much more of the gradient came through B than through A, mean over "
+    "training; markers are seeds. The gradient passes the gate, so what is seen may be the gate's own doing.",
+)
+def gates_and_gradients(suite: Suite) -> Figure | None:
     """Draw gamma against the share of B in the gradient over training, a mark per layer and seed; None without."""
-    points = beside_gammas(runs)
+    points = suite.shares
     if not points:
         return None
     figure, panels = _panels(len(points), x="", y="gamma, share of B")
     figure.supxlabel("log2 of the gradient norm, B over A", fontsize=10)
-    answer = gradient(runs)
     layers = max(gammas.shape[1] for _, gammas in points.values())
     colours = ScalarMappable(Normalize(-0.5, layers - 0.5), DEPTH.resampled(layers))
-    for axes, ((mode, d), (shares, gammas)) in zip(panels, points.items(), strict=True):
+    for axes, (configuration, (shares, gammas)) in zip(panels, points.items(), strict=True):
         for marker, share, gamma in zip(itertools.cycle(MARKERS), shares, gammas, strict=False):
             axes.scatter(share, gamma, c=colours.to_rgba(np.arange(len(gamma))), marker=marker, s=14, linewidths=0)
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.set_title(f"{mode}, d = {d:,}{_test(answer, mode, d)}")
+        axes.set_title(f"{configuration}{_test(suite.gradient, configuration)}")
     figure.colorbar(colours, ax=panels, label="layer", ticks=MaxNLocator(integer=True))
     return figure
-
-
-def _curve(group: Sequence[Run], kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the steps that all runs of a group recorded, and the values there: a row per run."""
-    columns = [column(run.metrics, kind, name) for run in group]
-    columns = [(steps, values) for steps, values in columns if len(steps)]
-    if not columns:
-        return np.array([]), np.array([])
-    steps = sorted(set.intersection(*(set(steps.tolist()) for steps, _ in columns)))
-    # Layers are averaged: what is drawn is one number per step and run.
-    rows = [dict(zip(s.tolist(), v.reshape(len(v), -1).mean(1), strict=True)) for s, v in columns]
-    return np.array(steps), np.array([[row[step] for step in steps] for row in rows])
 
 
 def _band(axes: Axes, steps: np.ndarray, table: np.ndarray, colour: str, linestyle: str = "-") -> None:
@@ -330,37 +331,45 @@ def _band(axes: Axes, steps: np.ndarray, table: np.ndarray, colour: str, linesty
         axes.fill_between(steps, mean - error, mean + error, color=colour, alpha=0.2, linewidth=0)
 
 
-@matplotlib.rc_context(STYLE)
-def gradients(runs: Sequence[Run]) -> Figure | None:
+@panel(
+    "gradients",
+    "Gradients",
+    "Norm of the gradient that reaches the coordinates through A and through B, mean over layers.",
+)
+def gradients(suite: Suite) -> Figure | None:
     """Draw the gradient norms through A and B over training, a panel per configuration; None if not recorded."""
     curves = {}
-    for configuration, group in configurations(runs).items():
-        sides = [_curve(group, "train", name) for name in ("grad_norm_a", "grad_norm_b")]
+    for configuration, group in configurations(suite.runs).items():
+        sides = [curve(group, "train", name) for name in ("grad_norm_a", "grad_norm_b")]
         if all(len(steps) for steps, _ in sides):
             curves[configuration] = sides
     if not curves:
         return None
     figure, panels = _panels(len(curves), 1.25, x="step", y="gradient norm, mean over layers (logarithmic)")
-    for axes, ((mode, d), sides) in zip(panels, curves.items(), strict=True):
+    for axes, (configuration, sides) in zip(panels, curves.items(), strict=True):
         for (steps, table), colour in zip(sides, (BLUE, RED), strict=True):
             _band(axes, steps, table, colour)
         log_axis(axes, "y")
-        axes.set_title(f"{mode}, d = {d:,}")
+        axes.set_title(str(configuration))
     lines = [Line2D([], [], color=c, label=label) for c, label in ((BLUE, "through A"), (RED, "through B"))]
     figure.legend(handles=lines, loc="outside upper left", ncols=2)
     return figure
 
 
-@matplotlib.rc_context(STYLE)
-def training_curves(runs: Sequence[Run]) -> Figure | None:
+@panel(
+    "training",
+    "Training",
+    "Held-out bits per token before quantization; bands are standard errors over seeds.",
+)
+def training_curves(suite: Suite) -> Figure | None:
     """Draw held-out bits per token over training, a panel for every d; None if never evaluated on held-out text.
 
     The untrained model, which may be far above all others, is left out where two later evaluations make a curve.
     """
-    key = _Key(runs)
+    key = _Key(suite.runs)
     curves = {}
-    for configuration, group in configurations(runs).items():
-        steps, table = _curve(group, "eval", "val_bpd")
+    for configuration, group in configurations(suite.runs).items():
+        steps, table = curve(group, "eval", "val_bpd")
         shown = steps > 0 if (steps > 0).sum() > 1 else steps >= 0
         curves[configuration] = steps[shown], table[:, shown]
     if not any(len(steps) for steps, _ in curves.values()):
@@ -378,9 +387,14 @@ def training_curves(runs: Sequence[Run]) -> Figure | None:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
-def top_k_curves(runs: Sequence[Run]) -> Figure:
+@panel(
+    "top_k",
+    "Top-k error",
+    "Share of tokens that are not among the k most probable: bound, and measured.",
+)
+def top_k_curves(suite: Suite) -> Figure:
     """Draw the top-k error and its bound against k, a panel for every d, averaged over seeds."""
+    runs = suite.certified
     key = _Key(runs)
     figure, panels = _panels(len(key.budgets), x="k (logarithmic)", y="top-k error")
     for (mode, d), group in configurations(runs).items():

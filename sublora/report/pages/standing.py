@@ -1,13 +1,12 @@
 """Where a certificate stands: its losses, its base's, and those of simple codes, as rows of one drawing."""
 
-from typing import Any
-
 from markupsafe import Markup
 
 from sublora.certificate.model import Baseline, Certificate
-from sublora.report.dots import Entry, Mark, Row, Tone, draw_dots
-from sublora.report.figures import column
-from sublora.report.tables import at_most, held_out_loss, measured, rounded, sure
+from sublora.report.analysis.competitors import base_loss, best_competitor, bound_of
+from sublora.report.analysis.metrics import Record
+from sublora.report.analysis.tables import at_most, held_out_loss, measured, rounded, sure
+from sublora.report.pages.dots import Entry, Mark, Row, Tone, draw_dots
 
 
 def own_marks(certificate: Certificate) -> tuple[Mark, ...]:
@@ -19,39 +18,13 @@ def own_marks(certificate: Certificate) -> tuple[Mark, ...]:
     return (certified,)
 
 
-def base_loss(certificate: Certificate, metrics: list[dict[str, Any]]) -> float | None:
-    """Return the loss of the base alone, without any fallback, in the unit of the headline; None where it is unknown.
-
-    A pretrained base was measured on the held-out documents. Random weights are what training began with; its records
-    are in bits per token, and bytes are known to be the tokens where both held-out losses agree.
-    """
-    held_out, per_byte = certificate.held_out, certificate.headline.metric == "bpb"
-    if certificate.prior.base.kind == "pretrained":
-        return held_out.base_bpb if held_out and per_byte else None
-    steps, losses = column(metrics, "eval", "val_bpd")
-    if not len(steps) or steps[0] or (per_byte and not (held_out and held_out.bpb == held_out.bpd)):
-        return None
-    return float(losses[0])
-
-
-def base_marks(certificate: Certificate, metrics: list[dict[str, Any]]) -> tuple[Mark, ...]:
+def base_marks(certificate: Certificate, metrics: list[Record]) -> tuple[Mark, ...]:
     """Return the loss of the base alone where it is known."""
     loss = base_loss(certificate, metrics)
     return () if loss is None else (Mark(loss, measured(loss), "ring", "plain"),)
 
 
-def bound_of(baseline: Baseline, certificate: Certificate) -> float | None:
-    """Return a competitor's bound in the unit of the headline; None where it is not known there."""
-    return baseline.bound_bpb if certificate.headline.metric == "bpb" else baseline.bound
-
-
-def best_competitor(certificate: Certificate) -> tuple[Baseline, float] | None:
-    """Return what has the lowest bound of all that the certificate has to beat, and that bound; None without any."""
-    bounds = [(b, bound) for b in certificate.beside if (bound := bound_of(b, certificate)) is not None]
-    return min(bounds, key=lambda pair: pair[1]) if bounds else None
-
-
-def standing(certificate: Certificate, metrics: list[dict[str, Any]]) -> Markup:
+def standing(certificate: Certificate, metrics: list[Record]) -> Markup:
     """Draw a certificate among its base and the simple codes, the lowest bound on top.
 
     Args:

@@ -1,4 +1,4 @@
-"""Reading what training recorded, one record per line."""
+"""What training recorded, one record per line: reading it, and taking a column of it."""
 
 import json
 import math
@@ -6,12 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from sublora.errors import SubloraError
 
+Record = dict[str, Any]
 _LISTS = ("grad_norm_a", "grad_norm_b", "gamma")
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: Path) -> list[Record]:
     """Read the records of a run.
 
     Raises:
@@ -32,7 +36,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return check_metrics(records, f"{path}, line")
 
 
-def check_metrics(records: Iterable[Any], where: str) -> list[dict[str, Any]]:
+def check_metrics(records: Iterable[Any], where: str) -> list[Record]:
     """Return the records if they can be drawn.
 
     Args:
@@ -57,3 +61,20 @@ def check_metrics(records: Iterable[Any], where: str) -> list[dict[str, Any]]:
             if name in _LISTS and isinstance(value, list) and layers.setdefault(name, len(value)) != len(value):
                 raise SubloraError(f"{where} {number}: {name} has {len(value)} layers, before it had {layers[name]}")
     return records
+
+
+def column(metrics: list[Record], kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps of the records of a kind that have a value, and their values (one row per step)."""
+    rows = [(r["iter"], r[name]) for r in metrics if r["kind"] == kind and r.get(name) is not None]
+    return np.array([i for i, _ in rows]), np.array([v for _, v in rows])
+
+
+def smooth(values: Float[np.ndarray, " n"], half_life: float) -> Float[np.ndarray, " n"]:
+    """Return the running average whose weights halve every `half_life` records, unbiased from the first record on."""
+    keep = 0.5 ** (1 / half_life)
+    total, weight = 0.0, 0.0
+    out = np.empty(len(values))
+    for i, value in enumerate(values):
+        total, weight = keep * total + value, keep * weight + 1
+        out[i] = total / weight
+    return out

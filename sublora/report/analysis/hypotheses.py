@@ -8,14 +8,15 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from sublora.report.gradients import beside_gammas
-from sublora.report.runs import Run, configurations, mode_order
-from sublora.report.tables import minus
+from sublora.report.analysis.gradients import beside_gammas
+from sublora.report.analysis.runs import Configuration, Run, configurations, mode_order
+from sublora.report.analysis.tables import minus
 
 ALPHA = 0.05
 # Fewer pairs than this cannot say anything.
@@ -30,6 +31,16 @@ MEASURES: tuple[tuple[str, Callable[[Run], float]], ...] = (
     ("certified bits per token", lambda run: run.claim("bpd", "bound")),
     ("held-out bits per token", Run.held_out),
 )
+
+
+class Pair(NamedTuple):
+    """Two modes that are compared."""
+
+    one: str
+    other: str
+
+    def __str__(self) -> str:
+        return f"{self.one} minus {self.other}"
 
 
 @dataclass(frozen=True)
@@ -47,7 +58,7 @@ class Finding:
     adjusted: p after Holm's correction over the findings of the question.
     """
 
-    what: str
+    what: Pair | Configuration
     measure: str
     n: int
     estimate: float
@@ -74,10 +85,10 @@ class Answer:
     findings: list[Finding]
 
 
-def answer_all(runs: Sequence[Run]) -> list[Answer]:
-    """Answer every question; those without data say so."""
+def answer_modes(runs: Sequence[Run]) -> list[Answer]:
+    """Answer the questions that compare modes; those without data say so."""
     in_frames = [frames(runs)] if {"spectral", "practised"} & {run.mode for run in runs} else []
-    return [asymmetry(runs), learning(runs), *in_frames, same_pattern(runs), depth(runs), gradient(runs)]
+    return [asymmetry(runs), learning(runs), *in_frames]
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -133,23 +144,24 @@ def _compare(
 ) -> Answer:
     """Compare pairs of modes; whether the certified bound of the decisive pairs differs answers the question."""
     certified = [run for run in runs if run.certificate]
-    findings = []
-    for one, other in (*decisive, *others):
+    pairs, findings = [], []
+    for pair in itertools.starmap(Pair, (*decisive, *others)):
         for unit, measure in MEASURES:
-            values = [{(r.d, r.seed): measure(r) for r in certified if r.mode == mode} for mode in (one, other)]
+            values = [{(r.d, r.seed): measure(r) for r in certified if r.mode == mode} for mode in pair]
             shared = sorted(set(values[0]) & set(values[1]))
             differences = np.array([values[0][key] - values[1][key] for key in shared], dtype=np.float64)
             differences = differences[np.isfinite(differences)]
             if len(differences) >= MIN_PAIRS:
-                findings.append(_paired(f"{one} minus {other}", unit, differences))
+                pairs.append(pair)
+                findings.append(_paired(pair, unit, differences))
     findings = _adjust(findings)
-    names = {f"{one} minus {other}" for one, other in decisive}
-    tested = [f for f in findings if f.what in names and f.measure == MEASURES[0][0]]
-    deciding = [f for f in tested if f.significant]
-    worse = " and ".join(f.what.replace("minus", "is worse than") for f in deciding if f.estimate > 0)
+    compared = list(zip(pairs, findings, strict=True))
+    tested = [(p, f) for p, f in compared if p in decisive and f.measure == MEASURES[0][0]]
+    deciding = [(p, f) for p, f in tested if f.significant]
+    worse = " and ".join(f"{p.one} is worse than {p.other}" for p, f in deciding if f.estimate > 0)
     if not tested:
         answer = f"Not tested: the modes that decide it share fewer than {MIN_PAIRS} pairs of d and seed."
-    elif better := [f.what.replace("minus", "beats") for f in deciding if f.estimate < 0]:
+    elif better := [f"{p.one} beats {p.other}" for p, f in deciding if f.estimate < 0]:
         answer = f"Yes: {' and '.join(better)}{f'; but {worse}' if worse else ''}."
     elif worse and len(deciding) == len(tested):
         answer = f"No, it hurts: {worse}."
@@ -157,10 +169,10 @@ def _compare(
         answer = f"No evidence that it helps; {worse}."
     else:
         answer = "No evidence that it helps."
-    return Answer(question, answer, [_difference(f) for f in findings], findings)
+    return Answer(question, answer, [_difference(p, f) for p, f in compared], findings)
 
 
-def _difference(finding: Finding) -> str:
+def _difference(pair: Pair, finding: Finding) -> str:
     verdict = "is better than" if finding.estimate < 0 else "is worse than"
     if not finding.significant:
         verdict = "against"
@@ -168,10 +180,10 @@ def _difference(finding: Finding) -> str:
     end = "" if finding.significant else ", no evidence of a difference"
     if math.isnan(finding.p):
         end = f"; {finding.detail}"
-    return f"{finding.what.replace('minus', verdict)}: {value} {finding.measure}{end}."
+    return f"{pair.one} {verdict} {pair.other}: {value} {finding.measure}{end}."
 
 
-def _paired(what: str, measure: str, differences: Float[np.ndarray, " n"]) -> Finding:
+def _paired(what: Pair, measure: str, differences: Float[np.ndarray, " n"]) -> Finding:
     n, mean, spread = len(differences), float(differences.mean()), float(differences.std(ddof=1))
     if spread < FLAT:
         return Finding(what, measure, n, mean, "the differences do not vary, so no test applies")
@@ -191,12 +203,12 @@ def _paired(what: str, measure: str, differences: Float[np.ndarray, " n"]) -> Fi
     )
 
 
-def _gated(runs: Sequence[Run]) -> dict[str, Float[np.ndarray, "seeds layers"]]:
+def _gated(runs: Sequence[Run]) -> dict[Configuration, Float[np.ndarray, "seeds layers"]]:
     out = {}
-    for (mode, d), group in configurations(runs).items():
+    for configuration, group in configurations(runs).items():
         gammas = [gamma for run in group if (gamma := run.gamma()) is not None]
         if gammas and len({len(gamma) for gamma in gammas}) == 1:
-            out[f"{mode}, d = {d:,}"] = np.array(gammas)
+            out[configuration] = np.array(gammas)
     return out
 
 
@@ -237,16 +249,16 @@ def gradient(runs: Sequence[Run]) -> Answer:
     question = "Do layers with more gradient through B, compared with A, end with a larger gamma?"
     findings = []
     for measure, first in (("at the first record", True), ("over training", False)):
-        for (mode, d), (shares, gammas) in beside_gammas(runs, first=first).items():
+        for configuration, (shares, gammas) in beside_gammas(runs, first=first).items():
             if gammas.shape[1] >= MIN_LAYERS:
                 text = f"Spearman correlation of gamma and the share of B in the gradient {measure}"
-                findings.append(_ranked(f"{mode}, d = {d:,}", text, shares, gammas))
+                findings.append(_ranked(configuration, text, shares, gammas))
     meaning = "Evidence that gamma goes with the gradient"
     return _correlations(question, _adjust(findings), "gates and gradients by layer", meaning, unit="tests")
 
 
 def _ranked(
-    what: str, measure: str, x: Float[np.ndarray, "seeds layers"], gammas: Float[np.ndarray, "seeds layers"]
+    what: Configuration, measure: str, x: Float[np.ndarray, "seeds layers"], gammas: Float[np.ndarray, "seeds layers"]
 ) -> Finding:
     """Correlate x and gamma over layers, both averaged over seeds: the layers of several seeds are not independent."""
     n = gammas.shape[1]

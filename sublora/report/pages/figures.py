@@ -3,19 +3,19 @@
 import math
 from typing import Any
 
-import matplotlib
 import numpy as np
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from sublora.certificate.model import Certificate, Claim, Decomposition
+from sublora.certificate.model import Certificate
 from sublora.certificate.wording import DIGITS
-from sublora.report.svg import STYLE
-from sublora.report.tables import unit_name
+from sublora.report.analysis.metrics import Record, column, smooth
+from sublora.report.analysis.parts import stacked, top_k_claims
+from sublora.report.analysis.tables import unit_name
+from sublora.report.pages.panel import panel
 
 # Okabe & Ito (2008), distinguishable with any kind of colour vision. Yellow and black are left out: they vanish on a
 # light and on a dark page.
@@ -32,8 +32,6 @@ PARTS = {
 }
 # The training loss is averaged with weights that halve over this share of the records.
 HALF_LIFE = 0.02
-
-Record = dict[str, Any]
 
 
 def new_axes(height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
@@ -56,21 +54,16 @@ def key_above(figure: Figure) -> None:
     figure.legend(loc="outside upper left", ncols=2, handlelength=1.6, columnspacing=1.2)
 
 
-def stacked(decomposition: Decomposition) -> dict[str, float]:
-    """Return the parts of a bound as lengths of a stack: a smoothing that lowers the loss shortens the empirical risk.
-
-    The mixture with a fallback code does, where the model fails on documents that the code does not.
-    """
-    parts = decomposition.model_dump()
-    gained = min(parts["smoothing"], 0.0)
-    return parts | {"empirical": parts["empirical"] + gained, "smoothing": parts["smoothing"] - gained}
-
-
-@matplotlib.rc_context(STYLE)
+@panel(
+    "decomposition",
+    "Where the bound comes from",
+    "Bound on bits per token: the empirical risk of the decoded model; the price of making the loss bounded; the "
+    "price of K bits and n documents; the price of measuring a draw rather than every document.",
+)
 def decomposition(certificate: Certificate) -> Figure:
     """Draw the bound of the first claim as a stack of empirical risk, smoothing, complexity and sampling.
 
-    The units are bits per token; the held-out loss, where it is known, is a line.
+    All lengths are in bits per token; the held-out loss, where it is known, is a line.
     """
     figure, axes = _one(2.0)
     left = 0.0
@@ -89,7 +82,11 @@ def decomposition(certificate: Certificate) -> Figure:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@panel(
+    "ledger",
+    "Where the bits of the message go",
+    "Every field of the message. Together they are K, the length of the file in bits.",
+)
 def ledger(certificate: Certificate) -> Figure:
     """Draw how many bits of the message each field takes, the longest first."""
     fields = sorted(certificate.message.ledger.items(), key=lambda field: field[1])
@@ -111,12 +108,6 @@ def log_axis(axes: Axes, axis: str) -> None:
     ticks.set_minor_formatter(NullFormatter())
 
 
-def top_k_claims(certificate: Certificate) -> list[tuple[int, Claim]]:
-    """Return the claims on top-k errors with their k, by growing k."""
-    claims = [claim for claim in certificate.claims if claim.metric.startswith("top_")]
-    return sorted(((int(claim.metric.split("_")[1]), claim) for claim in claims), key=lambda pair: pair[0])
-
-
 def k_axis(axes: Axes, ks: list[int]) -> None:
     """Make the x axis logarithmic with a tick at some of the k."""
     axes.set_xscale("log")
@@ -124,7 +115,11 @@ def k_axis(axes: Axes, ks: list[int]) -> None:
     axes.minorticks_off()
 
 
-@matplotlib.rc_context(STYLE)
+@panel(
+    "top_k",
+    "Top-k error",
+    "Share of tokens that are not among the k most probable: measured, and the bound on it.",
+)
 def top_k(certificate: Certificate) -> Figure:
     """Draw the share of tokens that are not among the k most probable, and its bound, against k."""
     claims = top_k_claims(certificate)
@@ -138,24 +133,11 @@ def top_k(certificate: Certificate) -> Figure:
     return figure
 
 
-def column(metrics: list[Record], kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the steps of the records of a kind that have a value, and their values (one row per step)."""
-    rows = [(r["iter"], r[name]) for r in metrics if r["kind"] == kind and r.get(name) is not None]
-    return np.array([i for i, _ in rows]), np.array([v for _, v in rows])
-
-
-def smooth(values: Float[np.ndarray, " n"], half_life: float) -> Float[np.ndarray, " n"]:
-    """Return the running average whose weights halve every `half_life` records, unbiased from the first record on."""
-    keep = 0.5 ** (1 / half_life)
-    total, weight = 0.0, 0.0
-    out = np.empty(len(values))
-    for i, value in enumerate(values):
-        total, weight = keep * total + value, keep * weight + 1
-        out[i] = total / weight
-    return out
-
-
-@matplotlib.rc_context(STYLE)
+@panel(
+    "training",
+    "Loss",
+    "Bits per token: of the training batches, and of fixed batches of both splits at every evaluation.",
+)
 def training(metrics: list[Record]) -> Figure:
     """Draw the training loss, raw and smoothed, and both evaluations against the step, in bits per token."""
     figure, axes = _one(2.9)
@@ -178,7 +160,11 @@ def training(metrics: list[Record]) -> Figure:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@panel(
+    "learning_rate",
+    "Learning rate",
+    "Of the subspace coordinates.",
+)
 def learning_rate(metrics: list[Record]) -> Figure | None:
     """Draw the learning rate of alpha against the step; None where no step is recorded."""
     steps, rates = column(metrics, "train", "lr")
@@ -190,7 +176,11 @@ def learning_rate(metrics: list[Record]) -> Figure | None:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@panel(
+    "gates_by_step",
+    "Gates over training",
+    "Every layer's share of B.",
+)
 def gates_by_step(metrics: list[Record]) -> Figure | None:
     """Draw every layer's gamma against the step; None where nothing is gated."""
     steps, gammas = column(metrics, "eval", "gamma")
@@ -206,7 +196,11 @@ def gates_by_step(metrics: list[Record]) -> Figure | None:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@panel(
+    "gates_by_layer",
+    "Gates by layer",
+    "Share of B, first and last.",
+)
 def gates_by_layer(metrics: list[Record]) -> Figure | None:
     """Draw the last gamma of every layer, and the first; None where nothing is gated."""
     steps, gammas = column(metrics, "eval", "gamma")
@@ -228,7 +222,11 @@ def _sides(metrics: list[Record]) -> list[tuple[np.ndarray, np.ndarray, str, str
     return [side for side in found if len(side[0])]
 
 
-@matplotlib.rc_context(STYLE)
+@panel(
+    "gradients_by_step",
+    "Gradients over training",
+    "Norm of the gradient that reaches the coordinates through A and through B: mean and range over layers.",
+)
 def gradients_by_step(metrics: list[Record]) -> Figure | None:
     """Draw the norm of the gradient that reaches alpha through A and through B: mean and range over layers."""
     if not (sides := _sides(metrics)):
@@ -243,7 +241,11 @@ def gradients_by_step(metrics: list[Record]) -> Figure | None:
     return figure
 
 
-@matplotlib.rc_context(STYLE)
+@panel(
+    "gradients_by_layer",
+    "Gradients by layer",
+    "The same norm, averaged over the second half of training.",
+)
 def gradients_by_layer(metrics: list[Record]) -> Figure | None:
     """Draw the norm of the gradient through A and through B by layer, averaged over the second half of training."""
     if not (sides := _sides(metrics)):

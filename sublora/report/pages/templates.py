@@ -1,28 +1,19 @@
 """The templates of this folder, filled; everything but drawings is escaped."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from sublora.report.svg import inline_svg
-from sublora.report.tables import at_most, measured, minus, rounded
-
-
-class Panel(NamedTuple):
-    """A figure on a page: its name, what it shows in a few words, how to read it, and the drawing."""
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure
+from sublora.report.analysis.tables import at_most, measured, minus, rounded
+from sublora.report.pages.panel import Panel
+from sublora.report.pages.svg import inline_svg
 
 
 def render(template: str, **values: Any) -> str:
     """Fill a template; `Markup` among the values is taken as it is."""
     environment = Environment(
-        loader=PackageLoader("sublora.report", "."),
+        loader=PackageLoader("sublora.report.pages", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

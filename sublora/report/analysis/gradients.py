@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from sublora.report.figures import column
-from sublora.report.runs import Configuration, Run, configurations
+from sublora.report.analysis.metrics import column
+from sublora.report.analysis.runs import Configuration, Run, configurations
 
 Points = tuple[Float[np.ndarray, "seeds layers"], Float[np.ndarray, "seeds layers"]]
 

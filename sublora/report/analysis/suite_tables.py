@@ -5,8 +5,8 @@ import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-from sublora.report.hypotheses import Answer
-from sublora.report.runs import Run, configurations, mean_and_error
+from sublora.report.analysis.hypotheses import Answer
+from sublora.report.analysis.runs import Run, configurations, mean_and_error
 
 # Name in CSV, name in print, decimals, value.
 COLUMNS: tuple[tuple[str, str, int, Callable[[Run], float]], ...] = (
