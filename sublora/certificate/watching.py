@@ -81,7 +81,10 @@ def watch_documents(
         certified: the certificate, and its message.
         corpus: new documents.
         losses: measures them, in batches, from `watch.read` on.
-        base, state, metric, alpha: see `watch_corpus`.
+        base: the user's own copy of a pretrained base.
+        state: file to go on from, and to write; None keeps nothing.
+        metric: of the claim to watch, "" for the headline.
+        alpha: probability that there is ever a false alarm.
     """
     watch = Watch(certified.certificate, metric=metric, alpha=alpha)
     require_base(certified.message.header, base)

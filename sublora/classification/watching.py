@@ -31,7 +31,9 @@ def watch_classifier(
         data_dir: new labelled documents, prepared with the tokenizer, the rule and the labels of the certified ones.
         base: the user's own copy of a pretrained base.
         known: the certified corpus, where the prompt names documents of it and the new corpus has others.
-        state, metric, alpha: see `watch_corpus`.
+        state: file to go on from, and to write; None keeps nothing.
+        metric: of the claim to watch, "" for the share of errors.
+        alpha: probability that there is ever a false alarm.
 
     Raises:
         CertificateError, MessageError, CorpusError, ConfigError: something is missing, damaged, or of another kind.

@@ -158,7 +158,8 @@ def spec_from_config(config: Config, n_gates: int = 0, base: nn.Module | None = 
 
     Args:
         config: sections sublora and system are read.
-        n_gates, base: as in `spec_of`.
+        n_gates: of the model, where gates are learned.
+        base: as in `spec_of`.
 
     Raises:
         ConfigError: as `spec_of`.

@@ -74,7 +74,8 @@ def add_lora(
         seed: root of the stream that A is drawn from.
         rank: on the targets; 0 leaves them as they are.
         head_rank: on the output head; 0 leaves it as it is.
-        kinds, ranks: instead of the targets and their rank, see `ranks_by_layer`; 0: none.
+        kinds: of linear layers, instead of the targets, see `ranks_by_layer`; 0: none.
+        ranks: of these kinds.
         lora_alpha: the scaling is lora_alpha / r.
         targets: "attention" or "linear", see `find_targets`.
         lora_dropout: share of the adapter's inputs that is dropped while training.
