@@ -70,7 +70,7 @@ def test_flags_win_over_the_file_and_both_spellings_work(tmp_path):
         ("--model.size=smal", "model.size 'smal' not recognized: small, medium, large, xlarge or vlarge"),
         ("--optimizer.correct_bias=false", "optimizer.correct_bias=false is not supported"),
         ("--model.init_from=gpt2", "model.init_from 'gpt2' not recognized: scratch or best_ckpt; a pretrained base is"),
-        ("--sublora.adapter=lorra", "sublora.adapter 'lorra' not recognized: none, lora, spectral or weights"),
+        ("--sublora.adapter=lorra", "sublora.adapter 'lorra' not recognized: none, lora, spectral, weights, unilora or vera"),
         ("--sublora.targets=mlp", "sublora.targets 'mlp' not recognized: attention or linear"),
         ("--sublora.spectral_r=0", "sublora.spectral_r is 0, but must be at least 1"),
         ("--prior.published=2024-11-01", "prior.published is the date of prior.base"),
@@ -141,7 +141,7 @@ def test_the_prompt_alone_is_certified_in_the_setting_of_the_trained_run():
     for section in ("corpus", "data", "prior", "prompt", "model"):
         assert getattr(prompt, section) == getattr(trained, section)
     assert (prompt.sublora.adapter, prompt.training.max_iters) == ("none", 0)
-    assert (trained.sublora.adapter, prompt.bounds.bound_samples) == ("spectral", 3000)
+    assert (trained.sublora.adapter, prompt.bounds.bound_samples) == ("lora", 3000)
 
 
 def test_a_candidate_has_a_name():
