@@ -36,6 +36,7 @@ from sublora.report.analysis.tables import (
 ROOT = Path(__file__).resolve().parent.parent
 SMOLLM2 = ("demo", "smollm2_docs", "smollm2_share")
 PRETRAINED = ROOT / "results" / "adaptive_pretrained"
+FRAMES = ROOT / "results" / "frames_smollm2"
 SUITE, SMALL_BUDGET = ROOT / "results" / "adaptive", ROOT / "results" / "adaptive_d200"
 SHORT = {
     "hoeffding_subsampling": "Hoeffding, subsampled (the reference)",
@@ -557,6 +558,7 @@ PAGES = {
     "docs/allocation.md": {
         "pretrained": lambda: gains(PRETRAINED),
         "pretrained: differences": lambda: behind(PRETRAINED, "practised"),
+        "frames": lambda: gains(FRAMES),
         "pretrained: learning rates": lambda: learning_rates(PRETRAINED),
         "suite": lambda: suite(SUITE),
         "differences": lambda: differences(SUITE),

@@ -115,7 +115,11 @@ def test_the_committed_messages_decode(run):
     assert len(message.alpha) == certificate.message.coordinates
 
 
-SUITE = [RunFolder(path) for path in sorted((ROOT / "results" / "adaptive_pretrained").glob("sublora-*"))]
+SUITE = [
+    RunFolder(path)
+    for suite in ("adaptive_pretrained", "frames_smollm2")
+    for path in sorted((ROOT / "results" / suite).glob("sublora-*"))
+]
 
 
 @pytest.mark.parametrize("run", SUITE, ids=lambda run: run.path.name)
