@@ -18,7 +18,6 @@ from sublora.config import Sublora
 from sublora.errors import CertificateError, SubloraError
 from sublora.files import read_json
 from sublora.report.analysis.metrics import check_metrics, read_metrics
-from sublora.report.analysis.tables import held_out_loss
 from sublora.run_folder import RunFolder
 
 # The order of modes in tables and legends; others follow by name.
@@ -80,10 +79,9 @@ class Run:
         return math.nan if claim is None else float(getattr(claim, field))
 
     def held_out(self) -> float:
-        """Return the held-out loss of a certified run in the unit of its headline; NaN without held-out documents."""
+        """Return the held-out bits per token of a certified run; NaN without held-out documents."""
         assert self.certificate
-        found = held_out_loss(self.certificate)
-        return found[0] if found else math.nan
+        return self.certificate.held_out.bpd if self.certificate.held_out else math.nan
 
     def gamma(self) -> np.ndarray | None:
         """Return the last recorded gamma of every layer; None where nothing is gated."""
