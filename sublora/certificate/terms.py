@@ -34,10 +34,10 @@ class Terms:
     min_bytes: and at least this many bytes of text.
     known: the code known beforehand.
     has_base: the model falls back on its pretrained base, which falls back on the known code with weight BASE_MIXTURE.
-    prompt_bits: what the prompt takes of K, where the base is compared behind it; else 0.
     subsampled: the losses are a draw with replacement from the units, rather than all of them.
     prediction: of losses, from their price in the known code.
     bytes_of_a_token: its ceiling per token is so many times that per byte.
+    prompt_bits: what the prompt takes of K, where the base is compared behind it; else 0.
     """
 
     bound_type: str
@@ -53,9 +53,9 @@ class Terms:
     known: Known
     has_base: bool
     subsampled: bool
-    prompt_bits: int = 0
     prediction: Prediction = NEUTRAL
     bytes_of_a_token: int = 1
+    prompt_bits: int = 0
 
     @property
     def paid_bits(self) -> int:
