@@ -1,6 +1,6 @@
 """Error feedback on a language model: bits against the plain trellis at equal loss, and few gradients against many.
 
-    python benchmarks/feedback_model.py [--sizes 2000 50000] [--steps 200] [--rows 256] [--out FILE]
+    python benchmarks/feedback_model.py [--sizes 2000 50000] [--steps 200] [--rows 256] [--few 2000] [--out FILE]
 
 writes benchmarks/results/feedback_model.json. A transformer of 4 layers and width 64 reads the bytes of the State of
 the Union addresses; its weights, all of them, move in d coordinates and are trained for a while. Then alpha is rounded
@@ -10,9 +10,9 @@ trellis. For each the length of symbols and entropy model and the loss on 192 va
 in bits per byte above that of alpha itself. Between steps, loss is interpolated on a logarithmic scale of bits, and
 bits of loss.
 
-* low_rank_less_full: the loss of the low rank above that of the full matrix, where both take the bits that the low rank
-  takes at a step of 1 rms.
-* over_trellis: feedback's bits there over the trellis's at feedback's loss.
+* over_trellis: feedback's bits at a step of 1 rms over the trellis's at feedback's loss.
+* few: for one d, how much more feedback loses from so many gradients than from d of them, where both take the bits that
+  the fewer take, at several steps and over models of several seeds.
 """
 
 import argparse
@@ -54,16 +54,20 @@ STEPS = (0.71, 1.0, 1.41)
 # Of the trellis, whose loss at a step is that of feedback at a much larger one.
 TRELLIS_STEPS = (0.1, 0.18, 0.3, 0.5, 0.8)
 MOST_FULL = 2_000
+# For the question how many gradients there have to be.
+GRADIENTS, SEEDS, FEW_STEPS = (128, 256, 512, 1_024), (1, 2, 3, 4), (0.25, 0.35, 0.5, 0.71, 1.0)
+# A little further on both sides, so that nothing is extrapolated.
+FULL_STEPS = (0.2, *FEW_STEPS, 1.2)
 Curve = list[dict[str, float]]
 
 
-def trained(d: int, train: Batches, steps: int) -> SubspaceModule:
+def trained(d: int, train: Batches, steps: int, seed: int = 1) -> SubspaceModule:
     """Return a model after so many steps of AdamW, whose rate falls to zero."""
-    model = build_model(MODEL, ModelSpec(seed=1, adapter="weights", intrinsic_dim=d))
+    model = build_model(MODEL, ModelSpec(seed=seed, adapter="weights", intrinsic_dim=d))
     loss, optimizer = SubspaceLoss(model).train(), torch.optim.AdamW([model.subspace_params], lr=RATE, weight_decay=0)
     for i in range(steps):
         optimizer.param_groups[0]["lr"] = RATE * min(1, 10 * (i + 1) / steps) * (1 - i / steps)
-        loss.of(train.sample(seeds.stream(1, "train", i), BATCH)).backward()
+        loss.of(train.sample(seeds.stream(seed, "train", i), BATCH)).backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return model
@@ -134,9 +138,42 @@ def row(d: int, train: Batches, val: Batches, steps: int, rows: int) -> dict[str
         measured.bits(alpha)
         many = fisher_factor(measured.model, train, seed=2, samples=d)
         curves["feedback, full matrix"] = measured.curve(STEPS, lambda step: feedback_quantize(alpha, many, step * rms))
-        out["low_rank_less_full"] = round(middle["loss"] - loss_at(curves["feedback, full matrix"], middle["bits"]), 5)
     out["over_trellis"] = round(middle["bits"] / bits_at(curves["trellis"], middle["loss"]), 3)
     return out | {"curves": curves}
+
+
+def few(d: int, train: Batches, val: Batches, steps: int) -> list[dict[str, Any]]:
+    """Return how much more feedback loses with fewer gradients than with d, a row per number of gradients and step."""
+    more: dict[tuple[int, float], list[float]] = {}
+    for seed in SEEDS:
+        measured = Measured(trained(d, train, steps, seed), val)
+        alpha, rms = measured.alpha, float(np.sqrt(np.mean(measured.alpha.astype(np.float64) ** 2)))
+
+        def curve(
+            gradients: int,
+            at: tuple[float, ...],
+            measured: Measured = measured,
+            alpha: np.ndarray = alpha,
+            rms: float = rms,
+            seed: int = seed,
+        ) -> Curve:
+            measured.bits(alpha)
+            factor = fisher_factor(measured.model, train, seed=seed + 1, samples=gradients)
+            return measured.curve(at, lambda step: feedback_quantize(alpha, factor, step * rms))
+
+        full = curve(d, FULL_STEPS)
+        for gradients in GRADIENTS:
+            for row in curve(gradients, FEW_STEPS):
+                more.setdefault((gradients, row["step"]), []).append(row["loss"] - loss_at(full, row["bits"]))
+    return [
+        {
+            "gradients": gradients,
+            "step": step,
+            "more": round(float(np.mean(losses)), 5),
+            "standard_error": round(float(np.std(losses, ddof=1) / math.sqrt(len(losses))), 5),
+        }
+        for (gradients, step), losses in more.items()
+    ]
 
 
 def main() -> None:
@@ -145,6 +182,9 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[2_000, 50_000])
     parser.add_argument("--steps", type=int, default=200, help="of training")
     parser.add_argument("--rows", type=int, default=256, help="gradients of the low rank")
+    parser.add_argument(
+        "--few", type=int, default=2_000, help="coordinates of the models that few gradients are compared on"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -152,12 +192,14 @@ def main() -> None:
         assert corpus.val is not None
         train, val = Batches(corpus.train, MODEL.block_size), Batches(corpus.val, MODEL.block_size)
         sizes = [row(d, train, val, options.steps, options.rows) for d in options.sizes]
+        compared = few(options.few, train, val, options.steps)
     result = {
         "command": "python benchmarks/feedback_model.py",
         "steps": options.steps,
         "rows": options.rows,
         "versions": {"python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__},
         "sizes": sizes,
+        "few": {"d": options.few, "seeds": list(SEEDS), "rows": compared},
     }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     sys.stdout.write(options.out.read_text())

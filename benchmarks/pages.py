@@ -566,6 +566,7 @@ PAGES = {
         "pretrained": lambda: gains(PRETRAINED),
         "pretrained: differences": lambda: behind(PRETRAINED, "practised"),
         "frames": lambda: gains(FRAMES),
+        "frames: differences": lambda: behind(FRAMES, "practised"),
         "pretrained: learning rates": lambda: learning_rates(PRETRAINED),
         "suite": lambda: suite(SUITE),
         "differences": lambda: differences(SUITE),
