@@ -119,10 +119,14 @@ def test_every_choice_of_wrap_can_be_written_down(options, base, data_dir):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_is_rebuilt_from_its_message(family, data_dir, tmp_path):
+def test_every_family_is_certified_verified_and_rebuilt_from_its_message(family, data_dir, tmp_path):
     make_base(family).save_pretrained(tmp_path)
     model = train(sublora.wrap(load(tmp_path), d=20, allocation="learned", seed=4), data_dir, 2)
-    data = sublora.compress(model, data_dir, quantizer="uniform", block_size=32)
+    data = sublora.compress(model, data_dir, quantizer="uniform", block_size=32, samples=20)
+    certificate = sublora.certify(data, documents=data_dir, base=tmp_path)
+    assert certificate.prior.D == model.D and certificate.message.bits == 8 * len(data)
+    verified = sublora.verify(certificate, data, documents=data_dir, base=tmp_path)
+    assert [claim.metric for claim in verified.measured] == [claim.metric for claim in certificate.claims]
     message = decode_message(data, max_symbols=20)
     decoded = decoded_model(message, str(tmp_path))
     assert torch.equal(decoded.fingerprint, model.fingerprint)
