@@ -260,11 +260,15 @@ class TestWatched:
         assert any(watch.add(1.0) for _ in range(60))
 
 
+def test_the_command_writes_its_page(run, capsys):
+    assert main(["report", str(run.path)]) == 0
+    assert str(run.report) in capsys.readouterr().out and "a wrong label" in run.report.read_text()
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["report", "RUN"], "there is no page of a classifier's certificate: `sublora show"),
             (
                 ["export", "RUN", "--to", "TO"],
                 "a certificate of a classifier, and this is for those of",
