@@ -6,9 +6,11 @@ from families import GPT2, LAYERS, LENGTH, NO_SPECIAL, WIDE, write_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 import sublora
+from sublora.coding.message import decode_message
 from sublora.corpus.tokenizers import make_tokenizer
 from sublora.errors import CertificateError, ConfigError, CorpusError, MessageError, SubloraError
 from sublora.run_folder import RunFolder
+from sublora.scoring.measure import decoded_model
 
 TEXTS = [f"Line {i} says hello: {i} and {i} are {2 * i}." for i in range(60)]
 MADE = {
@@ -133,6 +135,18 @@ def test_another_base_is_refused(certificate, message, base, tmp_path):
             sublora.verify(certificate, message, base=model, documents=TEXTS)
     with pytest.raises(ConfigError, match="loaded from nowhere"):
         sublora.verify(certificate, message, base=MADE["llama"]({"vocab_size": 261}), documents=TEXTS)
+
+
+def test_what_compress_returned_is_loaded_as_a_model(message, base, tmp_path):
+    file, tokens = tmp_path / "message.bin", torch.arange(40).reshape(2, 20)
+    file.write_bytes(message)
+    with torch.no_grad():
+        loaded, plain = sublora.load(file, base=base)(tokens).logits, load(base)(tokens).logits
+        expected = decoded_model(decode_message(message, max_symbols=20), str(base)).eval()(input_ids=tokens).logits
+    torch.testing.assert_close(loaded, expected, atol=1e-5, rtol=0)
+    assert (loaded - plain).abs().max() > 0.1
+    with pytest.raises(ConfigError, match="the message names"):
+        sublora.load(file, base=write_base(tmp_path / "other", seed=1))
 
 
 def test_a_flipped_bit_of_the_message_is_refused(certificate, message, base):
