@@ -75,15 +75,15 @@ def test_a_model_becomes_a_message_and_a_certificate(trained, message, base, dat
     # Coarse, and still most of what was learned.
     losses = [loss_of(model, data_dir) for model in (trained, decoded, load(base))]
     assert losses[0] < losses[2] - 0.5 and losses[1] < losses[2] - 0.25
-    certificate = sublora.certify(message, data=data_dir, base=base, to=tmp_path / "run", published="2026-01-01")
+    certificate = sublora.certify(message, documents=data_dir, base=base, to=tmp_path / "run", published="2026-01-01")
     assert certificate.message.bits == 8 * len(message) and certificate.prior.D == trained.D
     assert certificate.prior.base.published == "2026-01-01"
     assert RunFolder(tmp_path / "run").message.read_bytes() == message
-    verified = sublora.verify(tmp_path / "run", data=data_dir, base=base)
+    verified = sublora.verify(tmp_path / "run", documents=data_dir, base=base)
     assert verified.measured is not None and verified.certificate == certificate
     assert sublora.verify(tmp_path / "run").measured is None
     with pytest.raises(CertificateError, match="give your own copy with"):
-        sublora.verify(tmp_path / "run", data=data_dir)
+        sublora.verify(tmp_path / "run", documents=data_dir)
 
 
 def test_the_same_model_is_the_same_message(trained, message, base, data_dir):
@@ -94,7 +94,7 @@ def test_the_same_model_is_the_same_message(trained, message, base, data_dir):
 
 def test_a_message_of_the_command_line_gets_the_same_certificate(certified, data_dir, tmp_path):
     run = RunFolder(certified)
-    sublora.certify(run.message.read_bytes(), data=data_dir, to=tmp_path / "run")
+    sublora.certify(run.message.read_bytes(), documents=data_dir, to=tmp_path / "run")
     assert RunFolder(tmp_path / "run").certificate.read_bytes() == run.certificate.read_bytes()
     assert RunFolder(tmp_path / "run").losses.read_bytes() == run.losses.read_bytes()
 
@@ -119,10 +119,14 @@ def test_every_choice_of_wrap_can_be_written_down(options, base, data_dir):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_family_is_rebuilt_from_its_message(family, data_dir, tmp_path):
+def test_every_family_is_certified_verified_and_rebuilt_from_its_message(family, data_dir, tmp_path):
     make_base(family).save_pretrained(tmp_path)
     model = train(sublora.wrap(load(tmp_path), d=20, allocation="learned", seed=4), data_dir, 2)
-    data = sublora.compress(model, data_dir, quantizer="uniform", block_size=32)
+    data = sublora.compress(model, data_dir, quantizer="uniform", block_size=32, samples=20)
+    certificate = sublora.certify(data, documents=data_dir, base=tmp_path)
+    assert certificate.prior.D == model.D and certificate.message.bits == 8 * len(data)
+    verified = sublora.verify(certificate, data, documents=data_dir, base=tmp_path)
+    assert [claim.metric for claim in verified.measured] == [claim.metric for claim in certificate.claims]
     message = decode_message(data, max_symbols=20)
     decoded = decoded_model(message, str(tmp_path))
     assert torch.equal(decoded.fingerprint, model.fingerprint)
@@ -136,17 +140,18 @@ def test_every_family_is_rebuilt_from_its_message(family, data_dir, tmp_path):
 def test_a_message_is_of_one_corpus_and_one_base(message, base, data_dir, tmp_path):
     def refused(error, words, **options):
         with pytest.raises(error, match=words):
-            sublora.certify(**{"message": message, "data": data_dir, "base": base, "to": tmp_path / "run"} | options)
+            usual = {"message": message, "documents": data_dir, "base": base, "to": tmp_path / "run"}
+            sublora.certify(**usual | options)
         assert not RunFolder(tmp_path / "run").certificate.exists()
 
     other = sublora.prepare([f"document {i} of another corpus" for i in range(100)], tmp_path / "other", split_seed=9)
-    refused(CertificateError, "split_seed differs", data=other)
+    refused(CertificateError, "split_seed differs", documents=other)
     refused(CertificateError, "give your own copy", base="")
     refused(ConfigError, "the message names", base=save_base(tmp_path / "another", seed=1))
     refused(MessageError, "", message=message[:-1])
     refused(MessageError, "followed by something else", message=message + b"\0")
     refused(ConfigError, "YYYY-MM-DD", published="yesterday")
-    refused(CorpusError, "", data=tmp_path / "nowhere")
+    refused(CorpusError, "", documents=tmp_path / "nowhere")
 
 
 def test_only_what_can_be_rebuilt_is_written_down(trained, base, data_dir, tmp_path):

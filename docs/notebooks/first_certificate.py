@@ -54,7 +54,7 @@ for text in texts[:40]:
 
 # %%
 message = sublora.compress(model, data, samples=100)
-certificate = sublora.certify(message, data=data, base=folder / "base", to=folder / "run")
+certificate = sublora.certify(message, documents=data, base=folder / "base", to=folder / "run")
 print(len(message), "bytes")
 print(certificate.statement)
 
@@ -63,6 +63,6 @@ print(certificate.statement)
 # whoever has the documents and the base gets the same numbers from the bytes.
 
 # %%
-verified = sublora.verify(folder / "run", data=data, base=folder / "base")
+verified = sublora.verify(folder / "run", documents=data, base=folder / "base")
 assert certificate.statement in verified.in_words()
 assert certificate.message.bits == 8 * len(message)

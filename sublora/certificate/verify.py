@@ -112,7 +112,7 @@ def verify(path: Path, data_dir: Path | None, dataset: str = "", *, base: str = 
     certificate = read_certificate(path)
     run = RunFolder.of(path)
     data = read_bytes(run.message, "the message", CertificateError, MAX_BYTES)
-    message = decode_message(data, max_symbols=min(max(certificate.prior.D, 1), MAX_SYMBOLS))
+    message = _message_of(certificate, data)
     if data_dir is None or run.losses.exists():
         _check_arithmetic(certificate, data, message, _recorded(run, certificate))
     else:
@@ -128,8 +128,28 @@ def verify(path: Path, data_dir: Path | None, dataset: str = "", *, base: str = 
             "vocab_size": setting.vocab_size,
         }
     )
-    corpus = open_corpus(data_dir, dataset, **known_vocabulary)
-    return Verified(certificate, _replay(certificate, data, message, corpus, base, device))
+    return replay(certificate, data, open_corpus(data_dir, dataset, **known_vocabulary), base, device)
+
+
+def replay(certificate: Certificate, data: bytes, corpus: Corpus, base: str = "", device: str = "cpu") -> Verified:
+    """Measure again everything that a certificate claims, and compare.
+
+    Args:
+        certificate: as it was read.
+        data: the message.
+        corpus: the verifier's own.
+        base: folder, hub id or GGUF file of the pretrained base, where the message names one.
+        device: that scores: a name of torch's, or auto.
+
+    Raises:
+        CertificateError, MessageError, CorpusError, ConfigError: names the first thing that differs.
+    """
+    message = _message_of(certificate, data)
+    return Verified(certificate, _measured_claims(certificate, data, message, corpus, base, device))
+
+
+def _message_of(certificate: Certificate, data: bytes) -> Message:
+    return decode_message(data, max_symbols=min(max(certificate.prior.D, 1), MAX_SYMBOLS))
 
 
 def _recorded(run: RunFolder, certificate: Certificate) -> Scores:
@@ -192,7 +212,7 @@ def _check_prediction(header: Header, known: Known) -> None:
             )
 
 
-def _replay(
+def _measured_claims(
     certificate: Certificate, data: bytes, message: Message, corpus: Corpus, base: str, device: str
 ) -> tuple[Claim, ...]:
     header = message.header

@@ -1,6 +1,7 @@
 """What a classifier's certificate says in words. Torch-free."""
 
 from fractions import Fraction
+from typing import NamedTuple
 
 from sublora.certificate.model import Beforehand, CorpusPart
 from sublora.certificate.rounding import confidence, upward
@@ -17,24 +18,44 @@ def percent(share: float) -> str:
     return f"{upward(100 * share, 1)} %"
 
 
+def share(errors: int, documents: int) -> str:
+    """Return a share of errors that were counted in per cent, rounded to the nearest."""
+    return f"{100 * errors / documents:.1f} %"
+
+
+def sure(certificate: ClassifierCertificate) -> str:
+    """Return 1 - delta in per cent, exactly."""
+    return confidence(Fraction(certificate.setting.delta))
+
+
 def beaten_by(claim: ErrorClaim, baselines: tuple[ErrorBaseline, ...]) -> list[str]:
     """Return the names of the simple classifiers whose bound is no larger than the claim's."""
     return [baseline.name for baseline in baselines if baseline.bound <= claim.bound]
+
+
+def headline(claim: ErrorClaim, setting: ErrorSetting, corpus: CorpusPart, bits: int) -> str:
+    """Return the claim in one plain sentence."""
+    drawn = " and of those measured" if setting.samples else ""
+    return (
+        f"With probability at least {confidence(Fraction(setting.delta))} over the random choice of the {corpus.n:,} "
+        f"certified of {corpus.population:,} documents{drawn}, the classifier in this message of {bits // 8:,} bytes "
+        f"gives at most {percent(claim.bound)} of these {corpus.population:,} documents a wrong label "
+        f"({corpus.source})."
+    )
+
+
+def uninteresting(claim: ErrorClaim, baselines: tuple[ErrorBaseline, ...]) -> str:
+    """Return what the claim does not beat, in words; "" where it beats everything."""
+    names = beaten_by(claim, baselines)
+    return f"certified no better than {', '.join(names)}" if names else ""
 
 
 def statement(
     claim: ErrorClaim, baselines: tuple[ErrorBaseline, ...], setting: ErrorSetting, corpus: CorpusPart, bits: int
 ) -> str:
     """Return the claim in plain sentences, and whether it is worth having."""
-    drawn = " and of those measured" if setting.samples else ""
-    said = (
-        f"With probability at least {confidence(Fraction(setting.delta))} over the random choice of the {corpus.n:,} "
-        f"certified of {corpus.population:,} documents{drawn}, the classifier in this message of {bits // 8:,} bytes "
-        f"gives at most {percent(claim.bound)} of these {corpus.population:,} documents a wrong label "
-        f"({corpus.source})."
-    )
-    names = beaten_by(claim, baselines)
-    return f"{said} Uninteresting: certified no better than {', '.join(names)}." if names else said
+    said, reason = headline(claim, setting, corpus, bits), uninteresting(claim, baselines)
+    return f"{said} Uninteresting: {reason}." if reason else said
 
 
 def limits(setting: ErrorSetting, corpus: CorpusPart, prior: Beforehand) -> tuple[str, ...]:
@@ -74,17 +95,36 @@ def limits(setting: ErrorSetting, corpus: CorpusPart, prior: Beforehand) -> tupl
     return tuple(out)
 
 
+class Line(NamedTuple):
+    """A classifier with its errors. bound: in words."""
+
+    name: str
+    bits: int
+    errors: int
+    documents: int
+    bound: str
+
+
+def compared(certificate: ClassifierCertificate) -> list[Line]:
+    """Return the claim, and the simple classifiers beside it."""
+    claim, bits = certificate.claim, certificate.message.bits
+    own = Line(f"the classifier in {bits // 8:,} bytes", bits, claim.errors, claim.measured, percent(claim.bound))
+    return [
+        own,
+        *(
+            Line(b.name, b.bits, b.errors, b.documents, "a fact" if b.exact else percent(b.bound))
+            for b in certificate.baselines
+        ),
+    ]
+
+
 def table(certificate: ClassifierCertificate) -> str:
     """Return the claim beside the simple classifiers, and the errors of every class, as tables of Markdown."""
-    claim, sure = certificate.claim, confidence(Fraction(certificate.setting.delta))
-    own = f"the classifier in {certificate.message.bits // 8:,} bytes"
-    rows = [(own, certificate.message.bits, claim.errors, claim.measured, percent(claim.bound))]
-    for b in certificate.baselines:
-        rows.append((b.name, b.bits, b.errors, b.documents, "a fact" if b.exact else percent(b.bound)))
-    lines = [f"| classifier | K, bits | errors | of documents | share | at most, with probability {sure} |"]
+    at = sure(certificate)
+    lines = [f"| classifier | K, bits | errors | of documents | share | at most, with probability {at} |"]
     lines.append("| --- | --- | --- | --- | --- | --- |")
-    for name, bits, errors, documents, bound in rows:
-        lines.append(f"| {name} | {bits:,} | {errors:,} | {documents:,} | {percent(errors / documents)} | {bound} |")
+    for name, bits, errors, documents, bound in compared(certificate):
+        lines.append(f"| {name} | {bits:,} | {errors:,} | {documents:,} | {share(errors, documents)} | {bound} |")
     lines += ["", "| class | in the population | measured | errors |", "| --- | --- | --- | --- |"]
     for c in certificate.classes:
         lines.append(f"| {c.name} | {c.documents:,} | {c.measured:,} | {c.errors:,} |")

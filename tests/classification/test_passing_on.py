@@ -6,6 +6,7 @@ import zipfile
 
 import numpy as np
 import pytest
+import torch
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from labelled_run import certify_labelled, prepare_labelled, write_labelled
@@ -181,6 +182,9 @@ class TestPacked:
         main(["pack", str(run.path), "--to", str(tmp_path / "a.sublora")])
         model, corpus = sublora.load(tmp_path / "a.sublora"), open_corpus(data)
         assert "of the tokens [112, 119] the likeliest" in caplog.text
+        alone = sublora.load(run.classifier).state_dict()
+        assert all(torch.equal(alone[name], value) for name, value in model.state_dict().items())
+        assert caplog.text.count("of the tokens [112, 119] the likeliest") == 2
         recorded, verbalizer = read_predictions(run.predictions, 2), open_classifier(run.path).verbalizer
         rebuilt = Rebuilt(model, "", 0, np.zeros(0, np.int64))
         found = label_logits(rebuilt, corpus.train, recorded.documents, verbalizer, 32, Processes("cpu"), "")
@@ -260,11 +264,15 @@ class TestWatched:
         assert any(watch.add(1.0) for _ in range(60))
 
 
+def test_the_command_writes_its_page(run, capsys):
+    assert main(["report", str(run.path)]) == 0
+    assert str(run.report) in capsys.readouterr().out and "a wrong label" in run.report.read_text()
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("words", "said"),
         [
-            (["report", "RUN"], "there is no page of a classifier's certificate: `sublora show"),
             (
                 ["export", "RUN", "--to", "TO"],
                 "a certificate of a classifier, and this is for those of",

@@ -153,6 +153,10 @@ def test_a_prompt_goes_with_it(data_dir, llama, tmp_path, capsys, caplog):
     assert "Without it nothing is claimed" in (out / "README.md").read_text()
     torch.testing.assert_close(logits(sublora.load(run, base=str(llama))), certified_logits(run, str(llama)))
     assert f"behind a prompt of {len(tokens)} tokens" in caplog.text
+    torch.testing.assert_close(
+        logits(sublora.load(RunFolder(run).message, base=llama)), logits(sublora.load(run, base=llama))
+    )
+    assert "the message has a prompt, which is no part of the model" in caplog.text
     # There is no adapter: only behind the prompt, the model writes otherwise than its base.
     words = ["sample", str(run), "--base", str(llama), "--tokens", "20", "--beside-base"]
     assert main(words) == 0

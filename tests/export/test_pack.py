@@ -15,7 +15,7 @@ from sublora.certificate.certified import open_certified
 from sublora.certificate.reading import read_certificate
 from sublora.certificate.zipped import ATTESTATION, CERTIFICATE, MESSAGE, read_zip, to_zip
 from sublora.cli import main
-from sublora.errors import CertificateError, SubloraError
+from sublora.errors import CertificateError, MessageError, SubloraError
 from sublora.export.pack import pack
 from sublora.run_folder import RunFolder
 from sublora.scoring.measure import rebuild
@@ -143,6 +143,23 @@ def test_a_model_is_loaded_in_one_line(certified, tmp_path):
             assert torch.equal(model(TOKENS).logits, expected)
     with pytest.raises(SubloraError, match="leave out --base"):
         sublora.load(file, base="somewhere")
+
+
+def test_a_message_alone_is_a_model(certified, tmp_path):
+    data = RunFolder(certified).message.read_bytes()
+    (tmp_path / "model.bin").write_bytes(data)
+    with torch.no_grad():
+        expected = sublora.load(certified)(TOKENS).logits
+        alone = sublora.load(tmp_path / "model.bin")
+        assert type(alone).__module__.startswith("transformers.") and not alone.training
+        assert torch.equal(alone(TOKENS).logits, expected)
+    with pytest.raises(CertificateError, match="leave out --base"):
+        sublora.load(tmp_path / "model.bin", base=tmp_path)
+    with pytest.raises(CertificateError, match="cannot read the message"):
+        sublora.load(tmp_path / "missing.bin")
+    (tmp_path / "model.bin").write_bytes(data + b"\0")
+    with pytest.raises(MessageError, match="followed by something else"):
+        sublora.load(tmp_path / "model.bin")
 
 
 def test_another_random_base_than_the_certificates_is_refused(certified):

@@ -60,11 +60,11 @@ def test_from_training_to_a_verified_certificate(adapter, plain, quantized, data
         optimizer.zero_grad()
     assert (logits(model) - before).abs().max() > 0.01
     message = sublora.compress(model, data_dir, base=quantized, quantizer="uniform", samples=20, block_size=32)
-    certificate = sublora.certify(message, data=data_dir, base=quantized, to=tmp_path / "run")
-    assert sublora.verify(tmp_path / "run", data=data_dir, base=quantized).in_words()
+    certificate = sublora.certify(message, documents=data_dir, base=quantized, to=tmp_path / "run")
+    assert sublora.verify(tmp_path / "run", documents=data_dir, base=quantized).in_words()
     assert certificate.prior.base.sha256 == hash_weights(load(quantized)) != hash_weights(load(plain))
     with pytest.raises(sublora.errors.SubloraError):
-        sublora.verify(tmp_path / "run", data=data_dir, base=plain)
+        sublora.verify(tmp_path / "run", documents=data_dir, base=plain)
 
 
 def test_it_is_loaded_as_the_numbers_that_it_stands_for(quantized):

@@ -19,6 +19,8 @@ from transformers import (
     LlamaForCausalLM,
     MistralConfig,
     MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     OPTConfig,
     OPTForCausalLM,
     Phi3Config,
@@ -50,6 +52,9 @@ FAMILIES = {
         BertConfig(**LAYERS, **LENGTH, **WIDE, is_decoder=True, hidden_dropout_prob=0, attention_probs_dropout_prob=0)
     ),
     "mistral": lambda: MistralForCausalLM(MistralConfig(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL)),
+    "mixtral": lambda: MixtralForCausalLM(
+        MixtralConfig(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL, num_local_experts=4)
+    ),
     "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**LAYERS, **LENGTH, **WIDE, **NO_SPECIAL)),
     "opt": lambda: OPTForCausalLM(OPTConfig(**LAYERS, **LENGTH, **OPT, **(NO_SPECIAL | {"pad_token_id": 1}))),
     "gemma": lambda: GemmaForCausalLM(GemmaConfig(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL, head_dim=4)),

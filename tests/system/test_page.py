@@ -91,7 +91,14 @@ def single(tmp_path_factory):
     return write_report(run)
 
 
-@pytest.fixture(params=["suite", "single"])
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """The page of a classifier."""
+    folder = Path(__file__).parents[2] / "results" / "classification"
+    return write_report(folder, tmp_path_factory.mktemp("classifier") / "classifier.html")
+
+
+@pytest.fixture(params=["suite", "single", "classifier"])
 def page(request):
     return request.getfixturevalue(request.param)
 
@@ -132,7 +139,7 @@ def test_every_figure_is_there_and_nothing_else_is_asked_for(page, opened, width
     assert messages == []
     assert [url for url in requests if not url.startswith("data:")] == [page.resolve().as_uri()]
     sizes = tab.evaluate(SIZES)
-    assert len(sizes) == (11 if page.name == "index.html" else 10)
+    assert len(sizes) == {"index.html": 11, "report.html": 10, "classifier.html": 6}[page.name]
     assert all(0.7 * min(width, 540) < w <= width and h > 60 for w, h in sizes)
     assert tab.evaluate("document.documentElement.scrollWidth") <= width
 
@@ -147,7 +154,9 @@ def test_labels_can_be_read_on_the_page(page, opened, dark):
     assert opened(page, 1280, dark)[0].evaluate(CONTRAST) >= 4.5
 
 
-@pytest.mark.parametrize("path", ["suite", "single", OVERVIEW], ids=["suite", "single", "overview"])
+@pytest.mark.parametrize(
+    "path", ["suite", "single", "classifier", OVERVIEW], ids=["suite", "single", "classifier", "overview"]
+)
 def test_text_of_figures_is_large_enough_on_a_phone(path, opened, request):
     if path != OVERVIEW:
         assert opened(request.getfixturevalue(path), 420)[0].evaluate(SMALLEST) >= 11
@@ -159,10 +168,11 @@ def test_text_of_figures_is_large_enough_on_a_phone(path, opened, request):
     assert tab.evaluate(SMALLEST) >= 11
 
 
-def test_a_page_begins_with_the_claim_and_one_figure(single, opened):
-    tab, _, _ = opened(single, 1280)
+@pytest.mark.parametrize("kind", ["single", "classifier"])
+def test_a_page_begins_with_the_claim_and_one_figure(kind, opened, request):
+    tab, _, _ = opened(request.getfixturevalue(kind), 1280)
     top = "s => document.querySelector(s).getBoundingClientRect().top"
-    order = ["p.statement", "figure.first", ".sample", "pre", "details", "table"]
+    order = ["p.statement", "figure.first", *([".sample"] if kind == "single" else []), "pre", "details", "table"]
     assert (found := [tab.evaluate(top, selector) for selector in order]) == sorted(found)
     assert tab.evaluate("document.querySelector('figure.first svg').getBoundingClientRect().bottom") < 900
 

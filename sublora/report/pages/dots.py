@@ -1,6 +1,7 @@
 """Losses on one axis, a row per model: a drawing that is read at the width of a phone, on a light and a dark page.
 
-The axis is logarithmic and does not start at 0: what is compared are shares of a loss, and no loss is 0.
+The axis of losses is logarithmic and does not start at 0: what is compared are shares of a loss, and no loss is 0. That
+of errors is linear and does, because a classifier may make none.
 """
 
 import math
@@ -63,7 +64,9 @@ class Entry(NamedTuple):
     text: str
 
 
-def draw_dots(rows: Sequence[Row], legend: Sequence[Entry], unit: str, label: str, width: int = 0) -> Markup:
+def draw_dots(
+    rows: Sequence[Row], legend: Sequence[Entry], unit: str, label: str, width: int = 0, *, from_zero: bool = False
+) -> Markup:
     """Return the drawing as an <svg> element.
 
     Args:
@@ -72,15 +75,19 @@ def draw_dots(rows: Sequence[Row], legend: Sequence[Entry], unit: str, label: st
         unit: of the axis.
         label: what is shown, for readers who cannot see it.
         width: in pixels, of a drawing in a file of its own; 0: it lies on a page that has its style.
+        from_zero: the axis is linear and starts at 0; else it is logarithmic, and every number must be positive.
     """
     marks = [mark for row in rows for mark in row.marks]
     far = REACH * max(mark.value for mark in marks if mark.shape == "tick" and mark.tone == "own")
     near = [mark.value for mark in marks if mark.value <= far]
-    low, high = min(near) / 1.03, max(near) * 1.03
-    scale = (RIGHT - LEFT - ARROW * (len(near) < len(marks))) / math.log(high / low)
+    low, high = 0.0 if from_zero else min(near) / 1.03, max(near) * 1.03
+    length = RIGHT - LEFT - ARROW * (len(near) < len(marks))
 
     def place(value: float) -> float:
-        return round(RIGHT if value > far else LEFT + scale * math.log(value / low), 1)
+        if value > far:
+            return RIGHT
+        part = value / high if from_zero else math.log(value / low) / math.log(high / low)
+        return round(LEFT + length * part, 1)
 
     step = NUMBERED if any(mark.text for mark in marks) else PLAIN
     drawn = []

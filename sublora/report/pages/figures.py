@@ -12,10 +12,11 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from sublora.certificate.model import Certificate
 from sublora.certificate.wording import DIGITS
+from sublora.classification.model import ClassifierCertificate
 from sublora.report.analysis.metrics import Record, column, smooth
 from sublora.report.analysis.parts import stacked, top_k_claims
 from sublora.report.analysis.tables import unit_name
-from sublora.report.pages.panel import panel
+from sublora.report.pages.panel import Panel, panel, present
 
 # Okabe & Ito (2008), distinguishable with any kind of colour vision. Yellow and black are left out: they vanish on a
 # light and on a dark page.
@@ -87,7 +88,7 @@ def decomposition(certificate: Certificate) -> Figure:
     "Where the bits of the message go",
     "Every field of the message. Together they are K, the length of the file in bits.",
 )
-def ledger(certificate: Certificate) -> Figure:
+def ledger(certificate: Certificate | ClassifierCertificate) -> Figure:
     """Draw how many bits of the message each field takes, the longest first."""
     fields = sorted(certificate.message.ledger.items(), key=lambda field: field[1])
     figure, axes = _one(0.7 + 0.24 * len(fields))
@@ -258,3 +259,15 @@ def gradients_by_layer(metrics: list[Record]) -> Figure | None:
     log_axis(axes, "y")
     key_above(figure)
     return figure
+
+
+def of_training(metrics: list[Record]) -> list[Panel]:
+    """Return every figure of a training for which something was recorded."""
+    return present(
+        training(metrics),
+        learning_rate(metrics),
+        gates_by_step(metrics),
+        gates_by_layer(metrics),
+        gradients_by_step(metrics),
+        gradients_by_layer(metrics),
+    )

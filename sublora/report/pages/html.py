@@ -1,15 +1,13 @@
 """One self-contained page for one run: nothing is fetched, and it opens from a folder."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 from sublora.certificate.model import Certificate
 from sublora.certificate.wording import headline_sentence
-from sublora.errors import CertificateError
 from sublora.files import write_text
 from sublora.report.analysis.metrics import Record
-from sublora.report.analysis.run_result import read_result
+from sublora.report.analysis.run_result import RunResult, read_result
 from sublora.report.analysis.tables import (
     compared,
     gains,
@@ -21,12 +19,12 @@ from sublora.report.analysis.tables import (
     unit_name,
 )
 from sublora.report.pages import figures
+from sublora.report.pages.classifier import classifier_page
+from sublora.report.pages.known import known_rows, without_hashes
 from sublora.report.pages.panel import present
 from sublora.report.pages.standing import standing
 from sublora.report.pages.templates import render
 from sublora.run_folder import RunFolder
-
-_HASH = re.compile(r" \(SHA-256 [0-9a-f]{64}\)")
 
 
 def write_report(run_dir: Path, out: Path | None = None) -> Path:
@@ -38,45 +36,35 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
 
     Raises:
         SubloraError: the folder holds no run, or its records are damaged.
-        CertificateError: the certificate is damaged or was changed, or it is a classifier's, of which there is no page.
+        CertificateError: the certificate is damaged or was changed.
     """
-    if RunFolder.holds_classifier(run_dir):
-        raise CertificateError(
-            f"there is no page of a classifier's certificate: `sublora show {run_dir}` says what it claims"
-        )
-    result = read_result(run_dir)
+    path, result = out or RunFolder(run_dir).report, read_result(run_dir)
+    write_text(path, classifier_page(run_dir, result) if RunFolder.holds_classifier(run_dir) else _page(result))
+    return path
+
+
+def _page(result: RunResult) -> str:
     certificate, metrics = result.certificate, result.metrics
-    page = render(
+    return render(
         "page.html",
         title=f"SubLoRA {'certificate' if certificate else 'run'}: {result.name}",
         certificate=certificate,
-        training_panels=present(
-            figures.training(metrics),
-            figures.learning_rate(metrics),
-            figures.gates_by_step(metrics),
-            figures.gates_by_layer(metrics),
-            figures.gradients_by_step(metrics),
-            figures.gradients_by_layer(metrics),
-        ),
+        training_panels=figures.of_training(metrics),
         samples=result.samples,
         config=result.config,
         **(_certified(certificate, metrics) if certificate else {}),
     )
-    path = out or RunFolder(run_dir).report
-    write_text(path, page)
-    return path
 
 
 def _certified(c: Certificate, metrics: list[Record]) -> dict[str, Any]:
     """What only the page of a certified run shows."""
     return {
-        # Hashes stand further down, in the statement in full.
-        "claim": _HASH.sub("", headline_sentence(c.claims, c.setting, c.corpus, c.message.bits)),
+        "claim": without_hashes(headline_sentence(c.claims, c.setting, c.corpus, c.message.bits)),
         "uninteresting": uninteresting(c),
         "standing": standing(c, metrics),
         "cards": _cards(c),
         "beside": compared(c),
-        "known": _known(c),
+        "known": known_rows(c),
         "panels": present(figures.decomposition(c), figures.ledger(c), figures.top_k(c)),
         "pretrained": c.prior.base.kind == "pretrained",
     }
@@ -105,16 +93,3 @@ def _cards(certificate: Certificate) -> list[tuple[str, str]]:
         (certificate.setting.delta, "delta, the probability that the claim may fail"),
         (f"{n:,}", f"training {what}, n"),
     ]
-
-
-def _known(certificate: Certificate) -> list[tuple[str, str]]:
-    rows = [("message sha256", certificate.message.sha256)]
-    for section in ("prior", "corpus", "setting", "how"):
-        rows += _flat(section, getattr(certificate, section).model_dump())
-    return [*rows, ("digest of the certificate", certificate.digest)]
-
-
-def _flat(name: str, value: Any) -> list[tuple[str, str]]:
-    if isinstance(value, dict):
-        return [row for key, item in value.items() for row in _flat(f"{name} {key}", item)]
-    return [(name.replace("_", " "), "none" if value is None else str(value))]
