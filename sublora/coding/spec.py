@@ -63,8 +63,8 @@ class ModelSpec:
     """linear layers that LoRA or cores are on: the attention projections, or all inside the layers; "attention" for
     other adapters"""
     kinds: int = 0
-    """the kinds of linear layers that it is on: unilora and vera (`sublora.nn.targets.find_kinds`), and lora where they
-    are not targets (`sublora.nn.places.ranks_by_layer`); 0 for others"""
+    """the kinds of linear layers that it is on (`sublora.nn.places.kinds_of`): unilora and vera, and lora where they are
+    not targets; 0 for others"""
     rank: int = 4
     """on the targets or kinds, 0 for none; 0 where nothing has a rank, or ranks differ"""
     ranks: tuple[int, ...] = ()
