@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from sublora.config import TARGETS, Sublora
+from sublora.coding.choices import TARGETS
+from sublora.config import Sublora
 from sublora.errors import ConfigError, MessageError
 from sublora.nn.allocation import inside_layer
 from sublora.nn.targets import find_targets
