@@ -74,12 +74,11 @@ for choice in (
 print(writer.to_bytes().hex())
 """
 SHUFFLED = """
-import sublora.config as c
+from sublora import config
 from sublora.config.sections import bounds, model
 for name in ("ADAPTERS", "ALLOCATION_MODES", "ALLOCATION_SCOPES", "TARGETS"):
     setattr(model, name, getattr(model, name)[::-1])
-    setattr(c, name, getattr(model, name))
-bounds.BOUND_TYPES = c.BOUND_TYPES = c.BOUND_TYPES[::-1]
+bounds.BOUND_TYPES = config.BOUND_TYPES = config.BOUND_TYPES[::-1]
 """
 
 

@@ -29,7 +29,7 @@ from sublora.coding.range_coder import write_payload
 from sublora.coding.rate_distortion import rate_distortion_quantize
 from sublora.coding.setting import Setting, setting_bits
 from sublora.coding.spec import SHARED, read_spec, write_spec
-from sublora.config import ADAPTERS, ALLOCATION_MODES, ALLOCATION_SCOPES, TARGETS
+from sublora.config.sections.model import ADAPTERS, ALLOCATION_MODES, ALLOCATION_SCOPES, TARGETS
 from sublora.errors import MessageError
 from sublora.seeds import stream
 
