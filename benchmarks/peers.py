@@ -39,7 +39,8 @@ import peft
 import torch
 
 from sublora import seeds
-from sublora.certificate.claims import alone, base_alone, losses_by_metric, make_claims
+from sublora.certificate.base_bounds import base_alone
+from sublora.certificate.claims import alone, losses_by_metric, make_claims
 from sublora.certificate.draw import draw_units
 from sublora.certificate.issue import Certifier
 from sublora.certificate.terms import Terms, make_terms

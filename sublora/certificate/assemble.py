@@ -6,14 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from sublora.certificate.claims import (
-    LOSS_MARGIN,
-    base_alone,
-    base_prompted,
-    decompose,
-    earlier_bound,
-    make_claims,
-)
+from sublora.certificate.base_bounds import base_alone, base_prompted
+from sublora.certificate.claims import LOSS_MARGIN, decompose, earlier_bound, make_claims
 from sublora.certificate.model import (
     FORMAT,
     Baseline,
@@ -25,6 +19,7 @@ from sublora.certificate.model import (
     PredictionPart,
     Prior,
     Setting,
+    competitors,
 )
 from sublora.certificate.terms import Terms, make_terms
 from sublora.certificate.wording import limits, statement
@@ -177,11 +172,10 @@ def assemble(data: bytes, message: Message, measured: Measured, margin: float = 
     setting = setting_part(message.header)
     baselines = tuple(measured.baselines)
     base, prompted = base_alone(measured.scores, terms), base_prompted(measured.scores, terms)
-    beside = (*baselines, *(b for b in (base, prompted) if b))
     corpus, prior = measured.corpus, measured.prior
     return Certificate(
         format=FORMAT,
-        statement=statement(claims, setting, corpus, prior, terms.bits, beside),
+        statement=statement(claims, setting, corpus, prior, terms.bits, competitors(baselines, base, prompted)),
         limits=limits(setting, corpus, prior),
         claims=claims,
         comparison=earlier_bound(measured.scores, terms),

@@ -8,12 +8,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from sublora.certificate.draw import DRAW_BITS
-from sublora.certificate.model import Baseline, Claim, Comparison, Decomposition
+from sublora.certificate.model import Claim, Comparison, Decomposition
 from sublora.certificate.rounding import store_down, store_up
 from sublora.certificate.terms import BASE_MIXTURE, PROMPT_MIXTURE, Terms
 from sublora.certificate.wording import metric_name
-from sublora.coding.architecture import TAG_BITS
-from sublora.coding.prediction import NEUTRAL
 from sublora.inequalities import (
     betting,
     betting_subsampled,
@@ -37,11 +35,6 @@ from sublora.scoring.scores import TOP_K, Scores
 # Another machine may get losses that differ in their last digits. Claims are computed with this much added to every
 # loss (bits per token, or share of tokens), so that a replay elsewhere, which adds nothing, still confirms them.
 LOSS_MARGIN = 1e-4
-
-
-# The base falls back on the known code, as the model does.
-BASE_NAME = "the base with the same fallback"
-PROMPTED_NAME = "the base with the same prompt and fallback"
 
 # Before a token is seen, its loss is predicted to be this share of the limit: any number that is fixed beforehand will
 # do, because the bets that are tried make up for it.
@@ -104,20 +97,26 @@ class Prompted:
     model: Float[np.ndarray, " m"]
 
 
-def prompted_of(scores: Scores, terms: Terms) -> Prompted | None:
-    """Return the base behind the message's prompt and the model over it; None where they are not compared."""
-    if not terms.prompt_bits or scores.base_bits.shape[1] < 2:
-        return None
-    lengths, fallback = scores.lengths, chain_of(scores, terms).base
-    base = mixture_bits(scores.base_bits[:, 1], fallback, lengths, PROMPT_MIXTURE)
-    return Prompted(base, mixture_bits(scores.bits, base, lengths, terms.mixture_weight))
-
-
 def chain_of(scores: Scores, terms: Terms) -> Chain:
     """Return the lengths of units along the chain of references."""
     known, lengths = scores.known, scores.lengths
     base = mixture_bits(scores.base_bits[:, 0], known, lengths, BASE_MIXTURE) if terms.has_base else known
     return Chain(known, base, mixture_bits(scores.bits, base, lengths, terms.mixture_weight))
+
+
+def prompted_of(scores: Scores, terms: Terms, chain: Chain) -> Prompted | None:
+    """Return the base behind the message's prompt and the model over it; None where they are not compared.
+
+    Args:
+        scores: of units.
+        terms: of the claim.
+        chain: of the same.
+    """
+    if not terms.prompt_bits or scores.base_bits.shape[1] < 2:
+        return None
+    lengths = scores.lengths
+    base = mixture_bits(scores.base_bits[:, 1], chain.base, lengths, PROMPT_MIXTURE)
+    return Prompted(base, mixture_bits(scores.bits, base, lengths, terms.mixture_weight))
 
 
 def mixture_losses(
@@ -153,11 +152,12 @@ def losses_by_metric(scores: Scores, terms: Terms) -> dict[str, Losses]:
     """
     if terms.about_tokens:
         return _token_losses(scores, terms)
-    chain, prompted = chain_of(scores, terms), prompted_of(scores, terms)
+    chain = chain_of(scores, terms)
+    prompted = prompted_of(scores, terms, chain)
     out, gains = {}, {}
-    for metric, unit in _units(scores, terms).items():
+    for metric, unit in units_of(scores, terms).items():
         own = excess_upper(terms.mixture_weight, unit.least)
-        out[metric] = _risk(chain.model, own + _base_upper(unit, terms), unit, scores, terms)
+        out[metric] = document_losses(chain.model, own + base_upper(unit, terms), unit, scores, terms)
         if terms.has_base:
             gains[f"{metric}_gain"] = plain((chain.model - chain.base) / unit.sizes, own)
             # g1 is at most log2(1/(1-e1)) / T above the base alone.
@@ -170,7 +170,7 @@ def losses_by_metric(scores: Scores, terms: Terms) -> dict[str, Losses]:
 
 
 @dataclass(frozen=True)
-class _Unit:
+class Unit:
     """What bits are counted per: tokens, or bytes of text.
 
     sizes: of the documents.
@@ -185,21 +185,22 @@ class _Unit:
     weight: int
 
 
-def _units(scores: Scores, terms: Terms) -> dict[str, _Unit]:
+def units_of(scores: Scores, terms: Terms) -> dict[str, Unit]:
+    """Return what bits are counted per, by metric: tokens, and bytes of text where they are known."""
     known = terms.known
-    out = {"bpd": _Unit(scores.lengths, terms.min_tokens, known.predicted_per_token, terms.bytes_of_a_token)}
+    out = {"bpd": Unit(scores.lengths, terms.min_tokens, known.predicted_per_token, terms.bytes_of_a_token)}
     if scores.byte_lengths.all() and known.predicted_per_byte is not None:
-        out["bpb"] = _Unit(scores.byte_lengths, terms.min_bytes, known.predicted_per_byte, 1)
+        out["bpb"] = Unit(scores.byte_lengths, terms.min_bytes, known.predicted_per_byte, 1)
     return out
 
 
-def _base_upper(unit: _Unit, terms: Terms) -> float:
-    """By how much the base, with its fallback, can be above the known code."""
+def base_upper(unit: Unit, terms: Terms) -> float:
+    """Return by how much the base, with its fallback, can be above the known code."""
     return excess_upper(BASE_MIXTURE, unit.least) if terms.has_base else 0.0
 
 
-def _risk(bits: Float[np.ndarray, " m"], upper: float, unit: _Unit, scores: Scores, terms: Terms) -> Losses:
-    """The losses of documents, and what is predicted of them.
+def document_losses(bits: Float[np.ndarray, " m"], upper: float, unit: Unit, scores: Scores, terms: Terms) -> Losses:
+    """Return the losses of documents, and what is predicted of them.
 
     Args:
         bits: lengths of documents, which are at most `upper` per unit above those in the known code.
@@ -320,7 +321,7 @@ def make_claims(scores: Scores, terms: Terms, margin: float = LOSS_MARGIN) -> tu
     metrics = losses_by_metric(scores, terms)
     claims = []
     for metric, losses in metrics.items():
-        value = risk_bound(_careful(losses, margin), terms, len(metrics) if terms.joint else 1, LOSS_MARGIN - margin)
+        value = risk_bound(careful(losses, margin), terms, len(metrics) if terms.joint else 1, LOSS_MARGIN - margin)
         empirical, gain = float(losses.values.mean()), "_gain" in metric
         claims.append(
             Claim(
@@ -336,68 +337,9 @@ def make_claims(scores: Scores, terms: Terms, margin: float = LOSS_MARGIN) -> tu
     return tuple(claims)
 
 
-def _careful(losses: Losses, margin: float) -> Losses:
-    """Losses that are larger by a margin, inside their limit."""
+def careful(losses: Losses, margin: float) -> Losses:
+    """Return losses that are larger by a margin, inside their limit."""
     return dataclasses.replace(losses, excess=np.minimum(losses.excess + margin, losses.upper))
-
-
-def _unpredicted(terms: Terms) -> Terms:
-    """The terms of a message that predicts of a document what it costs in the known code."""
-    known = terms.known
-    same = known.model_copy(update={"predicted_per_token": known.per_token, "predicted_per_byte": known.per_byte})
-    return dataclasses.replace(terms, prediction=NEUTRAL, known=same)
-
-
-def base_alone(scores: Scores, terms: Terms) -> Baseline | None:
-    """Return what the same bound gives for the pretrained base without adapter and prompt, on the same documents.
-
-    None with a random base.
-
-    The base is known beforehand and needs no message; the bits that name it, and a prediction, are paid for.
-    """
-    if not terms.has_base:
-        return None
-    return _best_base(scores, terms, BASE_NAME, chain_of(scores, terms).base, 0)
-
-
-def base_prompted(scores: Scores, terms: Terms) -> Baseline | None:
-    """Return what the same bound gives for the base behind the message's prompt, on the same documents.
-
-    None where the message has no prompt, or no adapter: it is then this base itself. Its message is the prompt, whose
-    bits are paid for beside those of `base_alone`.
-    """
-    prompted = prompted_of(scores, terms)
-    if prompted is None:
-        return None
-    return _best_base(scores, terms, PROMPTED_NAME, prompted.base, terms.prompt_bits)
-
-
-def _best_base(scores: Scores, terms: Terms, name: str, lengths: Float[np.ndarray, " m"], prompt_bits: int) -> Baseline:
-    """With the message's prediction or with none, whichever is better for the base."""
-    return min(
-        (_base_bound(scores, of, name, lengths, prompt_bits) for of in (terms, _unpredicted(terms))),
-        key=lambda b: b.bound if b.bound_bpb is None else b.bound_bpb,
-    )
-
-
-def _base_bound(
-    scores: Scores, terms: Terms, name: str, lengths: Float[np.ndarray, " m"], prompt_bits: int
-) -> Baseline:
-    paid = TAG_BITS + terms.prediction.bits + prompt_bits
-    own = dataclasses.replace(terms, bits=paid, joint=False)
-    bounds = {}
-    for metric, unit in _units(scores, own).items():
-        upper = _base_upper(unit, own) + (excess_upper(PROMPT_MIXTURE, unit.least) if prompt_bits else 0.0)
-        losses = _risk(lengths, upper, unit, scores, own)
-        bounds[metric] = store_up(risk_bound(_careful(losses, LOSS_MARGIN), own))
-    return Baseline(
-        name=name,
-        bits=paid,
-        held_out=None,
-        bound=bounds["bpd"],
-        held_out_bpb=None,
-        bound_bpb=bounds.get("bpb"),
-    )
 
 
 def decompose(scores: Scores, terms: Terms, bound: float) -> Decomposition:

@@ -5,6 +5,7 @@ Nothing in it names anything that is loaded.
 
 import datetime
 import json
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -339,6 +340,11 @@ class Upper(NamedTuple):
     limit: float
 
 
+def competitors(simple: Sequence[Baseline], *bases: Baseline | None) -> tuple[Baseline, ...]:
+    """Return what a certificate has to beat: simple codes, and the base alone and behind the prompt, where they are."""
+    return (*simple, *(base for base in bases if base))
+
+
 class Certificate(Sealed):
     """A claim about the model in a message that anyone with the documents can check from the bytes."""
 
@@ -384,7 +390,7 @@ class Certificate(Sealed):
     @property
     def beside(self) -> tuple[Baseline, ...]:
         """What the certificate has to beat: simple codes, and the base alone and behind the message's prompt."""
-        return (*self.baselines, *(base for base in (self.base_alone, self.base_prompted) if base))
+        return competitors(self.baselines, self.base_alone, self.base_prompted)
 
     @property
     def headline(self) -> Claim:

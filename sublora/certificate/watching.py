@@ -75,16 +75,10 @@ def watch_documents(
     metric: str,
     alpha: float,
 ) -> Watch:
-    """Read the losses of a corpus's documents under a certificate of any kind; see `watch_corpus`.
+    """Read the losses of documents under a certificate of any kind until there is an alarm, and return the watch.
 
-    Args:
-        certified: the certificate, and its message.
-        corpus: new documents.
-        losses: measures them, in batches, from `watch.read` on.
-        base: the user's own copy of a pretrained base.
-        state: file to go on from, and to write; None keeps nothing.
-        metric: of the claim to watch, "" for the headline.
-        alpha: probability that there is ever a false alarm.
+    What `watch_corpus` opens is open here, and `losses` measures the documents, in batches, from `watch.read` on. Other
+    arguments and errors are those of `watch_corpus`.
     """
     watch = Watch(certified.certificate, metric=metric, alpha=alpha)
     require_base(certified.message.header, base)

@@ -24,19 +24,10 @@ def watch_classifier(
     metric: str = "",
     alpha: float = 0.05,
 ) -> Watch:
-    """Read labelled documents until there is an alarm, and return the watch; see `watch_corpus`.
+    """Read labelled documents until there is an alarm, and return the watch.
 
-    Args:
-        path: of a classifier's certificate, of the folder that holds it and its message, or of a pack.
-        data_dir: new labelled documents, prepared with the tokenizer, the rule and the labels of the certified ones.
-        base: the user's own copy of a pretrained base.
-        known: the certified corpus, where the prompt names documents of it and the new corpus has others.
-        state: file to go on from, and to write; None keeps nothing.
-        metric: of the claim to watch, "" for the share of errors.
-        alpha: probability that there is ever a false alarm.
-
-    Raises:
-        CertificateError, MessageError, CorpusError, ConfigError: something is missing, damaged, or of another kind.
+    Arguments and errors are those of `sublora.certificate.watching.watch_corpus`, but the certificate is a
+    classifier's, the documents have the labels of the certified ones, and the headline is the share of errors.
     """
     certified, corpus = open_classifier(path), open_corpus(data_dir)
     labels = require_labels(certified.verbalizer, corpus)

@@ -7,11 +7,10 @@ from sublora.coding.bits import (
     BitWriter,
     read_decimal,
     read_gamma,
-    read_uniform,
     write_decimal,
     write_gamma,
-    write_uniform,
 )
+from sublora.coding.choices import read_choice, write_choice
 from sublora.errors import ConfigError, MessageError
 
 FAMILIES = ("gpt2", "llama", "mistral")
@@ -81,12 +80,12 @@ class Architecture:
 def write_architecture(writer: BitWriter, architecture: Architecture) -> None:
     """Write the base model and the context length; the vocabulary stands in the setting."""
     writer.field("base")
-    write_uniform(writer, BASE_KINDS.index(architecture.kind), len(BASE_KINDS))
+    write_choice(writer, architecture.kind, BASE_KINDS)
     write_decimal(writer, architecture.block_size)
     if architecture.kind == "pretrained":
         writer.write(architecture.base_tag, TAG_BITS)
         return
-    write_uniform(writer, FAMILIES.index(architecture.family), len(FAMILIES))
+    write_choice(writer, architecture.family, FAMILIES)
     write_gamma(writer, architecture.n_layer)
     write_gamma(writer, architecture.n_head)
     write_decimal(writer, architecture.n_embd)
@@ -101,12 +100,12 @@ def read_architecture(reader: BitReader, vocab_size: int) -> Architecture:
     Raises:
         MessageError: no model has these sizes.
     """
-    kind = BASE_KINDS[read_uniform(reader, len(BASE_KINDS))]
+    kind = read_choice(reader, BASE_KINDS)
     block_size = read_decimal(reader)
     try:
         if kind == "pretrained":
             return Architecture(kind, 0, 0, 0, block_size, vocab_size, base_tag=reader.read(TAG_BITS))
-        family = FAMILIES[read_uniform(reader, len(FAMILIES))]
+        family = read_choice(reader, FAMILIES)
         n_layer, n_head, n_embd = read_gamma(reader), read_gamma(reader), read_decimal(reader)
         bias = bool(reader.read(1))
         window = read_decimal(reader) if family == "mistral" else 0

@@ -23,6 +23,7 @@ from sublora.coding.bits import (
     write_uniform,
     zigzag,
 )
+from sublora.coding.choices import read_choice, write_choice
 from sublora.coding.trellis import trellis_states
 from sublora.errors import MessageError
 
@@ -229,10 +230,10 @@ CODEBOOKS: tuple[type[Codebook], ...] = (TrellisGrid, UniformGrid, Centroids)
 
 def write_codebook(writer: BitWriter, codebook: Codebook) -> None:
     """Write which codebook it is, then the codebook."""
-    write_uniform(writer, CODEBOOKS.index(type(codebook)), len(CODEBOOKS))
+    write_choice(writer, type(codebook), CODEBOOKS)
     codebook.write(writer)
 
 
 def read_codebook(reader: BitReader) -> Codebook:
     """Read what `write_codebook` wrote."""
-    return CODEBOOKS[read_uniform(reader, len(CODEBOOKS))].read(reader)
+    return read_choice(reader, CODEBOOKS).read(reader)

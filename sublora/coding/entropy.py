@@ -30,6 +30,7 @@ from sublora.coding.bits import (
     write_uniform,
     zigzag,
 )
+from sublora.coding.choices import read_choice, write_choice
 from sublora.coding.codebooks import MAX_CENTROIDS, Codebook, Grid, TrellisGrid, nearest_scale_index
 from sublora.coding.range_coder import PRECISION, TOTAL, frequencies, model, probabilities
 from sublora.coding.trellis import NEXT_STATE
@@ -330,14 +331,14 @@ def fit(symbols: Int32[np.ndarray, " n"], codebook: Codebook) -> tuple[float, st
 def write_model(writer: BitWriter, name: str, entropy_model: EntropyModel, codebook: Codebook, count: int) -> None:
     """Write which of the offered models it is, then its parameters."""
     names = offered(codebook, count)
-    write_uniform(writer, names.index(name), len(names))
+    write_choice(writer, name, names)
     entropy_model.write(writer, codebook)
 
 
 def read_model(reader: BitReader, codebook: Codebook, count: int) -> EntropyModel:
     """Read what `write_model` wrote."""
     names = offered(codebook, count)
-    name = names[read_uniform(reader, len(names))]
+    name = read_choice(reader, names)
     if name in SHAPES:
         return Parametric.read(reader, name)
     return Static.read(reader, codebook) if name == "static" else Adaptive()

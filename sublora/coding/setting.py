@@ -14,13 +14,12 @@ from sublora.coding.bits import (
     read_decimal,
     read_delta,
     read_gamma,
-    read_uniform,
     write_decimal,
     write_delta,
     write_gamma,
-    write_uniform,
 )
-from sublora.config import BOUND_TYPES, BoundType
+from sublora.coding.choices import BOUND_TYPES, read_choice, write_choice
+from sublora.config import BoundType
 from sublora.corpus.token_type import MAX_VOCABULARY
 from sublora.errors import MessageError
 
@@ -88,7 +87,7 @@ def _delta_digits(delta: Fraction) -> tuple[int, int]:
 def write_setting(writer: BitWriter, setting: Setting) -> None:
     """Write every field, all under the name `setting` in the ledger."""
     writer.field("setting")
-    write_uniform(writer, BOUND_TYPES.index(setting.bound_type), len(BOUND_TYPES))
+    write_choice(writer, setting.bound_type, BOUND_TYPES)
     writer.write(int(setting.delta == USUAL_DELTA), 1)
     if setting.delta != USUAL_DELTA:
         m, t = _delta_digits(setting.delta)
@@ -111,7 +110,7 @@ def write_setting(writer: BitWriter, setting: Setting) -> None:
 
 def read_setting(reader: BitReader) -> Setting:
     """Read what `write_setting` wrote; raises MessageError for values outside their range or not canonical."""
-    bound_type = BOUND_TYPES[read_uniform(reader, len(BOUND_TYPES))]
+    bound_type = read_choice(reader, BOUND_TYPES)
     delta = USUAL_DELTA
     if not reader.read(1):
         t, m = read_gamma(reader), 0

@@ -16,29 +16,21 @@ from sublora.coding.bits import (
     write_gamma,
     write_uniform,
 )
-from sublora.config import ADAPTERS, ALLOCATION_MODES, ALLOCATION_SCOPES, TARGETS
+from sublora.coding.choices import (
+    ADAPTERS,
+    ALLOCATION_MODES,
+    ALLOCATION_SCOPES,
+    INTRINSIC_MODES,
+    LATER_ADAPTERS,
+    TARGETS,
+    read_choice,
+    write_choice,
+)
 from sublora.errors import MessageError
 
-INTRINSIC_MODES = (
-    "rdkronqr",
-    "rdkron",
-    "rkron",
-    "fastfood",
-    "sparse",
-    "dense",
-    "partition",
-    "partition_signed",
-    "identity",
-)
 SHARED = ("unilora", "vera")
 """adapters whose fixed matrices come from a seed of PEFT's"""
-_LATER = (*SHARED, "lora")
-"""What came after the first code was full stands where a LoRA on nothing would (both ranks 0); lora: on kinds of
-layers."""
 _MOST = 2**31 - 1
-
-_PLAIN = 4
-"""adapters with a code of their own"""
 
 
 @dataclass(frozen=True)
@@ -63,8 +55,8 @@ class ModelSpec:
     """linear layers that LoRA or cores are on: the attention projections, or all inside the layers; "attention" for
     other adapters"""
     kinds: int = 0
-    """the kinds of linear layers that it is on: unilora and vera (`sublora.nn.targets.find_kinds`), and lora where they
-    are not targets (`sublora.nn.places.ranks_by_layer`); 0 for others"""
+    """the kinds of linear layers that it is on (`sublora.nn.places.kinds_of`): unilora and vera, and lora where they
+    are not targets; 0 for others"""
     rank: int = 4
     """on the targets or kinds, 0 for none; 0 where nothing has a rank, or ranks differ"""
     ranks: tuple[int, ...] = ()
@@ -95,7 +87,7 @@ class ModelSpec:
             self._set(head_rank=0, lora_alpha=0)
         if self.adapter not in ("lora", "spectral", *SHARED):
             self._set(rank=0)
-        if self.adapter not in _LATER:
+        if self.adapter not in LATER_ADAPTERS:
             self._set(kinds=0)
         if self.adapter != "lora" or not self.kinds:
             self._set(ranks=())
@@ -110,7 +102,7 @@ class ModelSpec:
         if self.allocation_mode != "learned":
             self._set(allocation_scope="shared", gating_steepness=0, n_gates=0)
         for name, legal in (
-            ("adapter", ADAPTERS),
+            ("adapter", tuple(dict.fromkeys((*ADAPTERS, *LATER_ADAPTERS)))),
             ("targets", TARGETS),
             ("intrinsic_mode", INTRINSIC_MODES),
             ("allocation_mode", ALLOCATION_MODES),
@@ -153,21 +145,22 @@ def _write_adapter(writer: BitWriter, spec: ModelSpec) -> None:
         return
     if spec.adapter == "lora" and not (spec.rank or spec.head_rank):
         raise MessageError("LoRA is on nothing: give it a rank")
-    write_uniform(writer, ADAPTERS.index(spec.adapter), _PLAIN)
+    write_choice(writer, spec.adapter, ADAPTERS)
     if spec.adapter in ("lora", "spectral"):
         write_gamma(writer, spec.rank + 1)
         if spec.rank:
-            write_uniform(writer, TARGETS.index(spec.targets), len(TARGETS))
+            write_choice(writer, spec.targets, TARGETS)
     if spec.adapter == "lora":
         write_gamma(writer, spec.head_rank + 1)
         write_delta(writer, spec.lora_alpha + 1)
 
 
 def _write_later(writer: BitWriter, spec: ModelSpec) -> None:
-    write_uniform(writer, ADAPTERS.index("lora"), _PLAIN)
+    # It stands where a LoRA on nothing would: both ranks are 0.
+    write_choice(writer, "lora", ADAPTERS)
     write_gamma(writer, 1)
     write_gamma(writer, 1)
-    write_gamma(writer, _LATER.index(spec.adapter) + 1)
+    write_gamma(writer, LATER_ADAPTERS.index(spec.adapter) + 1)
     if spec.adapter in SHARED:
         write_gamma(writer, spec.rank)
         write_delta(writer, spec.kinds)
@@ -181,13 +174,13 @@ def _write_later(writer: BitWriter, spec: ModelSpec) -> None:
 
 
 def _read_adapter(reader: BitReader) -> dict[str, Any]:
-    adapter = ADAPTERS[read_uniform(reader, _PLAIN)]
+    adapter: str = read_choice(reader, ADAPTERS)
     rank = head_rank = lora_alpha = 0
     targets = "attention"
     if adapter in ("lora", "spectral"):
         rank = read_gamma(reader) - 1
         if rank:
-            targets = TARGETS[read_uniform(reader, len(TARGETS))]
+            targets = read_choice(reader, TARGETS)
     if adapter == "lora":
         head_rank = read_gamma(reader) - 1
         if not (rank or head_rank):
@@ -198,9 +191,9 @@ def _read_adapter(reader: BitReader) -> dict[str, Any]:
 
 def _read_later(reader: BitReader) -> dict[str, Any]:
     number = read_gamma(reader) - 1
-    if number >= len(_LATER):
+    if number >= len(LATER_ADAPTERS):
         raise MessageError("an adapter that this program does not know")
-    adapter = _LATER[number]
+    adapter = LATER_ADAPTERS[number]
     if adapter in SHARED:
         return {"adapter": adapter, "rank": read_gamma(reader), "kinds": read_delta(reader)}
     kinds = read_delta(reader)
@@ -234,13 +227,13 @@ def write_spec(writer: BitWriter, spec: ModelSpec) -> None:
     if spec.intrinsic_dim == 0 or spec.adapter in SHARED:
         return
     writer.field("intrinsic_mode")
-    write_uniform(writer, INTRINSIC_MODES.index(spec.intrinsic_mode), len(INTRINSIC_MODES))
+    write_choice(writer, spec.intrinsic_mode, INTRINSIC_MODES)
     writer.field("allocation")
-    write_uniform(writer, ALLOCATION_MODES.index(spec.allocation_mode), len(ALLOCATION_MODES))
+    write_choice(writer, spec.allocation_mode, ALLOCATION_MODES)
     if spec.allocation_mode == "fixed":
         write_uniform(writer, spec.budget_b, spec.intrinsic_dim + 1)
     if spec.allocation_mode == "learned":
-        write_uniform(writer, ALLOCATION_SCOPES.index(spec.allocation_scope), len(ALLOCATION_SCOPES))
+        write_choice(writer, spec.allocation_scope, ALLOCATION_SCOPES)
         write_decimal(writer, spec.gating_steepness)
         write_gamma(writer, spec.n_gates + 1)
 
@@ -270,13 +263,13 @@ def read_spec(reader: BitReader, book: Callable[[str], None] = lambda name: None
     mode, allocation, scope = "identity", "uniform", "shared"
     budget_b = gating_steepness = n_gates = 0
     if intrinsic_dim:
-        mode = INTRINSIC_MODES[read_uniform(reader, len(INTRINSIC_MODES))]
+        mode = read_choice(reader, INTRINSIC_MODES)
         book("intrinsic_mode")
-        allocation = ALLOCATION_MODES[read_uniform(reader, len(ALLOCATION_MODES))]
+        allocation = read_choice(reader, ALLOCATION_MODES)
     if allocation == "fixed":
         budget_b = read_uniform(reader, intrinsic_dim + 1)
     if allocation == "learned":
-        scope = ALLOCATION_SCOPES[read_uniform(reader, len(ALLOCATION_SCOPES))]
+        scope = read_choice(reader, ALLOCATION_SCOPES)
         gating_steepness = read_decimal(reader)
         n_gates = read_gamma(reader) - 1
     if intrinsic_dim:

@@ -13,16 +13,11 @@ from sublora.config.loading import (
 from sublora.config.sections import SECTIONS, Config, Data, LearningRate, Sublora
 from sublora.config.sections.bounds import BOUND_TYPES, BoundType
 from sublora.config.sections.data import BATCHINGS
-from sublora.config.sections.model import ADAPTERS, ALLOCATION_MODES, ALLOCATION_SCOPES, TARGETS
 
 __all__ = [
-    "ADAPTERS",
-    "ALLOCATION_MODES",
-    "ALLOCATION_SCOPES",
     "BATCHINGS",
     "BOUND_TYPES",
     "SECTIONS",
-    "TARGETS",
     "BoundType",
     "Config",
     "Data",

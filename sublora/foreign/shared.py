@@ -5,7 +5,7 @@ holds them too, they must be the same.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from sublora.config.sections.model import Adapter
 from sublora.errors import AdapterError
 from sublora.foreign.layers import PREFIX, Expressed, Place
 from sublora.foreign.reading import ForeignAdapter, shown
-from sublora.nn.targets import find_kinds, linear_kinds
+from sublora.nn.places import kinds_of, layers_of_kinds, place_of
 from sublora.nn.unilora import VECTOR, assigned
 from sublora.nn.vera import shared_matrices
 
@@ -50,7 +50,7 @@ def as_unilora(adapter: ForeignAdapter, base: PreTrainedModel) -> Expressed:
     place = Place.of(base)
     names = _named(adapter, base)
     kinds = _kinds(names, adapter, place)
-    if missing := [name for name, _ in find_kinds(base, kinds) if name not in names]:
+    if missing := [name for name, _ in layers_of_kinds(base, kinds) if name not in names]:
         raise AdapterError(
             f"the adapter is on {names[0]} and not on {missing[0]}, and a message can only say kinds of layers: train "
             "one on all layers of a kind"
@@ -112,7 +112,7 @@ def as_vera(adapter: ForeignAdapter, base: PreTrainedModel) -> Expressed:
         raise AdapterError("the adapter has no scales, or only one of a layer's two: it is damaged")
     kinds = _kinds(names, adapter, place)
     widest, highest = _largest(names, adapter, place)
-    if _largest([name for name, _ in find_kinds(base, kinds)], adapter, place)[0] != widest:
+    if _largest([name for name, _ in layers_of_kinds(base, kinds)], adapter, place)[0] != widest:
         raise AdapterError("the adapter is on some layers of a kind whose sizes differ, which no message can say")
     if all(name in adapter.tensors for name in _MATRICES):
         # Both come from one generator: equal ones were drawn by the key.
@@ -155,10 +155,8 @@ def _named(adapter: ForeignAdapter, base: PreTrainedModel) -> list[str]:
     return names
 
 
-def _kinds(names: Iterable[str], adapter: ForeignAdapter, place: Place) -> int:
+def _kinds(names: Sequence[str], adapter: ForeignAdapter, place: Place) -> int:
     """The kinds of these layers."""
-    kinds = linear_kinds(place.base)
-    found = 0
     for name in names:
         place.shape(name, adapter)
         if name not in place.inside:
@@ -166,8 +164,7 @@ def _kinds(names: Iterable[str], adapter: ForeignAdapter, place: Place) -> int:
                 f"the adapter changes {name}, and a message can only name linear layers inside the transformer layers "
                 "for one of its type: train one on these"
             )
-        found |= 1 << kinds.index(name.rpartition(".")[2])
-    return found
+    return kinds_of(place.base, map(place_of, names))
 
 
 def _largest(names: Iterable[str], adapter: ForeignAdapter, place: Place) -> tuple[int, int]:

@@ -50,10 +50,18 @@ def build_model(
     Raises:
         ConfigError: sizes that do not fit each other, a base that cannot be loaded, or no adapter (`build_base`).
     """
-    return _build(create_base(architecture, spec.seed, source, dropout), spec, lora_dropout, gating_init)
+    base = create_base(architecture, spec.seed, source, dropout)
+    return build_on(base, spec, lora_dropout=lora_dropout, gating_init=gating_init)
 
 
-def _build(base: PreTrainedModel, spec: ModelSpec, lora_dropout: float, gating_init: float) -> SubspaceModule:
+def build_on(
+    base: PreTrainedModel, spec: ModelSpec, *, lora_dropout: float = 0.0, gating_init: float = 0.5
+) -> SubspaceModule:
+    """Return what `build_model` returns, on a base from `create_base`, which is changed in place.
+
+    Raises:
+        ConfigError: sizes that do not fit each other, or no adapter (`build_base`).
+    """
     if spec.adapter == "none":
         raise ConfigError("without an adapter nothing can be trained: set sublora.adapter to lora, spectral or weights")
     model = adapt(base, spec, lora_dropout=lora_dropout, gating_init=gating_init)
@@ -212,7 +220,8 @@ def get_model(config: Config, vocab_size: int) -> SubspaceModule:
     architecture = architecture_from_config(config, vocab_size)
     base = create_base(architecture, config.system.seed, config.prior.base, config.model.dropout)
     spec = spec_from_config(config, base=base)
-    return _build(base, spec, config.sublora.lora_dropout, config.sublora.gamma_init)
+    section = config.sublora
+    return build_on(base, spec, lora_dropout=section.lora_dropout, gating_init=section.gamma_init)
 
 
 def merge(model: nn.Module) -> PreTrainedModel:

@@ -183,18 +183,21 @@ class NextTokenLoss(nn.Module):
         head = model.get_output_embeddings()
         adapted = isinstance(head, LoraLinear)
         linear = head.base_layer if adapted else head
+        rows_of_tokens = _rows_of_tokens(model)
         if linear.bias is not None:
+            logits = head(hidden)[:, rows_of_tokens].float()
             if weights is None:
-                return F.cross_entropy(head(hidden).float(), targets.flatten())
-            return F.cross_entropy(head(hidden).float(), targets.flatten(), reduction="none") @ weights
+                return F.cross_entropy(logits, targets.flatten())
+            return F.cross_entropy(logits, targets.flatten(), reduction="none") @ weights
+        weight = linear.weight[rows_of_tokens]
         if adapted:
             low = head.lora_A[ADAPTER](head.lora_dropout[ADAPTER](hidden)) * head.scaling[ADAPTER]
-            up = head.lora_B[ADAPTER].weight
+            up = head.lora_B[ADAPTER].weight[rows_of_tokens]
         else:
-            low, up = hidden.new_zeros(len(hidden), 0), hidden.new_zeros(len(linear.weight), 0)
+            low, up = hidden.new_zeros(len(hidden), 0), hidden.new_zeros(len(weight), 0)
         if torch.is_autocast_enabled(hidden.device.type):
             hidden = hidden.to(torch.get_autocast_dtype(hidden.device.type))
-        return head_cross_entropy(hidden, linear.weight, low, up, targets.flatten(), weights)
+        return head_cross_entropy(hidden, weight, low, up, targets.flatten(), weights)
 
 
 class SubspaceLoss(nn.Module):
@@ -258,6 +261,13 @@ def transformer(net: Any) -> Any:
     return net.get_base_model() if hasattr(net, "get_base_model") else net
 
 
+def _rows_of_tokens(model: Any) -> slice:
+    """The rows of the output head that stand for tokens. Others are padding of a pretrained base, and scoring leaves
+    them out too.
+    """
+    return slice(getattr(model, "n_tokens", None))
+
+
 class _Logits(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -265,7 +275,7 @@ class _Logits(nn.Module):
 
     def forward(self, input_ids: Tensor, rows: Rows | None) -> Tensor:
         model = transformer(self.net)
-        return model.get_output_embeddings()(hidden_states(model, input_ids, rows))
+        return model.get_output_embeddings()(hidden_states(model, input_ids, rows))[:, _rows_of_tokens(model)]
 
 
 class SubspaceLogits:

@@ -4,12 +4,13 @@ A *place* is where a linear layer stands inside its transformer layer: `self_att
 the stack has it. Numbers on the way are left out, so the experts of a layer share their places.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from sublora.config import TARGETS, Sublora
+from sublora.coding.choices import TARGETS
+from sublora.config import Sublora
 from sublora.errors import ConfigError, MessageError
 from sublora.nn.allocation import inside_layer
 from sublora.nn.targets import find_targets
@@ -72,8 +73,27 @@ def fields_of(model: nn.Module, ranks: Mapping[str, int]) -> dict[str, Any]:
     """
     if targets := _word(model, ranks):
         return {"targets": targets, "rank": next(iter(ranks.values()))}
-    kinds = sum(1 << i for i, place in enumerate(linear_places(model)) if place in ranks)
-    return {"kinds": kinds, "ranks": tuple(ranks.values())}
+    return {"kinds": kinds_of(model, ranks), "ranks": tuple(ranks.values())}
+
+
+def kinds_of(model: nn.Module, places: Iterable[str]) -> int:
+    """Return the number that a message has for some places of a model: bit i stands for the i-th of `linear_places`."""
+    chosen = set(places)
+    return sum(1 << i for i, place in enumerate(linear_places(model)) if place in chosen)
+
+
+def layers_of_kinds(model: nn.Module, kinds: int) -> list[tuple[str, nn.Module]]:
+    """Return names and modules of the linear layers on the places of `kinds_of`, in the order of `named_modules`.
+
+    Args:
+        model: of transformers, without an adapter.
+        kinds: from `kinds_of`.
+
+    Raises:
+        MessageError: bits for places that the model does not have, or none.
+    """
+    chosen = set(_places_of_kinds(model, kinds))
+    return [(name, module) for name, module in find_targets(model, "linear") if place_of(name) in chosen]
 
 
 def ranks_by_layer(model: nn.Module, kinds: int, ranks: Sequence[int]) -> dict[str, int]:
@@ -81,22 +101,25 @@ def ranks_by_layer(model: nn.Module, kinds: int, ranks: Sequence[int]) -> dict[s
 
     Args:
         model: of transformers, without an adapter.
-        kinds: bit i stands for the i-th of `linear_places`.
+        kinds: from `kinds_of`.
         ranks: one for every bit that is set, the lowest first.
 
     Raises:
-        MessageError: bits for places that the model does not have, or a choice that has a shorter code.
+        MessageError: as `layers_of_kinds`, or a choice that has a shorter code.
     """
+    chosen = dict(zip(_places_of_kinds(model, kinds), ranks, strict=True))
+    if targets := _word(model, chosen):
+        raise MessageError(f"the layers {', '.join(chosen)} with one rank have a code of their own: targets {targets}")
+    return {name: chosen[place_of(name)] for name, _ in layers_of_kinds(model, kinds)}
+
+
+def _places_of_kinds(model: nn.Module, kinds: int) -> list[str]:
     places = linear_places(model)
     if not 0 < kinds < 1 << len(places):
         raise MessageError(
             f"{type(model).__name__} has {len(places)} kinds of linear layers, and not those of {kinds:b}"
         )
-    chosen = dict(zip((place for i, place in enumerate(places) if kinds >> i & 1), ranks, strict=True))
-    if targets := _word(model, chosen):
-        raise MessageError(f"the layers {', '.join(chosen)} with one rank have a code of their own: targets {targets}")
-    layers = [name for name, _ in find_targets(model, "linear")]
-    return {name: chosen[place_of(name)] for name in layers if place_of(name) in chosen}
+    return [place for i, place in enumerate(places) if kinds >> i & 1]
 
 
 def _word(model: nn.Module, ranks: Mapping[str, int]) -> str | None:

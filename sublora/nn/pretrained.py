@@ -29,7 +29,7 @@ BYTES_PER_PARAMETER = 4 * 1.5
 def load_pretrained(
     source: str, vocab_size: int | None = None, block_size: int = 1, dropout: float = 0.0
 ) -> tuple[PreTrainedModel, str]:
-    """Return a pretrained model in float32, and the hash of its weights.
+    """Return a pretrained model in float32, and the hash of its weights. Its attribute `n_tokens` is `vocab_size`.
 
     What lies on this machine is loaded without the network. Weights are read from safetensors or GGUF only.
 
@@ -87,6 +87,7 @@ def _load(
         # transformers would draw them anew at every loading.
         raise ConfigError(f"the base model {source!r} lacks weights, such as {min(report['missing_keys'])}")
     model.config.use_cache = False
+    model.n_tokens = vocab_size
     if hasattr(model.config, "quantization_config"):
         # What is certified and merged is computed in float32, with the numbers that the quantized weights stand for.
         dequantize(model)
@@ -111,7 +112,7 @@ def _check_sizes(config: PretrainedConfig, source: str, vocab_size: int | None, 
 def _is_padded(rows: int | None, vocab_size: int) -> bool:
     """Whether a model has a few rows more than its tokenizer has tokens, for the sake of the hardware.
 
-    Nothing is ever predicted by them: a score is normalised over the tokens of the corpus.
+    Nothing is ever predicted by them: losses are normalised over the tokens of the corpus.
     """
     return rows is not None and rows % PADDED_TO == 0 and 0 < rows - vocab_size <= rows // MOST_PADDING
 

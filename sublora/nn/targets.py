@@ -53,28 +53,6 @@ def shape_of(module: nn.Module) -> tuple[int, int]:
     return (columns, rows) if isinstance(module, Conv1D) else (rows, columns)
 
 
-def linear_kinds(model: nn.Module) -> tuple[str, ...]:
-    """Return the names that linear layers inside the transformer layers end in, as they first appear."""
-    return tuple(dict.fromkeys(name.rpartition(".")[2] for name, _ in _linear_layers(model)))
-
-
-def find_kinds(model: nn.Module, kinds: int) -> list[tuple[str, nn.Module]]:
-    """Return names and modules of the linear layers of some kinds, in the order of `named_modules`.
-
-    Args:
-        model: of transformers, without an adapter.
-        kinds: bit i stands for the i-th of `linear_kinds`.
-
-    Raises:
-        ConfigError: there are none, or bits for kinds that the model does not have.
-    """
-    names = linear_kinds(model)
-    if not 0 < kinds < 1 << len(names):
-        raise ConfigError(f"{type(model).__name__} has {len(names)} kinds of linear layers, and not those of {kinds:b}")
-    wanted = {name for i, name in enumerate(names) if kinds >> i & 1}
-    return [(name, module) for name, module in _linear_layers(model) if name.rpartition(".")[2] in wanted]
-
-
 def _linear_layers(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """Every linear layer inside the transformer layers."""
     return [

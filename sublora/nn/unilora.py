@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from sublora.errors import ConfigError
 from sublora.nn.adapted import AdaptedLinear
-from sublora.nn.targets import find_kinds, shape_of
+from sublora.nn.places import layers_of_kinds
+from sublora.nn.targets import shape_of
 
 VECTOR = "unilora"
 """name of the module that holds the numbers, in the base"""
@@ -95,14 +96,15 @@ def add_unilora(model: nn.Module, *, rank: int, kinds: int, length: int, seed: i
     Args:
         model: the base.
         rank: r.
-        kinds: of linear layers, see `find_kinds`.
+        kinds: of linear layers, see `sublora.nn.places.kinds_of`.
         length: d.
         seed: PEFT's `proj_seed`.
 
     Raises:
-        ConfigError: there are no such layers, or more numbers than places.
+        ConfigError: more numbers than places.
+        MessageError: there are no such layers.
     """
-    layers = [(name, module, shape_of(module)) for name, module in find_kinds(model, kinds)]
+    layers = [(name, module, shape_of(module)) for name, module in layers_of_kinds(model, kinds)]
     places = sum(rank * (outputs + inputs) for _, _, (outputs, inputs) in layers)
     order = assigned(places, length, seed)
     vector = Vector(np.bincount(order, minlength=length))

@@ -16,7 +16,8 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from sublora.nn.adapted import AdaptedLinear
-from sublora.nn.targets import find_kinds, shape_of
+from sublora.nn.places import layers_of_kinds
+from sublora.nn.targets import shape_of
 
 
 def shared_matrices(
@@ -67,13 +68,13 @@ def add_vera(model: nn.Module, *, rank: int, kinds: int, key: int) -> nn.Module:
     Args:
         model: the base.
         rank: r.
-        kinds: of linear layers, see `find_kinds`.
+        kinds: of linear layers, see `sublora.nn.places.kinds_of`.
         key: PEFT's `projection_prng_key`.
 
     Raises:
-        ConfigError: there are no such layers.
+        MessageError: there are no such layers.
     """
-    layers = [(name, module, *shape_of(module)) for name, module in find_kinds(model, kinds)]
+    layers = [(name, module, *shape_of(module)) for name, module in layers_of_kinds(model, kinds)]
     widest, highest = max(inputs for *_, inputs in layers), max(outputs for _, _, outputs, _ in layers)
     a_ri, b_or = map(torch.from_numpy, shared_matrices(rank, widest, highest, key))
     model.requires_grad_(False)

@@ -2,11 +2,13 @@
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from sublora.coding.gates import quantize_gates
 from sublora.config import Config
 from sublora.corpus.corpus import Corpus
-from sublora.nn.create_model import architecture_from_config, build_base, get_model, merge, spec_from_config
+from sublora.nn.base import create_base
+from sublora.nn.create_model import architecture_from_config, build_on, merge, spec_from_config
 from sublora.nn.subspace import SubspaceModule
 from sublora.scoring.measure import Rebuilt
 from sublora.scoring.prompt import prompt_tokens
@@ -29,7 +31,6 @@ class Trained:
         self.prompt = checkpoint.prompt
         self.prompt_tokens = prompt_tokens(self.prompt, corpus.prior, corpus.eot_token)
         self.device = device
-        self.vocab_size = checkpoint.vocab_size
         self.architecture = architecture_from_config(config, checkpoint.vocab_size)
         self.tensors = checkpoint.tensors
         alpha = checkpoint.tensors.get("subspace_params")
@@ -37,14 +38,19 @@ class Trained:
         self.rms = float(np.sqrt(np.mean(self.alpha.astype(np.float64) ** 2))) or 1.0 if len(self.alpha) else 1.0
         gates = checkpoint.tensors.get("gating_params")
         self.gates = quantize_gates(1 / (1 + np.exp(-gates.double().numpy()))) if gates is not None else np.zeros(0)
-        base = None
-        if config.sublora.names_layers:
-            base = build_base(self.architecture, config.system.seed, config.prior.base)
-        self.spec = spec_from_config(config, len(self.gates), base)
+        # Which layers a name means is asked of the base. It is loaded for that, and kept for the first model.
+        self._base = self._load_base() if config.sublora.names_layers else None
+        self.spec = spec_from_config(config, len(self.gates), self._base)
+
+    def _load_base(self) -> PreTrainedModel:
+        config = self.config
+        return create_base(self.architecture, config.system.seed, config.prior.base, config.model.dropout)
 
     def model(self, gates: np.ndarray | None = None) -> SubspaceModule:
         """Return the model at the checkpoint's alpha, and at its gates or those that are given."""
-        model = get_model(self.config, self.vocab_size)
+        base, self._base = self._base or self._load_base(), None
+        section = self.config.sublora
+        model = build_on(base, self.spec, lora_dropout=section.lora_dropout, gating_init=section.gamma_init)
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:

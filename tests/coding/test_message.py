@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from sublora.coding.architecture import Architecture
 from sublora.coding.bits import BitReader, BitWriter
+from sublora.coding.choices import INTRINSIC_MODES
 from sublora.coding.codebooks import Centroids, Codebook, TrellisGrid, UniformGrid
 from sublora.coding.entropy import Parametric
 from sublora.coding.gates import quantize_gates
@@ -27,16 +28,8 @@ from sublora.coding.quantizers import Quantized, quantize, quantize_uniform
 from sublora.coding.range_coder import write_payload
 from sublora.coding.rate_distortion import rate_distortion_quantize
 from sublora.coding.setting import Setting, setting_bits
-from sublora.coding.spec import (
-    ADAPTERS,
-    ALLOCATION_MODES,
-    ALLOCATION_SCOPES,
-    INTRINSIC_MODES,
-    SHARED,
-    TARGETS,
-    read_spec,
-    write_spec,
-)
+from sublora.coding.spec import SHARED, read_spec, write_spec
+from sublora.config.sections.model import ADAPTERS, ALLOCATION_MODES, ALLOCATION_SCOPES, TARGETS
 from sublora.errors import MessageError
 from sublora.seeds import stream
 

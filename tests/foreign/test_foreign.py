@@ -122,11 +122,14 @@ CASES = {
     "UniLoRA on all linear layers": ("llama", lambda: peft.UniLoraConfig(r=1, theta_d_length=401, proj_seed=2**40,
                                                                         target_modules="all-linear")),
     "UniLoRA on transposed weights": ("gpt2", lambda: uni("c_proj", unilora_dropout=0.1)),
+    "UniLoRA on one of two layers of one name": ("gpt2", lambda: uni("attn.c_proj", theta_d_length=30)),
     "VeRA": ("llama", lambda: vera("q_proj", "v_proj")),
     "VeRA without its matrices": ("llama", lambda: vera("down_proj", "k_proj", save_projection=False,
                                                         projection_prng_key=77)),
     "VeRA on one layer": ("llama", lambda: vera("k_proj", layers_to_transform=[1], d_initial=3.0)),
     "VeRA on transposed weights": ("gpt2", lambda: vera("c_attn", "c_fc", d_initial=0.5)),
+    # The other c_proj has four times the inputs: with it, the shared matrices would be others.
+    "VeRA on one of two layers of one name": ("gpt2", lambda: vera("attn.c_proj")),
 }  # fmt: skip
 
 
@@ -139,6 +142,17 @@ def test_what_is_imported_computes_what_peft_computes(case, request, data_dir, t
     torch.testing.assert_close(imported_logits(tmp_path / "run"), theirs, atol=1e-5, rtol=0)
     # The adapter does something, so that a base alone would fail.
     assert (theirs - base_logits(base)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("make", [uni, vera])
+def test_one_of_two_layers_of_one_name_is_all_that_is_said_and_paid_for(make, gpt2, data_dir, tmp_path):
+    saved(gpt2, make("attn.c_proj"), tmp_path / "adapter")
+    assert main(words(tmp_path / "adapter", tmp_path / "run", gpt2, data_dir)) == 0
+    checkpoint = load_checkpoint(tmp_path / "run")
+    # attn.c_attn, attn.c_proj, mlp.c_fc, mlp.c_proj: the second bit.
+    assert checkpoint.config.sublora.kinds == 0b10
+    # The vector, or a rank of 5 and 16 outputs in each of two layers.
+    assert len(checkpoint.tensors["subspace_params"]) == (40 if make is uni else 2 * (5 + 16))
 
 
 def test_what_has_no_adapter_is_a_zero(llama, data_dir, tmp_path):

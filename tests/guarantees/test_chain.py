@@ -9,15 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 
-from sublora.certificate.claims import (
-    BASE_MIXTURE,
-    base_alone,
-    base_prompted,
-    chain_of,
-    losses_by_metric,
-    make_claims,
-    prompted_of,
-)
+from sublora.certificate.base_bounds import base_alone, base_prompted
+from sublora.certificate.claims import BASE_MIXTURE, chain_of, losses_by_metric, make_claims, prompted_of
 from sublora.certificate.model import Known
 from sublora.certificate.terms import Terms
 from sublora.inequalities.smoothing import excess_upper
@@ -94,7 +87,8 @@ def test_a_model_is_no_further_above_the_base_behind_its_prompt(known, base, pro
     """The limit of the claimed gain, and that the base which it is a gain over is as good as its parts allow."""
     t = dataclasses.replace(terms(1, 0), prompt_bits=60)
     scores = behind_a_prompt(*(np.array([bits]) for bits in (known, base, prompted, model)))
-    found, chain = prompted_of(scores, t), chain_of(scores, t)
+    chain = chain_of(scores, t)
+    found = prompted_of(scores, t, chain)
     assert found.model[0] - found.base[0] <= math.log2(1 / WEIGHT) + 1e-6
     assert found.base[0] <= min(prompted, chain.base[0]) + 1 + 1e-6
     assert found.base[0] - chain.known[0] <= 1 + math.log2(1 / BASE_MIXTURE) + 1e-6
@@ -104,7 +98,8 @@ def test_a_model_is_no_further_above_the_base_behind_its_prompt(known, base, pro
 def test_the_mixtures_behind_a_prompt_are_codes():
     rng = stream(0, "chain")
     codes = [-np.log2(rng.dirichlet(np.ones(64))) for _ in range(4)]
-    found = prompted_of(behind_a_prompt(*codes), dataclasses.replace(terms(64, 0), prompt_bits=60))
+    scores, t = behind_a_prompt(*codes), dataclasses.replace(terms(64, 0), prompt_bits=60)
+    found = prompted_of(scores, t, chain_of(scores, t))
     for lengths in (found.base, found.model):
         assert (2.0**-lengths).sum() == pytest.approx(1, abs=1e-9)
 
@@ -167,7 +162,7 @@ def test_coverage_of_the_gain_over_the_base_behind_a_prompt():
 
     def measured(known: np.ndarray, base: np.ndarray, model: np.ndarray) -> tuple[Scores, float]:
         scores = behind_a_prompt(known, base, (base + model) / 2 + 3, model)
-        found = prompted_of(scores, t)
+        found = prompted_of(scores, t, chain_of(scores, t))
         return scores, float(((found.base - found.model) / TOKENS).mean())
 
     known, base, model = documents(1, 400_000)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,19 +11,34 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from corpora import make_split
+from torch.nn import functional as F
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PhiConfig,
+    PhiForCausalLM,
+)
 
 from sublora.coding.architecture import Architecture, tag
 from sublora.coding.spec import ModelSpec
 from sublora.config import load_config
+from sublora.corpus.batches import Batches
+from sublora.corpus.fallback import fallback_code
+from sublora.corpus.units import Units
 from sublora.errors import ConfigError
 from sublora.nn import pretrained
 from sublora.nn.base import create_base, describe_base
 from sublora.nn.create_model import architecture_from_config, build_base, build_model, get_model, merge
 from sublora.nn.gguf import cache_folder, dequantized
+from sublora.nn.loss import NextTokenLoss, SubspaceLogits, SubspaceLoss
 from sublora.nn.pretrained import load_pretrained, source_sha256
 from sublora.nn.sources import find_source
 from sublora.nn.weights import hash_weights
+from sublora.scoring.risk import score_units
 from sublora.seeds import stream
 
 WIDTH, VOCAB, POSITIONS, FEED_FORWARD = 32, 24, 16, 48
@@ -209,6 +225,44 @@ def test_rows_of_padding_do_not_make_another_vocabulary(folder, monkeypatch):
     for wrong in (22, 25):
         with pytest.raises(ConfigError, match=f"24 tokens, but the corpus has {wrong}"):
             create_base(architecture_of(folder, vocab_size=wrong), 0, folder)
+
+
+def test_training_and_scoring_leave_out_the_same_rows(folder, monkeypatch):
+    """The loss that is trained on is the one that is certified: of one document, it is the same number."""
+    monkeypatch.setattr(pretrained, "PADDED_TO", 8)
+    spec = ModelSpec(seed=0, intrinsic_dim=9, rank=2, head_rank=2)
+    model = build_model(architecture_of(folder, vocab_size=23), spec, folder).eval()
+    with torch.no_grad():
+        model.subspace_params.copy_(torch.linspace(-3, 3, 9))
+    split = make_split([11], eot=22)
+    split = dataclasses.replace(split, tokens=(split.tokens % 22).astype("<u2"))
+    batch = Batches(split, 12, "documents").sample(np.random.default_rng(0), 1)
+    loss = SubspaceLoss(model).of(batch)
+    logits = SubspaceLogits(model)(batch)
+    row = torch.from_numpy(split.document(0).astype(np.int64))
+    everything = model(input_ids=torch.cat([torch.tensor([22]), row])[None, :-1]).logits[0]
+    # Gradients, too, are those of the loss without the last row, and with it the loss is another one.
+    expected = F.cross_entropy(everything[:, :23], row)
+    gradients = [torch.autograd.grad(value, model.subspace_params, retain_graph=True)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*gradients)
+    torch.testing.assert_close(logits, everything[:, :23])
+    assert float((F.cross_entropy(everything, row) - expected).detach()) > 1e-3
+    units = Units(split, 23, 1, None, fallback_code("none", 23))
+    sizes = {"block_size": 12, "stride": 12, "batch_size": 1}
+    scores = score_units(merge(model), units, np.array([0]), **sizes)
+    assert loss.item() / math.log(2) == pytest.approx(scores.bits[0] / 11, rel=1e-6)
+
+
+def test_rows_of_padding_in_a_head_with_biases_are_left_out():
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    net = randomize(PhiForCausalLM(PhiConfig(vocab_size=VOCAB, max_position_embeddings=POSITIONS, **sizes))).eval()
+    targets, loss = TOKENS.roll(1), NextTokenLoss(net)
+    logits = net(TOKENS).logits[0].detach()
+    assert loss(TOKENS, targets).item() == pytest.approx(float(F.cross_entropy(logits, targets[0])), rel=1e-6)
+    net.n_tokens = 23
+    left = F.cross_entropy(logits[:, :23], targets[0])
+    assert loss(TOKENS, targets).item() == pytest.approx(float(left), rel=1e-6)
+    assert float(left) < float(F.cross_entropy(logits, targets[0])) - 1e-4
 
 
 def test_what_does_not_fit_is_said(folder, tmp_path, monkeypatch):

@@ -40,34 +40,33 @@ NO_SPECIAL = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
 WIDE = {"intermediate_size": 32}
 GPT2 = {"vocab_size": VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 64}
 OPT = {"ffn_dim": 32, "word_embed_proj_dim": 16}
+BERT = {"is_decoder": True, "hidden_dropout_prob": 0, "attention_probs_dropout_prob": 0}
 
+# Model, configuration and sizes.
 FAMILIES = {
-    "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**GPT2, **NO_SPECIAL)),
-    "llama": lambda: LlamaForCausalLM(LlamaConfig(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL)),
-    "qwen2_tied": lambda: Qwen2ForCausalLM(
-        Qwen2Config(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL, tie_word_embeddings=True)
+    "gpt2": (GPT2LMHeadModel, GPT2Config, GPT2 | NO_SPECIAL),
+    "llama": (LlamaForCausalLM, LlamaConfig, LAYERS | LENGTH | WIDE | FEW | NO_SPECIAL),
+    "qwen2_tied": (
+        Qwen2ForCausalLM, Qwen2Config, LAYERS | LENGTH | WIDE | FEW | NO_SPECIAL | {"tie_word_embeddings": True}
     ),
-    "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL, head_dim=4)),
-    "bert": lambda: BertLMHeadModel(
-        BertConfig(**LAYERS, **LENGTH, **WIDE, is_decoder=True, hidden_dropout_prob=0, attention_probs_dropout_prob=0)
-    ),
-    "mistral": lambda: MistralForCausalLM(MistralConfig(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL)),
-    "mixtral": lambda: MixtralForCausalLM(
-        MixtralConfig(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL, num_local_experts=4)
-    ),
-    "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**LAYERS, **LENGTH, **WIDE, **NO_SPECIAL)),
-    "opt": lambda: OPTForCausalLM(OPTConfig(**LAYERS, **LENGTH, **OPT, **(NO_SPECIAL | {"pad_token_id": 1}))),
-    "gemma": lambda: GemmaForCausalLM(GemmaConfig(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL, head_dim=4)),
-    "phi3": lambda: Phi3ForCausalLM(Phi3Config(**LAYERS, **LENGTH, **WIDE, **FEW, **NO_SPECIAL)),
-    "falcon": lambda: FalconForCausalLM(FalconConfig(**LAYERS, **NO_SPECIAL)),
-}
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config, LAYERS | LENGTH | WIDE | FEW | NO_SPECIAL | {"head_dim": 4}),
+    "bert": (BertLMHeadModel, BertConfig, LAYERS | LENGTH | WIDE | BERT),
+    "mistral": (MistralForCausalLM, MistralConfig, LAYERS | LENGTH | WIDE | FEW | NO_SPECIAL),
+    "mixtral": (MixtralForCausalLM, MixtralConfig, LAYERS | LENGTH | WIDE | FEW | NO_SPECIAL | {"num_local_experts": 4}),
+    "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig, LAYERS | LENGTH | WIDE | NO_SPECIAL),
+    "opt": (OPTForCausalLM, OPTConfig, LAYERS | LENGTH | OPT | NO_SPECIAL | {"pad_token_id": 1}),
+    "gemma": (GemmaForCausalLM, GemmaConfig, LAYERS | LENGTH | WIDE | FEW | NO_SPECIAL | {"head_dim": 4}),
+    "phi3": (Phi3ForCausalLM, Phi3Config, LAYERS | LENGTH | WIDE | FEW | NO_SPECIAL),
+    "falcon": (FalconForCausalLM, FalconConfig, LAYERS | NO_SPECIAL),
+}  # fmt: skip
 
 
-def make_base(family, seed=0):
-    """A model of a family, in evaluation mode; the same for the same seed."""
+def make_base(family, seed=0, **changes):
+    """A model of a family, in evaluation mode, with other settings than the table's; the same for the same seed."""
+    model, config, sizes = FAMILIES[family]
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return FAMILIES[family]().eval()
+        return model(config(**sizes | changes)).eval()
 
 
 def write_tokenizer(folder, *, eot="<|endoftext|>", config=None, change=None):

@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 from sublora.certificate.assemble import Measured, assemble
-from sublora.certificate.claims import BASE_NAME
+from sublora.certificate.base_bounds import BASE_NAME
 from sublora.certificate.model import (
     FORMAT,
     Baseline,

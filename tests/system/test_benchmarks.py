@@ -10,6 +10,7 @@ import numpy as np
 import peft
 import pytest
 import torch
+from page_tables import suites
 from runs import issue_run
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -254,11 +255,11 @@ def test_the_documents_of_the_scoring_benchmark_are_those_that_it_scores(tmp_pat
 
 @pytest.mark.parametrize("folder", ["SUITE", "SMALL_BUDGET"])
 def test_the_suites_are_read_from_their_tables(folder):
-    script = load("pages")
-    groups = script["read_suite"](script[folder])
+    suite = load("pages")[folder]
+    groups = suites.read_suite(suite)
     assert all(sorted(run.seed for run in runs) == [42, 123, 999] for runs in groups.values())
     # `learned` is not compared with itself.
-    assert script["differences"](script[folder]).count("\n") == 1 + len(groups) - len(
+    assert suites.differences(suite).count("\n") == 1 + len(groups) - len(
         [mode for mode, _ in groups if mode == "learned"]
     )
 

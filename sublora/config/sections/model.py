@@ -6,7 +6,7 @@ from typing import Literal, get_args
 from sublora.config.sections.checks import check_choice, check_range
 from sublora.errors import ConfigError
 
-# A message codes the modes, adapters and targets by their places here: a new one goes to the end.
+# A message has numbers of its own for these names: sublora/coding/choices.py.
 AllocationMode = Literal["uniform", "fixed", "learned"]
 ALLOCATION_MODES: tuple[AllocationMode, ...] = get_args(AllocationMode)
 AllocationScope = Literal["layer", "shared"]
