@@ -52,7 +52,9 @@ FAMILIES = {
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, LAYERS | LENGTH | WIDE | FEW | NO_SPECIAL | {"head_dim": 4}),
     "bert": (BertLMHeadModel, BertConfig, LAYERS | LENGTH | WIDE | BERT),
     "mistral": (MistralForCausalLM, MistralConfig, LAYERS | LENGTH | WIDE | FEW | NO_SPECIAL),
-    "mixtral": (MixtralForCausalLM, MixtralConfig, LAYERS | LENGTH | WIDE | FEW | NO_SPECIAL | {"num_local_experts": 4}),
+    "mixtral": (
+        MixtralForCausalLM, MixtralConfig, LAYERS | LENGTH | WIDE | FEW | NO_SPECIAL | {"num_local_experts": 4}
+    ),
     "gpt_neox": (GPTNeoXForCausalLM, GPTNeoXConfig, LAYERS | LENGTH | WIDE | NO_SPECIAL),
     "opt": (OPTForCausalLM, OPTConfig, LAYERS | LENGTH | OPT | NO_SPECIAL | {"pad_token_id": 1}),
     "gemma": (GemmaForCausalLM, GemmaConfig, LAYERS | LENGTH | WIDE | FEW | NO_SPECIAL | {"head_dim": 4}),
