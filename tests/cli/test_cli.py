@@ -17,13 +17,15 @@ from sublora.cli import main
 from sublora.cli.command import say
 from sublora.cli.configured import certified
 from sublora.cli.demo import demo
-from sublora.cli.passing_on import printable
 from sublora.cli.program import COMMANDS
 from sublora.coding.message import decode_message
 from sublora.config import SECTIONS, load_config
 from sublora.config.explaining import choices, meanings
+from sublora.console import printable
 from sublora.errors import ConfigError
+from sublora.export.sample import Sampling
 from sublora.files import sha256
+from sublora.report.analysis.samples import read_samples
 from sublora.run_folder import RunFolder
 
 
@@ -327,14 +329,19 @@ def test_a_demo_takes_its_steps_in_order_and_keeps_their_times(tmp_path, monkeyp
         ("training.loop", "train", tmp_path / "run"),
         ("certificate.issue", "certify", None),
         ("sweep.run", "verify_elsewhere", None),
+        ("export.sample", "sample", ("a text", "the base's")),
         ("report.pages.html", "write_report", None),
     ):
-        monkeypatch.setitem(sys.modules, f"sublora.{module}", SimpleNamespace(**{name: step(name, result)}))
+        also = {"Sampling": Sampling} if name == "sample" else {}
+        monkeypatch.setitem(sys.modules, f"sublora.{module}", SimpleNamespace(**{name: step(name, result)} | also))
     words = [f"--login.out_dir={tmp_path / 'run'}", "--bounds.delta=0.01", f"--data.dataset_dir={tmp_path}"]
     words += ["--corpus.source=text", '--corpus.new=["a.txt"]', "--prior.share=0.25"]
     run = demo(load_config(words))
-    assert [name for name, *_ in taken] == ["prepare", "train", "certify", "verify_elsewhere", "write_report"]
-    assert set(json.loads(run.times.read_text())) == {"prepare", "train", "bounds", "verify", "report"}
+    assert [name for name, *_ in taken] == [
+        "prepare", "train", "certify", "verify_elsewhere", "sample", "write_report"
+    ]  # fmt: skip
+    assert set(json.loads(run.times.read_text())) == {"prepare", "train", "bounds", "verify", "sample", "report"}
+    assert [s.texts for s in read_samples(run)] == [{"decoded model": "a text", "base": "the base's"}]
     prepared, (certificate,) = taken[0], taken[2][1]
     assert prepared[1] == ("text", tmp_path)
     assert (prepared[2]["paths"], prepared[2]["prior_share"], prepared[2]["tokenizer"]) == (["a.txt"], 0.25, None)
@@ -346,6 +353,7 @@ def test_a_demo_takes_its_steps_in_order_and_keeps_their_times(tmp_path, monkeyp
 def test_every_command_has_a_result_for_programs_and_can_be_quiet(command, capsys):
     out = help_of(capsys, command)
     assert "--json" in out and "--quiet" in out
+    assert out.startswith(f"usage: sublora {command} ") and "<class" not in out
 
 
 def test_what_is_made_is_read_by_a_program(tmp_path, capsys):

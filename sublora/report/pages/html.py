@@ -51,7 +51,7 @@ def write_report(run_dir: Path, out: Path | None = None) -> Path:
         title=f"SubLoRA {'certificate' if certificate else 'run'}: {result.name}",
         certificate=certificate,
         training_panels=present(
-            figures.training(metrics),
+            figures.training(metrics, result.loss_unit),
             figures.learning_rate(metrics),
             figures.gates_by_step(metrics),
             figures.gates_by_layer(metrics),
