@@ -1,5 +1,6 @@
 """The command line: bad input is one line on standard error and exit status 2, and nothing is left behind."""
 
+import base64
 import dataclasses
 import json
 import re
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from runs import issue_run, make_certificate, make_metrics, with_base, write_metrics
 
+from sublora.certificate.attestation.envelope import canonical_json
 from sublora.certificate.reading import read_certificate, write_certificate
 from sublora.certificate.verify import Verified
 from sublora.cli import main
@@ -234,6 +236,17 @@ def test_an_attestation_is_shown_as_one_that_nobody_checked(signed, capsys):
     signed.attestation.write_bytes(signed.attestation.read_bytes().replace(b'"sig"', b'"gis"'))
     assert main(["show", str(signed.attestation)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_an_attestation_says_is_only_shown(signed, capsys):
+    """Nobody has checked it: what would move a terminal's cursor, or begin a line of its own, is in it."""
+    envelope = json.loads(signed.attestation.read_bytes())
+    statement = json.loads(base64.b64decode(envelope["payload"]))
+    statement["predicate"]["prior"][0] = "a base\x1b[2J\nof mine"
+    envelope["payload"] = base64.b64encode(canonical_json(statement)).decode()
+    signed.attestation.write_bytes(canonical_json(envelope) + b"\n")
+    assert main(["show", str(signed.attestation)]) == 0
+    assert "    - a base\ufffd[2J of mine\n" in capsys.readouterr().out
 
 
 def test_a_signature_is_checked_with_the_public_key(signed, monkeypatch, capsys):
