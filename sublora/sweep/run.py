@@ -118,9 +118,14 @@ def verify_elsewhere(run: RunFolder, config: Config) -> None:
     why = ""
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as check:
         # It takes as long as measuring did: what it says is passed on while it runs.
-        for line in check.stderr or ():
-            sys.stderr.write(line)
-            why = line.strip() or why
+        try:
+            for line in check.stderr or ():
+                sys.stderr.write(line)
+                why = line.strip() or why
+        except BaseException:
+            # Interrupted: nobody waits for the other process.
+            check.kill()
+            raise
     if check.returncode:
         why = why or f"exit status {check.returncode}"
         raise CertificateError(f"the certificate in {run.path} was not verified: {why}")
