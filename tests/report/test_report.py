@@ -127,7 +127,7 @@ def test_losses_of_training_are_in_their_own_unit(tmp_path):
     assert result.loss_unit == "bits per byte"
     (axes,) = figures.training(result.metrics, result.loss_unit).figure.axes
     assert axes.get_ylabel() == "bits per byte"
-    unknown = make_certificate(claims=[c for c in make_certificate().claims if c.metric != "bpb"])
+    unknown = make_certificate(claims=tuple(c for c in make_certificate().claims if c.metric != "bpb"))
     units = [
         loss_unit("documents", unknown),
         loss_unit("documents", None),
