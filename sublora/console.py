@@ -1,10 +1,16 @@
-"""Tables for a reader: with rules on a terminal, plain lines elsewhere, and rows for a program."""
+"""Words and tables for a reader: with rules on a terminal, plain lines elsewhere, and rows for a program."""
 
 import sys
+import unicodedata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+def printable(text: str) -> str:
+    """Return a text that a terminal only shows: one from elsewhere may write escape sequences."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\ufffd" for c in text)
 
 
 def write_table(table: "Table") -> None:

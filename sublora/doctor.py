@@ -75,8 +75,11 @@ def examine(results: Path = RESULTS, folder: Path = Path()) -> Iterator[str]:
     yield f"speed: {speed:.0f} GFLOPS in float32 on the CPU, measured for a second"
     times = demo_times(results, speed)
     for name, seconds in times.items():
-        yield f"{name}: about {max(seconds / 60, 1):.0f} minutes on the CPU"
+        yield f"sublora demo --config config/{name}.yaml: about {max(seconds / 60, 1):.0f} minutes on the CPU"
     if times:
-        yield f"Rough estimates: committed times, scaled from {REFERENCE_GFLOPS:.0f} GFLOPS by one matrix product."
+        yield (
+            "Rough estimates, for a machine with nothing else to do: committed times, scaled from "
+            f"{REFERENCE_GFLOPS:.0f} GFLOPS by one matrix product."
+        )
     else:
         yield "How long the demos take is estimated in a checkout, where committed times are."

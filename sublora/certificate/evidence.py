@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import logging
 from functools import cached_property
 from pathlib import Path
 
@@ -31,6 +32,8 @@ from sublora.scoring.processes import Processes
 from sublora.scoring.scores import Scores
 from sublora.training.fitted_base import read_fitted_base
 from sublora.training.practice_record import read_practice
+
+log = logging.getLogger(__name__)
 
 PACKAGES = ("torch", "transformers", "peft", "numpy", "constriction")
 
@@ -110,6 +113,7 @@ class Evidence:
         """Return what a certificate says beside its claims: simple codes, and the loss on held-out text."""
         n = self.units.sample_size(message.header.setting.bound_type)
         terms = make_terms(message.header, 8 * len(data), n, self.known(message.header))
+        log.info("fitting and certifying simple codes of the %d documents, to compare with", len(self.units))
         return (
             baselines(self.corpus, self.code, terms),
             held_out(rebuilt, self.references, self.corpus, terms, protocol, self.processes, message.header.samples),

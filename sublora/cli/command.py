@@ -3,8 +3,10 @@
 import json
 import sys
 import textwrap
+from argparse import Action
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
@@ -57,6 +59,9 @@ class _Formatter(DefaultHelpFormatter):
     def _split_lines(self, text: str, width: int) -> list[str]:
         # A name with a hyphen stays whole, so that it can be searched for.
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+    def _get_type_str(self, action: Action) -> str | None:
+        return "path" if getattr(action, "_typehint", None) is Path else super()._get_type_str(action)
 
 
 class Parser(ArgumentParser):

@@ -96,7 +96,7 @@ def certified(run: RunFolder) -> Result:
 COMMANDS = {
     "pretrain": _command("fit a base to the documents known beforehand", _pretrain),
     "practise": _command("give a base a frame that is learned from the documents known beforehand", _practise),
-    "train": _command("train alpha", _train),
+    "train": _command("train the coordinates of a subspace", _train),
     "bounds": _command("quantize, write the message, and certify", _bounds),
     "demo": _command("prepare, train, bounds, verify and report in one go", _demo, DEMO_FILE),
 }

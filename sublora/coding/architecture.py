@@ -37,8 +37,11 @@ class Architecture:
     kind: str
     """"random": weights from the message's seed; "pretrained": weights that were known beforehand, named by a tag"""
     n_layer: int
+    """transformer layers; 0 for pretrained weights, whose sizes are their own"""
     n_head: int
+    """attention heads; 0 for pretrained weights"""
     n_embd: int
+    """width; 0 for pretrained weights"""
     block_size: int
     """context length in tokens"""
     vocab_size: int
@@ -46,10 +49,11 @@ class Architecture:
     bias: bool = False
     """whether biases move where all weights are trained"""
     family: str = "gpt2"
+    """of a random base; "gpt2" for pretrained weights, whatever they are"""
     attention_window: int = 0
     """Mistral's, in tokens; 0 for the others"""
     base_tag: int = 0
-    """of the hash of pretrained weights; their sizes are their own and stand here as 0"""
+    """of the hash of pretrained weights: its first 24 bits"""
 
     def __post_init__(self) -> None:
         if self.kind not in BASE_KINDS or self.block_size < 1 or self.vocab_size < 1:

@@ -21,15 +21,14 @@ class Prediction:
     in the known code. The neutral prediction is g itself.
 
     A control variate: only what a model does otherwise than predicted is bounded for all models at once.
-
-    missing: 16 (1 - c).
-    document: which entry of `DOCUMENT_BITS` is a.
-    ceiling: which entry of `CEILINGS` is R per byte.
     """
 
     missing: int = 0
+    """16 (1 - c): how much less than in the known code a document is predicted to cost, in sixteenths"""
     document: int = 0
+    """which entry of `DOCUMENT_BITS` is a, the bits that every document costs besides"""
     ceiling: int = 0
+    """which entry of `CEILINGS` is R, bits per byte that no document is predicted to save beyond"""
 
     def __post_init__(self) -> None:
         if not all(0 <= value < 16 for value in (self.missing, self.document, self.ceiling)):

@@ -39,6 +39,7 @@ class Setting:
     """
 
     bound_type: BoundType = "document_level"
+    """what is drawn and measured: documents, blocks, or training contexts"""
     delta: Fraction = USUAL_DELTA
     """probability that the claim may fail: a decimal fraction of at most 18 digits in (0, 1)"""
     joint: bool = False
@@ -48,11 +49,13 @@ class Setting:
     tokenizer_tag: int | None = None
     """of the hash of the tokenizer's description; None: bytes"""
     vocab_size: int = BYTES_VOCABULARY
+    """tokens that can occur, end-of-text included"""
     eot_token: int = BYTES_EOT
+    """end-of-text"""
     min_tokens: int = 1
-    """no document is shorter"""
+    """no document has fewer tokens"""
     min_characters: int = 1
-    """no document is shorter, by the rule that prepared the corpus; 0 where no rule is known"""
+    """no document has fewer characters, by the rule that prepared the corpus; 0 where no rule is known"""
     prior_tag: int | None = None
     """of the hash of the documents known beforehand; None: there are none, or they are not used"""
     ngram_order: int = 0

@@ -64,17 +64,17 @@ class ModelSpec:
     head_rank: int = 4
     """rank of LoRA on the output head, 0 for none; 0 without LoRA"""
     lora_alpha: int = 32
-    """0 without LoRA"""
+    """LoRA is scaled by lora_alpha / rank; 0 without LoRA"""
     allocation_mode: str = "uniform"
-    """"uniform" if intrinsic_dim is 0"""
+    """how the coordinates are divided between the groups of parameters; "uniform" if intrinsic_dim is 0"""
     allocation_scope: str = "shared"
-    """"shared" unless the mode is learned"""
+    """what gates divide: energy (shared) or each layer's coordinates (layer); "shared" unless the mode is learned"""
     budget_b: int = 0
     """coordinates of side B, 0..d; 0 unless the mode is fixed"""
     gating_steepness: int = 0
-    """0 unless the mode is learned"""
+    """of the mask in scope layer; 0 unless the mode is learned"""
     n_gates: int = 0
-    """0 unless the mode is learned"""
+    """how many gates the message holds; 0 unless the mode is learned"""
 
     def __post_init__(self) -> None:
         if self.adapter == "none":

@@ -98,7 +98,7 @@ def find_groups(names: Sequence[str]) -> list[Group]:
             "found %d layers and %d groups of parameters: %s",
             n_layers,
             len(groups),
-            ", ".join(g.name for g in groups[:4]) + ", ...",
+            ", ".join([*(g.name for g in groups[:4]), *(["..."] if len(groups) > 4 else [])]),
         )
     else:
         log.warning(

@@ -15,6 +15,7 @@ from sublora.classification.model import FORMAT, ClassifierCertificate
 from sublora.classification.wording import table
 from sublora.coding.message import MAX_BYTES, MAX_SYMBOLS, Message, decode_message
 from sublora.coding.verbalizer import Classifier, decode_classifier, is_classifier_message
+from sublora.config.explaining import meanings
 from sublora.errors import CertificateError, SubloraError
 from sublora.files import read_bytes
 from sublora.report.analysis.tables import at_most
@@ -24,6 +25,30 @@ _ENVELOPE = b'{"payload":'
 """how an attestation begins, and no certificate"""
 _CLASSIFIER = f'{{\n  "format": "{FORMAT}",'.encode()
 """how the certificate of a classifier begins"""
+_BITS = {
+    "version": "of the format",
+    "classes": "the words that stand for the classes of a classifier",
+    "setting": "what is claimed, of which corpus, against which known code",
+    "scoring": "how many documents are drawn, and in what windows a long one is read",
+    "base": "the base model, and the context that it reads",
+    "mixture": "weight of what the model falls back on",
+    "prediction": "of losses, from the known code",
+    "prompt": "documents that stand before every document",
+    "adapter": "what is moved, where, and of what rank",
+    "seed": "that the adapter and the operator are made from",
+    "intrinsic_dim": "d",
+    "intrinsic_mode": "kind of operator",
+    "allocation": "how the coordinates are divided",
+    "n_symbols": "how many values, where there is no subspace",
+    "gates": "of learned allocation",
+    "codebook": "the values that a coordinate may take",
+    "entropy_model": "how frequent each of them is",
+    "payload": "the coordinates",
+    "padding": "to a whole byte",
+}
+"""what the bits of a message are spent on, by the name in its ledger"""
+_WIDTH = 34
+"""of names and values, before what they mean"""
 
 
 def show(path: Path) -> str:
@@ -125,7 +150,8 @@ def _order(run: RunFolder) -> tuple[Path, ...]:
 
 def _classifier(read: tuple[bytes, Classifier]) -> Iterator[str]:
     data, classifier = read
-    yield f"of a classifier: {_fields(classifier.verbalizer)}; {classifier.ledger['classes']:g} bits"
+    yield from _fields("of a classifier:", classifier.verbalizer)
+    yield _line("classes", f"{classifier.ledger['classes']:g}", f"bits: {_BITS['classes']}")
     yield from _message((data, classifier.model))
 
 
@@ -135,30 +161,39 @@ def _classifier_certificate(certificate: ClassifierCertificate) -> Iterator[str]
     yield "what it does not say:"
     yield from (f"  {limit}" for limit in certificate.limits)
     yield table(certificate)
-    yield f"digest: {certificate.digest}"
-    yield f"versions: {json.dumps(certificate.how.versions)}"
+    yield from _sealed(certificate)
 
 
 def _message(read: tuple[bytes, Message]) -> Iterator[str]:
     data, message = read
     header = message.header
     yield f"message of {len(data):,} bytes, K = {8 * len(data):,} bits, {len(message.alpha):,} coordinates"
-    for part in ("setting", "architecture", "spec", "prediction"):
-        yield f"{part}: {_fields(getattr(header, part))}"
+    yield from _fields("what is claimed, and what was known beforehand:", header.setting)
+    yield from _fields("the base:", header.architecture)
+    yield from _fields("the adapter and its subspace:", header.spec)
+    if len(message.gates):
+        yield f"  gates: {', '.join(f'{gate:.3f}' for gate in message.gates)}"
+    yield "how documents are read and measured:"
     named, texts = header.prompt.documents, header.prompt.texts
     written = f"{len(texts)} documents of {sum(map(len, texts))} tokens, written out" if texts else "none"
-    yield f"prompt: {f'known documents {list(named)}' if named else written}"
-    yield (
-        f"mixture weight 2^-{header.mixture_exponent}, {header.samples or 'all'} documents measured, "
-        f"windows in steps of {header.stride}"
-    )
-    if len(message.gates):
-        yield f"gates: {', '.join(f'{gate:.3f}' for gate in message.gates)}"
-    yield "bits: " + ", ".join(f"{name} {bits:g}" for name, bits in message.ledger.items() if bits)
+    yield f"  prompt: {f'known documents {list(named)}' if named else written}"
+    yield f"  weight of what the model falls back on: 2^-{header.mixture_exponent}"
+    yield f"  documents measured: {f'{header.samples:,}, drawn' if header.samples else 'all'}"
+    yield f"  windows of a long document: in steps of {header.stride:,} tokens"
+    yield from _fields("what is predicted of a loss, from the known code:", header.prediction)
+    yield "what its bits are spent on:"
+    yield from (_line(name, f"{bits:g}", _BITS[name]) for name, bits in message.ledger.items() if bits)
 
 
-def _fields(part: Any) -> str:
-    return ", ".join(f"{field.name} {getattr(part, field.name)}" for field in dataclasses.fields(part))
+def _fields(title: str, part: Any) -> Iterator[str]:
+    """A title, and a line for every field of a part of a header."""
+    yield title
+    meant = meanings(type(part))
+    yield from (_line(field.name, getattr(part, field.name), meant[field.name]) for field in dataclasses.fields(part))
+
+
+def _line(name: str, value: Any, meaning: str) -> str:
+    return f"  {f'{name} {value}':<{_WIDTH}}{meaning}"
 
 
 def _certificate(certificate: Certificate) -> Iterator[str]:
@@ -166,19 +201,40 @@ def _certificate(certificate: Certificate) -> Iterator[str]:
     yield certificate.statement
     yield "what it does not say:"
     yield from (f"  {limit}" for limit in certificate.limits)
-    yield "claims:"
+    yield "every claim:"
     for claim in certificate.claims:
         # Bounds are stored with six digits, rounded to the safe side: none is rounded again.
         yield f"  {claim.name}: {claim.sense} {claim.bound:.6f} (measured {claim.empirical:.4f})"
-    yield "simple codes through the same bound, in bits per token:"
+    yield "simple codes and the base through the same bound, in bits per token:"
     yield from (f"  {baseline.name}: {at_most(baseline.bound)}" for baseline in certificate.beside)
+    yield from _sealed(certificate)
+
+
+def _sealed(certificate: Certificate | ClassifierCertificate) -> Iterator[str]:
+    """How a certificate ends: nothing of it was checked here."""
     yield f"digest: {certificate.digest}"
-    yield f"versions: {json.dumps(certificate.how.versions)}"
+    yield f"versions: {', '.join(f'{name} {version}' for name, version in certificate.how.versions.items())}"
+    yield "shown as it stands, not checked: `sublora verify` does that"
 
 
 def _attestation(statement: dict[str, Any]) -> Iterator[str]:
-    yield f"attestation of the kind {statement['predicateType']}; its signature was not checked (verify --public-key)"
+    yield f"attestation of the kind {statement['predicateType']}"
+    yield "shown as it stands, and its signature was not checked: `sublora verify --public-key` does that"
     yield "about these files:"
     yield from (f"  {subject['name']}: SHA-256 {subject['digest']['sha256']}" for subject in statement["subject"])
     yield "what it says:"
-    yield from (f"  {line}" for line in json.dumps(statement["predicate"], indent=2).splitlines())
+    yield from _nested(statement["predicate"], "  ")
+
+
+def _nested(value: Any, indent: str) -> Iterator[str]:
+    """The JSON of a predicate, an entry on each line."""
+    entries = value.items() if isinstance(value, dict) else (("-", part) for part in value)
+    for name, part in entries:
+        head = indent + (name if name == "-" else f"{name}:")
+        if not isinstance(part, dict | list):
+            yield f"{head} {' '.join(str(part).split())}"
+        elif isinstance(part, dict) and not any(isinstance(inner, dict | list) for inner in part.values()):
+            yield f"{head} {', '.join(f'{key} {inner}' for key, inner in part.items())}"
+        else:
+            yield head
+            yield from _nested(part, f"{indent}  ")

@@ -34,7 +34,7 @@ def cut_chunks(tokens: Int[np.ndarray, " n"]) -> list[Int[np.ndarray, " m"]]:
 
 
 def score_in_chunks(
-    score: Callable[[Int[np.ndarray, " m"]], Scores],
+    score: Callable[[Int[np.ndarray, " m"], Callable[[int], None]], Scores],
     tokens: Int[np.ndarray, " n"],
     columns: int,
     processes: Processes,
@@ -44,7 +44,7 @@ def score_in_chunks(
     """Score n units; process i of p takes the chunks i, i + p, i + 2p and so on, and all return the same.
 
     Args:
-        score: returns the scores of some units, by their indices.
+        score: returns the scores of some units, by their indices, and says on the way how many tokens it has read.
         tokens: that must be read to score each unit.
         columns: tokens per unit in `Scores.token_bits`.
         processes: that share the work.
@@ -59,17 +59,31 @@ def score_in_chunks(
         for i in mine:
             path = None if kept is None else kept / f"{i:06d}.safetensors"
             part = None if path is None else _read(path, len(chunks[i]))
+            left = _Left(int(tokens[chunks[i]].sum()), advance)
             if part is None:
-                part = score(chunks[i])
+                part = score(chunks[i], left.read)
                 if path is not None:
                     write_bytes(path, part.to_bytes())
             scores.put(chunks[i], part)
-            advance(int(tokens[chunks[i]].sum()))
+            left.read(left.tokens)
     scores = Scores(**{name: processes.sum(array) for name, array in scores.arrays().items()})
     # After the sum every process has read what it needs; their folders may be one, or one on each machine.
     if kept is not None:
         shutil.rmtree(kept, ignore_errors=True)
     return scores
+
+
+class _Left:
+    """The tokens of a chunk that are still to be read. What is said of them goes on to the progress, and no more."""
+
+    def __init__(self, tokens: int, advance: Callable[[int], None]) -> None:
+        self.tokens, self.advance = tokens, advance
+
+    def read(self, tokens: int) -> None:
+        """Say that so many more were read."""
+        tokens = min(tokens, self.tokens)
+        self.tokens -= tokens
+        self.advance(tokens)
 
 
 def _read(path: Path, n: int) -> Scores | None:

@@ -200,7 +200,9 @@ def _score_distinct(
 ) -> Scores:
     on_device = model.to(processes.device)  # type: ignore[arg-type]
     scores = score_in_chunks(
-        lambda chosen: score_units(on_device, units, distinct[chosen], prompt=prompt, **dataclasses.asdict(protocol)),
+        lambda chosen, read: score_units(
+            on_device, units, distinct[chosen], prompt=prompt, read=read, **dataclasses.asdict(protocol)
+        ),
         window_tokens(units.split.lengths[distinct], protocol.block_size, protocol.stride),
         protocol.block_size if protocol.keep_tokens else 0,
         processes,

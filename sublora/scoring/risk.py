@@ -55,6 +55,7 @@ def score_units(
     keep_tokens: bool = False,
     rank_margin: float = 0.0,
     prompt: Integer[np.ndarray, " p"] = NO_PROMPT,
+    read: Callable[[int], None] = lambda tokens: None,
 ) -> Scores:
     """Measure the losses of units, each from the end-of-text token as its first context.
 
@@ -77,6 +78,7 @@ def score_units(
         keep_tokens: also return the bits of every token; the units must be of one length, at most block_size.
         rank_margin: a token counts as missed if another logit is at least its own minus this.
         prompt: tokens that stand before the end-of-text token that every unit begins behind; may be none.
+        read: is told after every batch how many tokens the model has read in it.
 
     Raises:
         ConfigError: prompt and block are together longer than the model's context.
@@ -94,6 +96,7 @@ def score_units(
             lambda batch: _score_batch(model, readers, batch, units, rank_margin, pace), batches, pace.threads
         ):
             np.add.at(sums, batch.owners, losses)
+            read(sum(batch.lengths))
             if keep_tokens:
                 token_bits[batch.owners, batch.places] = losses[:, _BITS]
     return Scores(

@@ -115,8 +115,17 @@ def verify_elsewhere(run: RunFolder, config: Config) -> None:
     command += ["--data", str(Path(config.data.dataset_dir, config.data.dataset))]
     if base := config.prior.base:
         command += ["--base", base]
-    check = subprocess.run(command, capture_output=True, text=True, check=False)
-    sys.stderr.write(check.stderr)
+    why = ""
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as check:
+        # It takes as long as measuring did: what it says is passed on while it runs.
+        try:
+            for line in check.stderr or ():
+                sys.stderr.write(line)
+                why = line.strip() or why
+        except BaseException:
+            # Interrupted: nobody waits for the other process.
+            check.kill()
+            raise
     if check.returncode:
-        why = (check.stderr.strip() or f"exit status {check.returncode}").splitlines()[-1]
+        why = why or f"exit status {check.returncode}"
         raise CertificateError(f"the certificate in {run.path} was not verified: {why}")

@@ -1,5 +1,6 @@
 """The command line: bad input is one line on standard error and exit status 2, and nothing is left behind."""
 
+import base64
 import dataclasses
 import json
 import re
@@ -11,19 +12,22 @@ from types import SimpleNamespace
 import pytest
 from runs import issue_run, make_certificate, make_metrics, with_base, write_metrics
 
+from sublora.certificate.attestation.envelope import canonical_json
 from sublora.certificate.reading import read_certificate, write_certificate
 from sublora.certificate.verify import Verified
 from sublora.cli import main
 from sublora.cli.command import say
 from sublora.cli.configured import certified
 from sublora.cli.demo import demo
-from sublora.cli.passing_on import printable
 from sublora.cli.program import COMMANDS
 from sublora.coding.message import decode_message
 from sublora.config import SECTIONS, load_config
 from sublora.config.explaining import choices, meanings
+from sublora.console import printable
 from sublora.errors import ConfigError
+from sublora.export.sample import Sampling
 from sublora.files import sha256
+from sublora.report.analysis.samples import read_samples
 from sublora.run_folder import RunFolder
 
 
@@ -234,6 +238,17 @@ def test_an_attestation_is_shown_as_one_that_nobody_checked(signed, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_what_an_attestation_says_is_only_shown(signed, capsys):
+    """Nobody has checked it: what would move a terminal's cursor, or begin a line of its own, is in it."""
+    envelope = json.loads(signed.attestation.read_bytes())
+    statement = json.loads(base64.b64decode(envelope["payload"]))
+    statement["predicate"]["prior"][0] = "a base\x1b[2J\nof mine"
+    envelope["payload"] = base64.b64encode(canonical_json(statement)).decode()
+    signed.attestation.write_bytes(canonical_json(envelope) + b"\n")
+    assert main(["show", str(signed.attestation)]) == 0
+    assert "    - a base\ufffd[2J of mine\n" in capsys.readouterr().out
+
+
 def test_a_signature_is_checked_with_the_public_key(signed, monkeypatch, capsys):
     verified_by(monkeypatch)
     command = ["verify", str(signed.path), "--arithmetic", "--public-key"]
@@ -327,14 +342,19 @@ def test_a_demo_takes_its_steps_in_order_and_keeps_their_times(tmp_path, monkeyp
         ("training.loop", "train", tmp_path / "run"),
         ("certificate.issue", "certify", None),
         ("sweep.run", "verify_elsewhere", None),
+        ("export.sample", "sample", ("a text", "the base's")),
         ("report.pages.html", "write_report", None),
     ):
-        monkeypatch.setitem(sys.modules, f"sublora.{module}", SimpleNamespace(**{name: step(name, result)}))
+        also = {"Sampling": Sampling} if name == "sample" else {}
+        monkeypatch.setitem(sys.modules, f"sublora.{module}", SimpleNamespace(**{name: step(name, result)} | also))
     words = [f"--login.out_dir={tmp_path / 'run'}", "--bounds.delta=0.01", f"--data.dataset_dir={tmp_path}"]
     words += ["--corpus.source=text", '--corpus.new=["a.txt"]', "--prior.share=0.25"]
     run = demo(load_config(words))
-    assert [name for name, *_ in taken] == ["prepare", "train", "certify", "verify_elsewhere", "write_report"]
-    assert set(json.loads(run.times.read_text())) == {"prepare", "train", "bounds", "verify", "report"}
+    assert [name for name, *_ in taken] == [
+        "prepare", "train", "certify", "verify_elsewhere", "sample", "write_report"
+    ]  # fmt: skip
+    assert set(json.loads(run.times.read_text())) == {"prepare", "train", "bounds", "verify", "sample", "report"}
+    assert [s.texts for s in read_samples(run)] == [{"decoded model": "a text", "base": "the base's"}]
     prepared, (certificate,) = taken[0], taken[2][1]
     assert prepared[1] == ("text", tmp_path)
     assert (prepared[2]["paths"], prepared[2]["prior_share"], prepared[2]["tokenizer"]) == (["a.txt"], 0.25, None)
@@ -346,6 +366,7 @@ def test_a_demo_takes_its_steps_in_order_and_keeps_their_times(tmp_path, monkeyp
 def test_every_command_has_a_result_for_programs_and_can_be_quiet(command, capsys):
     out = help_of(capsys, command)
     assert "--json" in out and "--quiet" in out
+    assert out.startswith(f"usage: sublora {command} ") and "<class" not in out
 
 
 def test_what_is_made_is_read_by_a_program(tmp_path, capsys):

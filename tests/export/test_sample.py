@@ -14,9 +14,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from sublora.certificate.certified import open_certified
 from sublora.certificate.reading import write_certificate
 from sublora.cli import main
-from sublora.cli.passing_on import printable
 from sublora.coding.architecture import tag
 from sublora.coding.prompt import Prompt
+from sublora.console import printable
 from sublora.errors import CertificateError, ConfigError
 from sublora.export.pack import pack
 from sublora.export.sample import Sampling, continue_tokens, draw_token, sample

@@ -12,7 +12,8 @@ from runs import make_certificate, make_metrics, make_run, with_base, worded, wr
 from sublora.certificate.rounding import upward
 from sublora.certificate.wording import DIGITS
 from sublora.errors import CertificateError, SubloraError
-from sublora.report.analysis.metrics import smooth
+from sublora.report.analysis.metrics import loss_unit, smooth
+from sublora.report.analysis.run_result import read_result
 from sublora.report.analysis.samples import keep_sample, read_samples
 from sublora.report.analysis.tables import claims_table, rounded
 from sublora.report.pages import figures
@@ -115,6 +116,25 @@ def test_the_page_opens_with_the_first_sentence_of_the_statement(html):
     body = html.partition("</h1>")[2]
     places = [body.index(part) for part in (first, "<svg", "sublora verify", "<details>", "<table>", "<h2>Training")]
     assert places == sorted(places)
+
+
+def test_losses_of_training_are_in_their_own_unit(tmp_path):
+    """Of documents they are per byte, as a claim is, where their bytes are known: what a certificate shows."""
+    run = RunFolder(make_run(tmp_path / "run"))
+    assert read_result(run.path).loss_unit == "bits per token"
+    run.config.write_text(f"{run.config.read_text()}data:\n  batching: documents\n")
+    result = read_result(run.path)
+    assert result.loss_unit == "bits per byte"
+    (axes,) = figures.training(result.metrics, result.loss_unit).figure.axes
+    assert axes.get_ylabel() == "bits per byte"
+    unknown = make_certificate(claims=tuple(c for c in make_certificate().claims if c.metric != "bpb"))
+    units = [
+        loss_unit("documents", unknown),
+        loss_unit("documents", None),
+        loss_unit("labels", None),
+        loss_unit(None, None),
+    ]
+    assert units == ["bits per token", "bits", "bits per label", "bits per token"]
 
 
 def test_kept_samples_are_on_the_page_and_escaped(tmp_path):

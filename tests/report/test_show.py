@@ -7,6 +7,10 @@ import pytest
 
 from sublora.certificate.reading import read_certificate
 from sublora.cli import main
+from sublora.coding.architecture import Architecture
+from sublora.coding.prediction import Prediction
+from sublora.coding.spec import ModelSpec
+from sublora.config.explaining import meanings
 from sublora.report.show import show
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("message_*.bin"))
@@ -16,10 +20,14 @@ GOLDEN = sorted((Path(__file__).parents[1] / "golden").glob("message_*.bin"))
 def test_every_field_of_a_message_is_shown(path):
     text, expected = show(path), json.loads(path.with_suffix(".json").read_text())
     assert f"K = {8 * path.stat().st_size:,} bits" in text
-    for part in ("architecture", "spec", "prediction"):
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in expected[part].items()}
-        assert all(f"{name} {value}" in text for name, value in fields.items())
-    assert all(f"{name} {bits:g}" in text for name, bits in expected["ledger"].items() if bits)
+    lines = text.splitlines()
+    for part, kind in (("architecture", Architecture), ("spec", ModelSpec), ("prediction", Prediction)):
+        for name, value in expected[part].items():
+            start = f"  {name} {tuple(value) if type(value) is list else value} "
+            assert any(line.startswith(start) and line.endswith(meanings(kind)[name]) for line in lines)
+    spent = lines[lines.index("what its bits are spent on:") + 1 :]
+    assert [line.split()[:2] for line in spent] == [[k, f"{v:g}"] for k, v in expected["ledger"].items() if v]
+    assert all(len(line.split()) > 2 for line in spent)
 
 
 def test_a_run_is_shown_with_its_assumptions(certified, capsys):

@@ -79,6 +79,16 @@ def test_the_untrained_model_is_drawn_where_nothing_else_makes_a_curve(steps, sh
     assert [line.get_xdata().tolist() for line in axes.lines] == [shown]
 
 
+def test_losses_of_training_are_in_the_unit_that_the_runs_share():
+    def unit(runs):
+        return suite_figures.training_curves(analyse(runs)).figure.get_supylabel()
+
+    runs = make_suite({"uniform": 0.0}, (200,))
+    documents = [replace(run, batching="documents") for run in runs]
+    found = [unit(runs), unit(documents), unit([runs[0], *documents[1:]])]
+    assert found == ["held-out bits per token", "held-out bits per byte", "held-out bits"]
+
+
 def test_tables_of_a_suite_are_means_and_standard_errors(suite):
     with (suite / "tables" / "summary.csv").open() as file:
         rows = list(csv.DictReader(file))

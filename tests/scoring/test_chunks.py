@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from sublora.scoring.scores import Scores
 TOKENS = np.array([5, 1, 40, 7, 7, 22, 3, 18])
 
 
-def scored(rows):
+def scored(rows, read=None):
     """Return scores that name their unit."""
     scores = Scores.zeros(len(rows), 2)
     return dataclasses.replace(
@@ -39,7 +40,7 @@ def test_chunks_hold_every_unit_once_from_long_to_short(small_chunks):
 def test_an_interrupted_scoring_goes_on_where_it_was(small_chunks, tmp_path):
     done = []
 
-    def interrupted(rows):
+    def interrupted(rows, read):
         if len(done) == 2:
             raise KeyboardInterrupt
         done.append(rows)
@@ -52,13 +53,26 @@ def test_an_interrupted_scoring_goes_on_where_it_was(small_chunks, tmp_path):
     # A file that the disk damaged is scored again.
     (kept / "000001.safetensors").write_bytes(b"damaged")
     again = []
-    scores = score_in_chunks(lambda rows: again.append(rows) or scored(rows), TOKENS, 2, processes, "scoring", kept)
+    scores = score_in_chunks(lambda rows, _: again.append(rows) or scored(rows), TOKENS, 2, processes, "scoring", kept)
     assert not set(map(tuple, again)) & {tuple(done[0])} and tuple(done[1]) in set(map(tuple, again))
     assert not kept.exists()
     whole = score_in_chunks(scored, TOKENS, 2, processes, "scoring", None)
     for name, array in whole.arrays().items():
         assert np.array_equal(array, scores.arrays()[name]), name
     assert np.array_equal(whole.bits, np.arange(len(TOKENS)) + 0.1)
+
+
+def test_progress_is_made_inside_a_chunk_and_never_beyond_its_end(small_chunks, monkeypatch):
+    told = []
+
+    @contextmanager
+    def progress(description, total):
+        yield told.append
+        assert sum(told) == total == TOKENS.sum()
+
+    monkeypatch.setattr(chunks, "progress", progress)
+    score_in_chunks(lambda rows, read: read(2) or read(1000) or scored(rows), TOKENS, 2, Processes("cpu"), "", None)
+    assert told[:3] == [2, 38, 0] and len(told) == 3 * len(cut_chunks(TOKENS))
 
 
 def test_processes_must_hold_the_same_message(tmp_path):

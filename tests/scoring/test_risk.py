@@ -57,7 +57,9 @@ def test_scores_are_the_definition(corpus, stride):
     documents = np.array([3, 0, 7, 7, 5, len(corpus.train) - 1])
     kwargs = {"block_size": 12, "stride": stride}
     units = sample_units(corpus, corpus.train, "document_level", 12)
-    scores = score_units(model, units, documents, batch_size=3, **kwargs)
+    told = []
+    scores = score_units(model, units, documents, batch_size=3, read=told.append, **kwargs)
+    assert len(told) > 1 and min(told) > 0 and sum(told) >= scores.lengths.sum() - len(documents)
     for row, i in enumerate(documents):
         bits = bits_by_definition(model, corpus.train.document(int(i)), stride)
         assert scores.bits[row] == pytest.approx(sum(bits), abs=1e-4)

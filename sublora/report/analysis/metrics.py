@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from sublora.certificate.model import Certificate
 from sublora.errors import SubloraError
 
 Record = dict[str, Any]
@@ -61,6 +62,22 @@ def check_metrics(records: Iterable[Any], where: str) -> list[Record]:
             if name in _LISTS and isinstance(value, list) and layers.setdefault(name, len(value)) != len(value):
                 raise SubloraError(f"{where} {number}: {name} has {len(value)} layers, before it had {layers[name]}")
     return records
+
+
+def loss_unit(batching: str | None, certificate: Certificate | None) -> str:
+    """Return what recorded losses are in, as `sublora.corpus.batches.Batches.unit` decided it.
+
+    Args:
+        batching: `data.batching` of the run; None where it is not known.
+        certificate: shows whether the bytes of documents are known; None: "bits" is all that can be said of them.
+    """
+    if batching == "labels":
+        return "bits per label"
+    if batching != "documents":
+        return "bits per token"
+    if certificate is None:
+        return "bits"
+    return "bits per token" if certificate.claim("bpb") is None else "bits per byte"
 
 
 def column(metrics: list[Record], kind: str, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from sublora.certificate.model import Certificate
 from sublora.certificate.reading import read_certificate
 from sublora.errors import SubloraError
-from sublora.report.analysis.metrics import Record, read_metrics
+from sublora.report.analysis.metrics import Record, loss_unit, read_metrics
 from sublora.report.analysis.samples import Sample, read_samples
 from sublora.run_folder import RunFolder
 
@@ -20,6 +22,7 @@ class RunResult:
     metrics: records of training.
     samples: text that its model wrote.
     config: the configuration, as YAML.
+    loss_unit: what the losses of training are in.
     """
 
     name: str
@@ -27,6 +30,7 @@ class RunResult:
     metrics: list[Record]
     samples: tuple[Sample, ...]
     config: str
+    loss_unit: str
 
 
 def read_result(folder: Path) -> RunResult:
@@ -45,4 +49,9 @@ def read_result(folder: Path) -> RunResult:
             f"cannot read {run.config}: {error.strerror}; give a folder that `sublora train` wrote"
         ) from error
     certificate = read_certificate(run.certificate) if run.certificate.exists() else None
-    return RunResult(folder.resolve().name, certificate, metrics, read_samples(run), config)
+    try:
+        batching = (yaml.safe_load(config).get("data") or {}).get("batching")
+    except (yaml.YAMLError, AttributeError) as error:
+        raise SubloraError(f"{run.config} is damaged: {error}") from error
+    unit = loss_unit(batching, certificate)
+    return RunResult(folder.resolve().name, certificate, metrics, read_samples(run), config, unit)

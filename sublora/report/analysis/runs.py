@@ -17,7 +17,7 @@ from sublora.certificate.selection import Selection, read_selection
 from sublora.config import Sublora
 from sublora.errors import CertificateError, SubloraError
 from sublora.files import read_json
-from sublora.report.analysis.metrics import check_metrics, read_metrics
+from sublora.report.analysis.metrics import check_metrics, loss_unit, read_metrics
 from sublora.run_folder import RunFolder
 
 # The order of modes in tables and legends; others follow by name.
@@ -50,6 +50,7 @@ class Run:
     certificate: None for a run that was not certified.
     metrics: records of training.
     selection: what the certificate claims as one of several (`sublora.certificate.selection`); None where not computed.
+    batching: how training cut its batches; None where it is not known.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Run:
     certificate: Certificate | None
     metrics: list[dict[str, Any]]
     selection: Selection | None = None
+    batching: str | None = None
 
     @property
     def configuration(self) -> Configuration:
@@ -82,6 +84,11 @@ class Run:
         """Return the held-out bits per token of a certified run; NaN without held-out documents."""
         assert self.certificate
         return self.certificate.held_out.bpd if self.certificate.held_out else math.nan
+
+    @property
+    def loss_unit(self) -> str:
+        """What the losses in its metrics are in."""
+        return loss_unit(self.batching, self.certificate)
 
     def gamma(self) -> np.ndarray | None:
         """Return the last recorded gamma of every layer; None where nothing is gated."""
@@ -154,7 +161,7 @@ def _read_file(path: Path) -> Run:
         selection = Selection.model_validate_json(json.dumps(record["selection"])) if record.get("selection") else None
     except ValueError as error:
         raise SubloraError(f"{path}, selection, is damaged: {str(error).splitlines()[0]}") from error
-    run = Run(**needed, selection=selection)
+    run = Run(**needed, selection=selection, batching=record.get("batching"))
     check_metrics(run.metrics, f"{path}, record")
     return run
 
@@ -175,6 +182,7 @@ def _read_folder(path: Path) -> Run:
     try:
         config = yaml.safe_load(run.config.read_text())
         sublora, seed = config["sublora"], config["system"]["seed"]
+        batching = config.get("data", {}).get("batching")
         mode, d = sublora["allocation_mode"], sublora["intrinsic_dim"]
         if mode == "fixed":
             ratio = sublora["allocation_ratio"]
@@ -186,9 +194,9 @@ def _read_folder(path: Path) -> Run:
             mode = named["mode"]
     except OSError as error:
         raise SubloraError(f"cannot read {run.config}: {error.strerror}") from error
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
         raise SubloraError(f"{run.config} is damaged: {error}") from error
     certificate = read_certificate(run.certificate) if run.certificate.exists() else None
     selection = read_selection(run, certificate) if certificate else None
     D = certificate.prior.D if certificate else None
-    return Run(path.resolve().name, mode, d, D, seed, certificate, metrics, selection)
+    return Run(path.resolve().name, mode, d, D, seed, certificate, metrics, selection, batching)

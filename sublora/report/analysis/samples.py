@@ -20,6 +20,8 @@ class Sample(BaseModel):
     """what follows it, by the model's name"""
 
 
+MODELS = ("decoded model", "base")
+"""whose texts are kept, in this order"""
 MOST_BYTES = 1 << 20
 _SAMPLES = TypeAdapter(tuple[Sample, ...])
 

@@ -75,7 +75,7 @@ def summary_rows(runs: Sequence[Run]) -> tuple[list[str], list[list[tuple[str, s
     rows = []
     for (mode, d), group in configurations(runs).items():
         D = group[0].D
-        words = (mode, f"{d:,}", f"{D / d:.1f}" if D and d else "–", str(len(group)))
+        words = (mode, f"{d:,}", f"{D / d:,.1f}" if D and d else "–", str(len(group)))
         cells = [(word, "") for word in words]
         for _, _, digits, value in COLUMNS:
             mean, error = mean_and_error(map(value, group))

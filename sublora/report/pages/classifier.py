@@ -47,7 +47,7 @@ def classifier_page(run_dir: Path, result: RunResult) -> str:
         sure=sure(c),
         known=known_rows(c),
         panels=[figures.ledger(c)],
-        training_panels=figures.of_training(result.metrics),
+        training_panels=figures.of_training(result.metrics, result.loss_unit),
         pretrained=c.prior.base.kind == "pretrained",
         config=result.config,
     )

@@ -58,8 +58,9 @@ def key_above(figure: Figure) -> None:
 @panel(
     "decomposition",
     "Where the bound comes from",
-    "Bound on bits per token: the empirical risk of the decoded model; the price of making the loss bounded; the "
-    "price of K bits and n documents; the price of measuring a draw rather than every document.",
+    "Bound on bits per token: the empirical risk of the decoded model; the price of making the loss bounded, below "
+    "zero where the fallback helps more than that; the price of K bits and n documents; the price of measuring a draw "
+    "rather than every document.",
 )
 def decomposition(certificate: Certificate) -> Figure:
     """Draw the bound of the first claim as a stack of empirical risk, smoothing, complexity and sampling.
@@ -137,10 +138,15 @@ def top_k(certificate: Certificate) -> Figure:
 @panel(
     "training",
     "Loss",
-    "Bits per token: of the training batches, and of fixed batches of both splits at every evaluation.",
+    "Of the training batches, and of fixed batches of both splits at every evaluation.",
 )
-def training(metrics: list[Record]) -> Figure:
-    """Draw the training loss, raw and smoothed, and both evaluations against the step, in bits per token."""
+def training(metrics: list[Record], unit: str) -> Figure:
+    """Draw the training loss, raw and smoothed, and both evaluations against the step.
+
+    Args:
+        metrics: records of training.
+        unit: that its losses are in.
+    """
     figure, axes = _one(2.9)
     steps, losses = column(metrics, "train", "loss")
     if len(steps):
@@ -156,7 +162,7 @@ def training(metrics: list[Record]) -> Figure:
         steps, values = column(metrics, "eval", name)
         if len(steps):
             axes.plot(steps, values, color=colour, marker=marker, markersize=3.5, linewidth=1.2, label=label)
-    axes.set(xlabel="step", ylabel="bits per token")
+    axes.set(xlabel="step", ylabel=unit)
     key_above(figure)
     return figure
 
@@ -261,10 +267,10 @@ def gradients_by_layer(metrics: list[Record]) -> Figure | None:
     return figure
 
 
-def of_training(metrics: list[Record]) -> list[Panel]:
-    """Return every figure of a training for which something was recorded."""
+def of_training(metrics: list[Record], unit: str) -> list[Panel]:
+    """Return every figure of a training for which something was recorded; its losses are in `unit`."""
     return present(
-        training(metrics),
+        training(metrics, unit),
         learning_rate(metrics),
         gates_by_step(metrics),
         gates_by_layer(metrics),

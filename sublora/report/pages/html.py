@@ -49,7 +49,7 @@ def _page(result: RunResult) -> str:
         "page.html",
         title=f"SubLoRA {'certificate' if certificate else 'run'}: {result.name}",
         certificate=certificate,
-        training_panels=figures.of_training(metrics),
+        training_panels=figures.of_training(metrics, result.loss_unit),
         samples=result.samples,
         config=result.config,
         **(_certified(certificate, metrics) if certificate else {}),

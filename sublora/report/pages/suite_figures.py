@@ -345,7 +345,7 @@ def gradients(suite: Suite) -> Figure | None:
             curves[configuration] = sides
     if not curves:
         return None
-    figure, panels = _panels(len(curves), 1.25, x="step", y="gradient norm, mean over layers (logarithmic)")
+    figure, panels = _panels(len(curves), 1.25, x="step", y="gradient norm (logarithmic)")
     for axes, (configuration, sides) in zip(panels, curves.items(), strict=True):
         for (steps, table), colour in zip(sides, (BLUE, RED), strict=True):
             _band(axes, steps, table, colour)
@@ -359,10 +359,10 @@ def gradients(suite: Suite) -> Figure | None:
 @panel(
     "training",
     "Training",
-    "Held-out bits per token before quantization; bands are standard errors over seeds.",
+    "Held-out loss before quantization; bands are standard errors over seeds.",
 )
 def training_curves(suite: Suite) -> Figure | None:
-    """Draw held-out bits per token over training, a panel for every d; None if never evaluated on held-out text.
+    """Draw the held-out loss over training, a panel for every d; None if never evaluated on held-out text.
 
     The untrained model, which may be far above all others, is left out where two later evaluations make a curve.
     """
@@ -374,7 +374,9 @@ def training_curves(suite: Suite) -> Figure | None:
         curves[configuration] = steps[shown], table[:, shown]
     if not any(len(steps) for steps, _ in curves.values()):
         return None
-    figure, panels = _panels(len(key.budgets), x="step", y="held-out bits per token", sharey=False)
+    units = {run.loss_unit for run in suite.runs}
+    unit = units.pop() if len(units) == 1 else "bits"
+    figure, panels = _panels(len(key.budgets), x="step", y=f"held-out {unit}", sharey=False)
     curves = {configuration: curve for configuration, curve in curves.items() if len(curve[0])}
     for (mode, d), (steps, table) in curves.items():
         _band(panels[key.budgets.index(d)], steps, table, key.colour(mode))
