@@ -52,6 +52,22 @@ def chance(prices: Float64[np.ndarray, " N"], n: int) -> float:
     return float(prices.std() * math.sqrt(2 * rho * log / n) + 7 / 3 * np.ptp(prices) * log / n)
 
 
+def check_seed(corpus: Corpus) -> None:
+    """Check that nobody chose the seed that divided the documents of a claim that pays for no seed.
+
+    Only a claim about a population codes the seed. Where the claim is about a source, or about blocks or tokens, the
+    training documents of the best of many seeds are no sample.
+
+    Raises:
+        CorpusError: a seed divided them, and it is not 0.
+    """
+    if corpus.split_seed:
+        raise CorpusError(
+            f"the seed {corpus.split_seed} divided the documents of {corpus.path}, and only a claim about their "
+            "population pays for the choice of a seed: prepare them with --split-seed 0, or claim=population"
+        )
+
+
 def check_bytes(corpus: Corpus, least: int) -> None:
     """Check that no document of training, validation and test has fewer bytes than its rule says.
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 import sublora
 from sublora.certificate.assemble import Measured, corpus_part
 from sublora.certificate.baselines import baselines
-from sublora.certificate.division import check_bytes, check_division
+from sublora.certificate.division import check_bytes, check_division, check_seed
 from sublora.certificate.draw import draw_units
 from sublora.certificate.held_out import held_out
 from sublora.certificate.known import MeasuredCode, known_code, measure_code
@@ -61,6 +61,8 @@ class Evidence:
             check_bytes(corpus, least)
         if whole:
             check_division(self.measured_code, len(self.units))
+        if header.setting.split_seed is None:
+            check_seed(corpus)
         self.pretrained = None
         if header.architecture.kind == "pretrained":
             self.pretrained = build_base(header.architecture, header.spec.seed, source)

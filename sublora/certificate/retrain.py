@@ -20,7 +20,7 @@ from sublora.scoring.risk import score_units
 from sublora.training.fitted_base import FittedBase, read_fitted_base
 from sublora.training.pretrain import fit_base
 
-# Known documents that both bases are compared on, and by how many bits per token they may differ there.
+# Documents, known and certified ones, that both bases are compared on, and by how many bits per token they may differ.
 COMPARED_DOCUMENTS, TOLERANCE = 100, 1e-2
 _WINDOWS = 16
 
@@ -31,8 +31,9 @@ class Retrained:
 
     identical: all weights agree to the last bit.
     weight_difference: the largest, absolute.
-    loss_difference: between their mean losses on known documents, in bits per token, absolute.
-    documents: that they were compared on.
+    loss_difference: between their mean losses on known documents, in bits per token, absolute; or by how much the one
+        that was made again loses more on certified documents, if that is larger.
+    documents: known and certified ones that they were compared on.
     """
 
     identical: bool
@@ -46,8 +47,8 @@ class Retrained:
             return "base retrained: the known documents give the same weights, bit for bit"
         return (
             f"base retrained: the known documents give weights that differ by at most {self.weight_difference:.3g}, "
-            f"and by {self.loss_difference:.3g} bits per token on {self.documents} known documents (at most "
-            f"{TOLERANCE:g} is allowed); one thread of the issuer's machine gives the same bits"
+            f"and by {self.loss_difference:.3g} bits per token on {self.documents} known and certified documents (at "
+            f"most {TOLERANCE:g} is allowed); one thread of the issuer's machine gives the same bits"
         )
 
 
@@ -62,7 +63,7 @@ def retrain_base(certificate: Certificate, data_dir: Path, base: Path, start: st
 
     Raises:
         CertificateError: the folder does not say how the base was made, or says so of other weights or documents; or
-            the base that was made again has another loss on known documents.
+            the base that was made again has another loss on known documents, or a larger one on certified documents.
         ConfigError, CorpusError, TrainingError: the fitting failed.
     """
     fitted = read_fitted_base(base)
@@ -79,7 +80,7 @@ def retrain_base(certificate: Certificate, data_dir: Path, base: Path, start: st
     found = _fit_again(fitted, corpus, start)
     if hash_weights(found) == sha256:
         return Retrained(True, 0.0, 0.0, 0)
-    return _compare(claimed, found, corpus, int(fitted.settings["data.block_size"]))
+    return _compare(claimed, found, corpus, int(fitted.settings["data.block_size"]), bytes.fromhex(sha256))
 
 
 def _fit_again(fitted: FittedBase, corpus: Corpus, start: str) -> torch.nn.Module:
@@ -103,20 +104,29 @@ def _fit_again(fitted: FittedBase, corpus: Corpus, start: str) -> torch.nn.Modul
         torch.set_num_threads(threads)
 
 
-def _compare(claimed: torch.nn.Module, found: torch.nn.Module, corpus: Corpus, block_size: int) -> Retrained:
+def _compare(
+    claimed: torch.nn.Module, found: torch.nn.Module, corpus: Corpus, block_size: int, seed: bytes
+) -> Retrained:
+    """Compare two bases on documents that nobody could choose before the claimed one was finished: `seed` names it."""
     assert corpus.prior is not None
     theirs, ours = (dict(model.named_parameters()) for model in (claimed, found))
     if {n: p.shape for n, p in theirs.items()} != {n: p.shape for n, p in ours.items()}:
         raise CertificateError("the base that was made again has other sizes")
     weights = max(float((theirs[name] - ours[name]).detach().abs().max()) for name in ours)
-    units = sample_units(corpus, corpus.prior, "document_level", block_size)
-    rows = np.sort(shuffled("retrained", b"", len(units))[:COMPARED_DOCUMENTS])
-    losses = []
-    for model in (claimed, found):
-        scores = score_units(model.eval(), units, rows, block_size=block_size, stride=block_size, batch_size=_WINDOWS)
-        losses.append(float((scores.bits / scores.lengths).mean()))
-    again = Retrained(False, weights, abs(losses[0] - losses[1]), len(rows))
+    more, compared = [], 0
+    for split in (corpus.prior, corpus.train):
+        units = sample_units(corpus, split, "document_level", block_size)
+        rows = np.sort(shuffled("retrained", seed, len(units))[:COMPARED_DOCUMENTS])
+        losses = []
+        for model in (claimed, found):
+            scores = score_units(
+                model.eval(), units, rows, block_size=block_size, stride=block_size, batch_size=_WINDOWS
+            )
+            losses.append(float((scores.bits / scores.lengths).mean()))
+        more.append(losses[1] - losses[0])
+        compared += len(rows)
     # Written so that a NaN, which compares with nothing, is refused.
+    again = Retrained(False, weights, float(np.max([abs(more[0]), more[1]])), compared)
     if not again.loss_difference <= TOLERANCE:
         raise CertificateError(f"the base does not follow from the known documents. {again.in_words()}")
     return again

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from sublora.corpus.batches import PackedWindows, pack_windows
 from sublora.corpus.units import Units
+from sublora.errors import ConfigError
 from sublora.inequalities.smoothing import TOKEN_SMOOTHING_GRID
-from sublora.nn.packed import PrefixReader, check_context, packed_attention
+from sublora.nn.packed import PrefixReader, check_context, packed_attention, packs, read_plainly
 from sublora.scoring.scores import TOP_K, Scores
 
 
@@ -40,6 +41,9 @@ CPU = Pace(None, 512, 1 << 19)
 # A device is one: it takes large pieces, one after the other. 4,096 x 50,257 numbers are 823 MB.
 DEVICE = Pace(1, 4096, 1 << 28)
 NO_PROMPT = np.zeros(0, np.int64)
+# Units that are read again without their end, tokens before the cut that are compared, and by how many nats they may
+# differ: rounding.
+CUT_UNITS, CUT_TOKENS, CUT_TOLERANCE = 4, 32, 1e-2
 _BITS, _SMOOTHED = 0, slice(1, 1 + len(TOKEN_SMOOTHING_GRID))
 _MISSES = slice(1 + len(TOKEN_SMOOTHING_GRID), 1 + len(TOKEN_SMOOTHING_GRID) + len(TOP_K))
 
@@ -81,7 +85,8 @@ def score_units(
         read: is told after every batch how many tokens the model has read in it.
 
     Raises:
-        ConfigError: prompt and block are together longer than the model's context.
+        ConfigError: prompt and block are together longer than the model's context, or the model reads tokens before it
+            predicts them.
     """
     check_context(model, len(prompt), block_size)
     split, lengths = units.split, units.split.lengths[rows]
@@ -90,6 +95,7 @@ def score_units(
     token_bits = np.zeros((len(rows), int(lengths[0]) if keep_tokens else 0), np.float32)
     # Modes of torch are a thread's own: each batch sets its own in its thread.
     with packed_attention(model), torch.inference_mode():  # type: ignore[arg-type]
+        _require_causal(model, units, rows, block_size)
         readers = _readers(model, prompt, split.eot_token)
         batches = _batches(units, rows, block_size, stride, batch_size)
         for batch, losses in _map_threads(
@@ -109,6 +115,36 @@ def score_units(
         misses=sums[:, _MISSES].astype(np.int64),
         token_bits=token_bits,
     )
+
+
+def _require_causal(model: nn.Module, units: Units, rows: Int[np.ndarray, " n"], block_size: int) -> None:
+    """Check that what a model predicts of the beginning of a unit does not depend on its end: else it is no code.
+
+    Packed attention is ours and sees nothing ahead. Other models are asked about some of the very units that are
+    measured, each cut at another share of its length: who reads the next token is found at the token before the cut.
+
+    Raises:
+        ConfigError: it does.
+    """
+    if packs(model) or not len(rows):  # type: ignore[arg-type]
+        return
+    head, device = model.get_output_embeddings(), next(model.parameters()).device  # type: ignore[operator]
+    few = rows[np.linspace(0, len(rows) - 1, CUT_UNITS).astype(np.int64)]
+    for i, row in enumerate(few):
+        unit = torch.from_numpy(units.split.document(int(row))[:block_size].astype(np.int64)).to(device)
+        cut = int(len(unit) * (i + 0.5) / CUT_UNITS)
+        some = slice(max(0, cut - CUT_TOKENS), cut)
+        targets = unit[1 : cut + 1][some, None]
+        whole, begun = (
+            head(read_plainly(model, unit[:end], 0, [end])[some]).float().log_softmax(1).gather(1, targets)  # type: ignore[arg-type]
+            for end in (len(unit), max(cut, 1))
+        )
+        # A NaN is refused where units are scored.
+        if bool(((whole - begun).abs() > CUT_TOLERANCE).any()):
+            raise ConfigError(
+                "the model reads tokens before it predicts them, so what it says is no probability: take a causal "
+                "language model (of BERT and its like, one whose configuration says is_decoder)"
+            )
 
 
 def _readers(model: nn.Module, prompt: np.ndarray, eot_token: int) -> tuple[PrefixReader, PrefixReader]:

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from test_attacks_more import BLOCK, describe
+from test_attacks_more import BLOCK, describe, reissue
 
 from sublora.certificate.assemble import Measured, assemble
 from sublora.certificate.division import chance
@@ -152,3 +152,21 @@ def test_the_length_of_blocks_is_paid_for():
 
     assert bits("sequence_level", 1777) > bits("sequence_level", 1000) > bits("document_level", 1777)
     assert bits("document_level", 1777) == bits("document_level", 8)
+
+
+@pytest.mark.parametrize("bound_type", ["document_level", "sequence_level", "token_level"])
+def test_a_seed_that_is_not_paid_for_cannot_be_chosen(tmp_path, bound_type):
+    """Dear documents go where they are not counted: the best of many seeds is no sample of a source."""
+    (tmp_path / "t.txt").write_text("\n\n".join(letters(120, 60, "seeds")))
+    setting = Setting(min_tokens=60, min_characters=60, bound_type=bound_type)
+    chosen = {"paths": [tmp_path / "t.txt"], "val_every": 3, "min_characters": 60}
+    lucky, fixed = (prepare("text", tmp_path / str(seed), split_seed=seed, **chosen) for seed in (5, 0))
+    run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sublora.certificate.evidence.check_seed", lambda _: None)
+        reissue(run, lucky, setting)
+    with pytest.raises(CorpusError, match="seed 5 divided the documents"):
+        verify(run.path, lucky)
+    reissue(run, fixed, setting)
+    assert verify(run.path, fixed).measured
