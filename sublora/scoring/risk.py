@@ -8,11 +8,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Integer
 from torch import Tensor, nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from sublora.corpus.batches import PackedWindows, pack_windows
 from sublora.corpus.units import Units
@@ -44,6 +46,10 @@ NO_PROMPT = np.zeros(0, np.int64)
 # Units that are read again without their end, tokens before the cut that are compared, and by how many nats they may
 # differ: rounding.
 CUT_UNITS, CUT_TOKENS, CUT_TOLERANCE = 4, 32, 1e-2
+NOT_CAUSAL = (
+    "the model reads tokens before it predicts them, so what it says is no probability: take a causal language model "
+    "(of BERT and its like, one whose configuration says is_decoder)"
+)
 _BITS, _SMOOTHED = 0, slice(1, 1 + len(TOKEN_SMOOTHING_GRID))
 _MISSES = slice(1 + len(TOKEN_SMOOTHING_GRID), 1 + len(TOKEN_SMOOTHING_GRID) + len(TOP_K))
 
@@ -120,14 +126,19 @@ def score_units(
 def _require_causal(model: nn.Module, units: Units, rows: Int[np.ndarray, " n"], block_size: int) -> None:
     """Check that what a model predicts of the beginning of a unit does not depend on its end: else it is no code.
 
-    Packed attention is ours and sees nothing ahead. Other models are asked about some of the very units that are
-    measured, each cut at another share of its length: who reads the next token is found at the token before the cut.
+    Packed attention is ours and sees nothing ahead. Of architectures that transformers has for masked tokens too, the
+    configuration has to say that this one is a decoder, whose attention is masked. And all others are asked about some
+    of the very units that are measured, each cut at another share of its length: who reads the next token is found at
+    the token before the cut.
 
     Raises:
         ConfigError: it does.
     """
     if packs(model) or not len(rows):  # type: ignore[arg-type]
         return
+    config: Any = model.config
+    if config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False):
+        raise ConfigError(NOT_CAUSAL)
     head, device = model.get_output_embeddings(), next(model.parameters()).device  # type: ignore[operator]
     few = rows[np.linspace(0, len(rows) - 1, CUT_UNITS).astype(np.int64)]
     for i, row in enumerate(few):
@@ -141,10 +152,7 @@ def _require_causal(model: nn.Module, units: Units, rows: Int[np.ndarray, " n"],
         )
         # A NaN is refused where units are scored.
         if bool(((whole - begun).abs() > CUT_TOLERANCE).any()):
-            raise ConfigError(
-                "the model reads tokens before it predicts them, so what it says is no probability: take a causal "
-                "language model (of BERT and its like, one whose configuration says is_decoder)"
-            )
+            raise ConfigError(NOT_CAUSAL)
 
 
 def _readers(model: nn.Module, prompt: np.ndarray, eot_token: int) -> tuple[PrefixReader, PrefixReader]:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from families import FAMILIES
+from families import FAMILIES, make_base
 from test_attacks_population import letters
 from transformers import BertConfig, BertLMHeadModel
 
@@ -89,12 +89,18 @@ def test_the_same_weights_read_in_order_are_one(folder, tmp_path):
     assert certify(peeping(is_decoder=True), folder, tmp_path) > np.log2(LETTERS)
 
 
+def test_another_name_does_not_hide_that_a_model_reads_ahead(folder, tmp_path, monkeypatch):
+    """Where the architecture is not known for masked tokens, its units show it."""
+    monkeypatch.setattr(risk, "MODEL_FOR_MASKED_LM_MAPPING_NAMES", {})
+    with pytest.raises(ConfigError, match="reads tokens before it predicts them"):
+        certify(peeping(is_decoder=False), folder, tmp_path)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_causal_models_are_not_refused(family, folder):
     corpus = open_corpus(folder)
     units = sample_units(corpus, corpus.train, "document_level", LENGTH)
-    torch.manual_seed(0)
-    model = FAMILIES[family]().eval()
+    model = make_base(family)
     scores = risk.score_units(model, units, np.arange(6), block_size=LENGTH, stride=LENGTH, batch_size=4)
     assert np.isfinite(scores.bits).all()
 
