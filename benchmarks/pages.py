@@ -58,7 +58,9 @@ PAGES = {
     "docs/prior.md": {"bases": bases},
     "docs/smollm2.md": {"runs": lambda: runs(SMOLLM2), "frames": frames},
     "docs/classification.md": {
-        "classification": lambda: classifier_table(read_classifier_certificate(ROOT / "results" / "classification"))
+        "classification": lambda: classifier("classification"),
+        "classification: SmolLM2": lambda: classifier("classification_smollm2"),
+        "classification: Unicode": lambda: classifier("classification_unicode"),
     },
     "docs/certificate.md": {"certificate": lambda: annotated("demo")},
     "docs/allocation.md": {
@@ -76,6 +78,11 @@ PAGES = {
         "quantization": quantization,
     },
 }
+
+
+def classifier(run: str) -> str:
+    """Return the tables of a classifier's certificate."""
+    return classifier_table(read_classifier_certificate(ROOT / "results" / run))
 
 
 def render(name: str) -> str:

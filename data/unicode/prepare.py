@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sublora.corpus.prepare import prepare
-from sublora.errors import CorpusError
 
 VERSION = "14.0.0"
 KINDS = {"L": "letter", "M": "mark", "N": "number", "P": "punctuation", "S": "symbol", "C": "format"}
@@ -42,7 +41,7 @@ def write(path: Path, *, new: bool) -> Path:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     if unicodedata.unidata_version != VERSION:
-        raise CorpusError(f"this Python has Unicode {unicodedata.unidata_version}: use 3.11, which has {VERSION}")
+        raise SystemExit(f"this Python has Unicode {unicodedata.unidata_version}: use 3.11, which has {VERSION}")
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
     prepare(

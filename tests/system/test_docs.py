@@ -137,8 +137,9 @@ def test_the_committed_certificates_follow_from_their_losses(run):
     assert "arithmetic only" in verified.in_words()
 
 
-def test_the_committed_classifier_follows_from_its_predictions():
-    verified = verify_classifier(ROOT / "results" / "classification", None)
+@pytest.mark.parametrize("run", ["classification", "classification_smollm2", "classification_unicode"])
+def test_the_committed_classifiers_follow_from_their_predictions(run):
+    verified = verify_classifier(ROOT / "results" / run, None)
     assert "arithmetic only" in verified.in_words()
 
 
