@@ -124,6 +124,20 @@ def feedback() -> str:
     return table(["d", "quantizer", "step", "bits", "loss, bits per byte", "processor seconds"], rows)
 
 
+def few_gradients() -> str:
+    """Return how much more feedback loses from few gradients than from as many as coordinates, a row per number."""
+    rows = read("feedback_model")["few"]["rows"]
+    steps = list(dict.fromkeys(row["step"] for row in rows))
+    cells = {(row["gradients"], row["step"]): f"{row['more']:.4f} ± {row['standard_error']:.4f}" for row in rows}
+    return table(
+        ["gradients", *(f"step {step:g} rms" for step in steps)],
+        [
+            [f"{gradients:,}", *(cells[gradients, step] for step in steps)]
+            for gradients in dict.fromkeys(row["gradients"] for row in rows)
+        ],
+    )
+
+
 def training() -> str:
     """Return a training step of adapters with as many values, as multiples of PEFT's LoRA."""
     rows = [
