@@ -145,7 +145,7 @@ class TestShown:
             assert ("signature was not checked" in out) == (path in (run.path, tmp_path / "a.sublora"))
         assert main(["show", str(run.classifier)]) == 0
         out = capsys.readouterr().out
-        assert "of a classifier: labels (112, 119)" in out and f"K = {certificate.message.bits:,} bits" in out
+        assert "labels (112, 119)" in out and f"K = {certificate.message.bits:,} bits" in out
 
     def test_a_program_reads_it(self, run, capsys):
         assert main(["show", str(run.path), "--json"]) == 0
