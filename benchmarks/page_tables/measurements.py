@@ -138,8 +138,8 @@ def few_gradients() -> str:
     )
 
 
-def training() -> str:
-    """Return a training step of adapters with as many values, as multiples of PEFT's LoRA."""
+def training(model: str) -> str:
+    """Return a training step of adapters of a model with as many values, as multiples of PEFT's LoRA."""
     rows = [
         [
             row["subject"],
@@ -147,7 +147,7 @@ def training() -> str:
             f"{row['cpu_over_peft_lora']:.2f}",
             f"{row['memory_over_peft_lora']:.2f}",
         ]
-        for row in read("training_gpt2_adapters")["rows"]
+        for row in read(f"training_{model}_adapters")["rows"]
     ]
     return table(["adapter", "values trained", "time", "memory"], rows)
 
