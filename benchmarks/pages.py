@@ -29,7 +29,7 @@ from page_tables.suites import behind, differences, gains, learning_rates, suite
 from sublora.classification.model import read_classifier_certificate
 from sublora.classification.wording import table as classifier_table
 
-SMOLLM2 = ("demo", "smollm2_docs", "smollm2_share")
+SMOLLM2 = ("demo", "smollm2_prompt", "smollm2_docs", "smollm2_share")
 PRETRAINED = ROOT / "results" / "adaptive_pretrained"
 FRAMES = ROOT / "results" / "frames_smollm2"
 SUITE, SMALL_BUDGET = ROOT / "results" / "adaptive", ROOT / "results" / "adaptive_d200"

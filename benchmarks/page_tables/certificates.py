@@ -81,7 +81,7 @@ def runs(names: Iterable[str]) -> str:
                 f"{claim.model_alone:.3f}",
                 f"{c.held_out.bpb:.3f}",
                 f"**{at_most(claim.bound)}**",
-                minus(downward(prompted.bound, DIGITS)) if prompted else "no prompt",
+                minus(downward(prompted.bound, DIGITS)) if prompted else "no prompt or no adapter",
                 minus(downward(gain.bound, DIGITS)),
                 minus(downward(alone.bound, DIGITS)),
                 f"{at_most(best.bound_bpb or 0.0)}: {best.name}",
@@ -106,6 +106,7 @@ BASES = {
     "demo_scratch": ("nothing: random weights, speeches", None),
     "sotu_before": ("speeches before 1930", None),
     "demo": ("SmolLM2, older documentation", None),
+    "smollm2_prompt": ("the same", None),
     "smollm2_docs": ("the same", "all of LoRA"),
     "smollm2_share": ("the same, and half of the new text", None),
 }

@@ -318,3 +318,15 @@ def test_what_is_not_worth_having_is_said_so_beside_the_statement(tmp_path, html
     said = re.search(r'<p class="statement">.*?</p>\s*<p class="statement warning">(.*?)</p>', page, re.DOTALL)
     assert said and "no better than coded unigram counts." in said[1]
     assert "statement warning" not in html
+
+
+def test_a_run_without_an_adapter_has_a_page(run_dir, tmp_path):
+    """Nothing was trained, so there are no records; before a certificate, their absence is an error."""
+    run = make_run(tmp_path / "prompt")
+    RunFolder(run).metrics.unlink()
+    text = Page(write_report(run).read_text()).text
+    assert "Training" in Page(write_report(run_dir).read_text()).text and "Training" not in text
+    assert "Check it yourself" in text
+    RunFolder(run).certificate.unlink()
+    with pytest.raises(SubloraError, match=r"cannot read .*metrics\.jsonl"):
+        write_report(run)

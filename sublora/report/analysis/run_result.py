@@ -41,7 +41,8 @@ def read_result(folder: Path) -> RunResult:
         CertificateError: the certificate is damaged or was changed.
     """
     run = RunFolder(folder)
-    metrics = read_metrics(run.metrics)
+    # Without an adapter nothing is trained, and nothing recorded.
+    metrics = [] if run.certificate.exists() and not run.metrics.exists() else read_metrics(run.metrics)
     try:
         config = run.config.read_text()
     except OSError as error:

@@ -269,6 +269,8 @@ def gradients_by_layer(metrics: list[Record]) -> Figure | None:
 
 def of_training(metrics: list[Record], unit: str) -> list[Panel]:
     """Return every figure of a training for which something was recorded; its losses are in `unit`."""
+    if not metrics:
+        return []
     return present(
         training(metrics, unit),
         learning_rate(metrics),
