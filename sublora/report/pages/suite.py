@@ -27,8 +27,8 @@ def write_suite_report(source: Path | Sequence[Path], out: Path) -> Path:
     suite = analyse(load_runs(source))
     if not suite.certified:
         raise SubloraError(
-            "none of the runs has a certificate of a language model: run `sublora bounds` for them first (a classifier has "
-            "its page without --out)"
+            "none of the runs has a certificate of a language model: run `sublora bounds` for them first (a classifier "
+            "has its page without --out)"
         )
     panels = _panels(suite)
     header, rows = summary_rows(suite.certified)
