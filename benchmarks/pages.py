@@ -49,6 +49,7 @@ PAGES = {
         "corpus": corpus_scale,
         "gap: smollm2_docs": lambda: gap_sizes("smollm2_docs"),
         "gap: demo_scratch": lambda: gap_sizes("demo_scratch"),
+        "gap: gpt2_small_wide": lambda: gap_sizes("gpt2_small_wide"),
         "tokens": token_gaps,
         "afforded": afforded,
         "feedback": feedback,

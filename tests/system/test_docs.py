@@ -25,9 +25,17 @@ from sublora.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 # Folders of results/ that hold a certificate of the present format.
-COMMITTED = ["demo", "demo_scratch", "smollm2_docs", "smollm2_prompt", "smollm2_share", "sotu_before"]
+COMMITTED = [
+    "demo",
+    "demo_scratch",
+    "gpt2_small_wide",
+    "smollm2_docs",
+    "smollm2_prompt",
+    "smollm2_share",
+    "sotu_before",
+]
 # Valid, and no better than some simple code: they say so themselves.
-UNINTERESTING = {"demo", "demo_scratch", "smollm2_docs", "smollm2_prompt", "smollm2_share", "sotu_before"}
+UNINTERESTING = set(COMMITTED)
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
