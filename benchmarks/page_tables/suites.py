@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from page_tables.markdown import spread, table
-from sublora.report.analysis.runs import Configuration, Run, configurations, load_runs
+from sublora.report.analysis.runs import Run, configurations, load_runs
 from sublora.report.analysis.tables import held_out_loss
 
 
@@ -96,14 +96,18 @@ def _held_out(run: Run) -> float:
 
 
 def behind(folder: Path, best: str) -> str:
-    """Return by how much other modes lie above one, and gain less over the base alone, in pairs with the same seed."""
+    """Return by how much other modes lie above one, and gain less over the base alone, in pairs with the same seed.
+
+    Where the name of a mode begins with `best`, it is that mode in another size.
+    """
     groups = configurations(load_runs(folder))
     measures = [("bpb_gain_alone", "model_alone"), ("bpb", "bound"), ("bpb_gain_alone", "bound")]
     rows = []
     for (mode, d), runs in groups.items():
-        others = {run.seed: run for run in groups.get(Configuration(best, d), [])}
+        same_d = (some for (name, size), some in groups.items() if name.startswith(best) and size == d)
+        others = {run.seed: run for some in same_d for run in some}
         pairs = [(run, others[run.seed]) for run in runs if run.seed in others]
-        if mode == best or not pairs:
+        if mode.startswith(best) or not pairs:
             continue
         cells = [spread((one.claim(*m) - other.claim(*m) for one, other in pairs), sign="+") for m in measures]
         rows.append([mode, f"{d:,}", str(len(pairs)), *cells])
