@@ -79,6 +79,7 @@ class Measured:
     def __init__(self, model: SubspaceModule, val: Batches) -> None:
         self.model, self._loss = model, SubspaceLoss(model).eval()
         self.alpha = model.subspace_params.detach().numpy().copy()
+        self.rms = float(np.sqrt(np.mean(self.alpha.astype(np.float64) ** 2)))
         self._batches = [val.sample(seeds.stream(1, "val", i), BATCH) for i in range(CROPS // BATCH)]
         self.alone = self.bits(self.alpha)
 
@@ -100,6 +101,12 @@ class Measured:
             rows.append({"step": step, "bits": length, "loss": round(loss, 5), "cpu_s": round(cpu_s, 2)})
         return rows
 
+    def feedback(self, train: Batches, gradients: int, seed: int, steps: tuple[float, ...]) -> Curve:
+        """Return the curve of feedback from the gradients of so many sequences, taken at alpha itself."""
+        self.bits(self.alpha)
+        factor = fisher_factor(self.model, train, seed=seed, samples=gradients)
+        return self.curve(steps, lambda step: feedback_quantize(self.alpha, factor, step * self.rms))
+
 
 def loss_at(curve: Curve, bits: float) -> float:
     """Return the loss of a quantizer at a length between those of its steps."""
@@ -116,7 +123,7 @@ def bits_at(curve: Curve, loss: float) -> float:
 def row(d: int, train: Batches, val: Batches, steps: int, rows: int) -> dict[str, Any]:
     """Measure one number of coordinates."""
     measured = Measured(trained(d, train, steps), val)
-    alpha, rms = measured.alpha, float(np.sqrt(np.mean(measured.alpha.astype(np.float64) ** 2)))
+    alpha, rms = measured.alpha, measured.rms
     start = time.process_time()
     few = fisher_factor(measured.model, train, seed=1, samples=rows)
     seconds = time.process_time() - start
@@ -135,35 +142,19 @@ def row(d: int, train: Batches, val: Batches, steps: int, rows: int) -> dict[str
         "gradients_cpu_s": round(seconds, 1),
     }
     if d <= MOST_FULL:
-        measured.bits(alpha)
-        many = fisher_factor(measured.model, train, seed=2, samples=d)
-        curves["feedback, full matrix"] = measured.curve(STEPS, lambda step: feedback_quantize(alpha, many, step * rms))
+        curves["feedback, full matrix"] = measured.feedback(train, d, 2, STEPS)
     out["over_trellis"] = round(middle["bits"] / bits_at(curves["trellis"], middle["loss"]), 3)
     return out | {"curves": curves}
 
 
-def few(d: int, train: Batches, val: Batches, steps: int) -> list[dict[str, Any]]:
+def few_gradients(d: int, train: Batches, val: Batches, steps: int) -> list[dict[str, Any]]:
     """Return how much more feedback loses with fewer gradients than with d, a row per number of gradients and step."""
     more: dict[tuple[int, float], list[float]] = {}
     for seed in SEEDS:
         measured = Measured(trained(d, train, steps, seed), val)
-        alpha, rms = measured.alpha, float(np.sqrt(np.mean(measured.alpha.astype(np.float64) ** 2)))
-
-        def curve(
-            gradients: int,
-            at: tuple[float, ...],
-            measured: Measured = measured,
-            alpha: np.ndarray = alpha,
-            rms: float = rms,
-            seed: int = seed,
-        ) -> Curve:
-            measured.bits(alpha)
-            factor = fisher_factor(measured.model, train, seed=seed + 1, samples=gradients)
-            return measured.curve(at, lambda step: feedback_quantize(alpha, factor, step * rms))
-
-        full = curve(d, FULL_STEPS)
+        full = measured.feedback(train, d, seed + 1, FULL_STEPS)
         for gradients in GRADIENTS:
-            for row in curve(gradients, FEW_STEPS):
+            for row in measured.feedback(train, gradients, seed + 1, FEW_STEPS):
                 more.setdefault((gradients, row["step"]), []).append(row["loss"] - loss_at(full, row["bits"]))
     return [
         {
@@ -192,7 +183,7 @@ def main() -> None:
         assert corpus.val is not None
         train, val = Batches(corpus.train, MODEL.block_size), Batches(corpus.val, MODEL.block_size)
         sizes = [row(d, train, val, options.steps, options.rows) for d in options.sizes]
-        compared = few(options.few, train, val, options.steps)
+        compared = few_gradients(options.few, train, val, options.steps)
     result = {
         "command": "python benchmarks/feedback_model.py",
         "steps": options.steps,

@@ -140,13 +140,15 @@ def top_k(certificate: Certificate) -> Figure:
     "Loss",
     "Of the training batches, and of fixed batches of both splits at every evaluation.",
 )
-def training(metrics: list[Record], unit: str) -> Figure:
-    """Draw the training loss, raw and smoothed, and both evaluations against the step.
+def training(metrics: list[Record], unit: str) -> Figure | None:
+    """Draw the training loss, raw and smoothed, and both evaluations against the step; None where nothing is recorded.
 
     Args:
         metrics: records of training.
         unit: that its losses are in.
     """
+    if not metrics:
+        return None
     figure, axes = _one(2.9)
     steps, losses = column(metrics, "train", "loss")
     if len(steps):
@@ -269,8 +271,6 @@ def gradients_by_layer(metrics: list[Record]) -> Figure | None:
 
 def of_training(metrics: list[Record], unit: str) -> list[Panel]:
     """Return every figure of a training for which something was recorded; its losses are in `unit`."""
-    if not metrics:
-        return []
     return present(
         training(metrics, unit),
         learning_rate(metrics),
