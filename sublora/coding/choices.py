@@ -13,8 +13,9 @@ from sublora.config.sections.model import Adapter, AllocationMode, AllocationSco
 
 BOUND_TYPES: tuple[BoundType, ...] = ("document_level", "sequence_level", "token_level")
 ADAPTERS: tuple[Adapter, ...] = ("none", "lora", "spectral", "weights")
-LATER_ADAPTERS: tuple[Adapter, ...] = ("unilora", "vera", "lora")
-"""What came after the code of `ADAPTERS` was full; lora: on kinds of layers. A new adapter goes to the end."""
+LATER_ADAPTERS: tuple[Adapter, ...] = ("unilora", "vera", "lora", "spectral")
+"""What came after the code of `ADAPTERS` was full; lora: on kinds of layers, spectral: tied. A new adapter goes to the
+end."""
 TARGETS: tuple[Targets, ...] = ("attention", "linear")
 INTRINSIC_MODES = (
     "rdkronqr",

@@ -61,6 +61,8 @@ class ModelSpec:
     """on the targets or kinds, 0 for none; 0 where nothing has a rank, or ranks differ"""
     ranks: tuple[int, ...] = ()
     """lora on kinds: a rank for every kind, the lowest bit first; none where they are equal"""
+    tied: bool = False
+    """spectral: layers share one core for every kind of linear layer; False for others"""
     head_rank: int = 4
     """rank of LoRA on the output head, 0 for none; 0 without LoRA"""
     lora_alpha: int = 32
@@ -87,8 +89,10 @@ class ModelSpec:
             self._set(head_rank=0, lora_alpha=0)
         if self.adapter not in ("lora", "spectral", *SHARED):
             self._set(rank=0)
-        if self.adapter not in LATER_ADAPTERS:
+        if self.adapter not in ("lora", *SHARED):
             self._set(kinds=0)
+        if self.adapter != "spectral":
+            self._set(tied=False)
         if self.adapter != "lora" or not self.kinds:
             self._set(ranks=())
         if self.ranks:
@@ -125,6 +129,8 @@ class ModelSpec:
                 raise MessageError(f"{name} {getattr(self, name)} is outside 0..{highest}")
         if (self.adapter in SHARED and not self.kinds) or (self.kinds and not (self.rank or self.ranks)):
             raise MessageError(f"{self.adapter} of rank {self.rank} on the kinds {self.kinds} is on nothing")
+        if self.tied and not self.rank:
+            raise MessageError("tied cores of rank 0 are nothing")
         if self.adapter == "unilora" and not self.intrinsic_dim:
             raise MessageError("unilora needs a vector of at least one number")
 
@@ -140,7 +146,7 @@ class ModelSpec:
 
 
 def _write_adapter(writer: BitWriter, spec: ModelSpec) -> None:
-    if spec.kinds:
+    if spec.kinds or spec.tied:
         _write_later(writer, spec)
         return
     if spec.adapter == "lora" and not (spec.rank or spec.head_rank):
@@ -164,6 +170,10 @@ def _write_later(writer: BitWriter, spec: ModelSpec) -> None:
     if spec.adapter in SHARED:
         write_gamma(writer, spec.rank)
         write_delta(writer, spec.kinds)
+        return
+    if spec.tied:
+        write_gamma(writer, spec.rank)
+        write_choice(writer, spec.targets, TARGETS)
         return
     write_delta(writer, spec.kinds)
     write_uniform(writer, int(bool(spec.ranks)), 2)
@@ -196,6 +206,8 @@ def _read_later(reader: BitReader) -> dict[str, Any]:
     adapter = LATER_ADAPTERS[number]
     if adapter in SHARED:
         return {"adapter": adapter, "rank": read_gamma(reader), "kinds": read_delta(reader)}
+    if adapter == "spectral":
+        return {"adapter": adapter, "tied": True, "rank": read_gamma(reader), "targets": read_choice(reader, TARGETS)}
     kinds = read_delta(reader)
     if kinds > _MOST:
         raise MessageError(f"kinds {kinds} is outside 0..{_MOST}")

@@ -37,15 +37,19 @@ class Group:
 WRITING = ("c_proj", "o_proj", "out_proj", "down_proj", "dense", "dense_4h_to_h", "fc2")
 
 
+TIED = "tied"
+"""name of the module that holds cores which all layers share, in the base"""
+
+
 def side_of(name: str) -> str:
     """Return "A", "B" or "other" for the name of a parameter.
 
     LoRA's sides are A, where it reads, and B, where it writes; PEFT names them (`...lora_A.default.weight`). A core
-    between singular vectors (`<layer>.core`) has no sides of its own: it is on side B in the linear layers that write
-    into the residual stream, and on side A in those that read it.
+    between singular vectors (`<layer>.core`, tied: `tied.attn-c_proj.core`) has no sides of its own: it is on side B in
+    the linear layers that write into the residual stream, and on side A in those that read it.
     """
     if name.endswith(".core"):
-        return "B" if name.split(".")[-2] in WRITING else "A"
+        return "B" if re.split("[.-]", name)[-2] in WRITING else "A"
     if ".lora_A." in name or ".lora_embedding_A." in name:
         return "A"
     if ".lora_B." in name or ".lora_embedding_B." in name:
@@ -100,7 +104,7 @@ def find_groups(names: Sequence[str]) -> list[Group]:
             len(groups),
             ", ".join([*(g.name for g in groups[:4]), *(["..."] if len(groups) > 4 else [])]),
         )
-    else:
+    elif not names[0].startswith(f"{TIED}."):
         log.warning(
             "no transformer layers found in the parameter names (such as %s): all parameters are outside the layers",
             names[0],

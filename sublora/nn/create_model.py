@@ -12,7 +12,7 @@ from sublora.coding.spec import SHARED, ModelSpec
 from sublora.config import Config, Sublora
 from sublora.errors import ConfigError
 from sublora.nn.adapted import merge_adapted
-from sublora.nn.allocation import split_budget
+from sublora.nn.allocation import TIED, split_budget
 from sublora.nn.base import create_base
 from sublora.nn.lora import add_lora
 from sublora.nn.places import fields_of, ranks_by_place
@@ -109,6 +109,7 @@ def adapt(
             targets=spec.targets,
             base_sha256=cast(str, base.base_sha256),
             practised=getattr(base, "practised_frames", None),
+            tied=spec.tied,
         )
     elif spec.adapter == "unilora":
         net = add_unilora(base, rank=spec.rank, kinds=spec.kinds, length=spec.intrinsic_dim, seed=spec.seed)
@@ -199,6 +200,7 @@ def spec_of(section: Sublora, seed: int, n_gates: int = 0, base: nn.Module | Non
         intrinsic_mode=s.intrinsic_mode,
         adapter=s.adapter,
         **on,
+        tied=s.spectral_tied,
         head_rank=s.head_rank,
         lora_alpha=s.lora_alpha,
         allocation_mode=s.allocation_mode,
@@ -234,8 +236,9 @@ def merge(model: nn.Module) -> PreTrainedModel:
     net: Any = model.release() if isinstance(model, SubspaceModule) else model
     if not hasattr(net, "merge_and_unload"):
         merge_adapted(net)
-        if hasattr(net, VECTOR):
-            delattr(net, VECTOR)
+        for shared in (VECTOR, TIED):
+            if hasattr(net, shared):
+                delattr(net, shared)
         return net.eval()
     base = getattr(net.get_output_embeddings(), "base_layer", None)
     if base is not None:

@@ -7,6 +7,7 @@ For a linear layer W (out x in) with the leading singular triples U, S, V of ran
 (LoRA-XS, Balazy et al. 2024, arXiv:2405.17604, eq. 2, with S divided between both sides; TinyLoRA 2026,
 arXiv:2602.04118, puts a random projection before R, as P does here). It is LoRA with A = S^1/2 V^T and B = U S^1/2 R.
 A base may bring another frame with it (`sublora.nn.practised`); then that one takes the place of U S^1/2 and S^1/2 V^T.
+*Tied* cores are TinyLoRA's (eq. 5 there): one R for every kind of linear layer, which all layers share.
 
 What is guaranteed: the triples are computed in float64, and the same libraries on the same machine give the same bits.
 Elsewhere the last digits differ: a computed singular vector is off by about 1e-16 s_1^2 / (s_i^2 - s_(i+1)^2), with s_i
@@ -36,6 +37,8 @@ from transformers.pytorch_utils import Conv1D
 from sublora import seeds
 from sublora.errors import ConfigError
 from sublora.nn.adapted import AdaptedLinear
+from sublora.nn.allocation import TIED
+from sublora.nn.places import place_of
 from sublora.nn.targets import find_targets
 from sublora.nn.weights import numbers
 
@@ -99,35 +102,51 @@ def _leading_eigenvectors(gram: Float64[np.ndarray, "m m"], rank: int) -> Float6
     return np.ascontiguousarray(np.linalg.eigh(gram)[1][:, ::-1][:, :rank])
 
 
+class Core(nn.Module):
+    """A core that several layers share."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.core = nn.Parameter(torch.zeros(rank, rank))
+
+
 class SpectralLinear(AdaptedLinear):
     """A frozen linear layer with a trained core between the vectors of a frame.
 
     Args:
         base_layer: nn.Linear, or transformers' Conv1D, which keeps its weight transposed.
         frame: of this layer.
+        tied: the core that it shares; None: it has one of its own.
     """
 
     left_or: Tensor
     right_ri: Tensor
     scale_rr: Tensor
 
-    def __init__(self, base_layer: nn.Module, frame: Frame) -> None:
+    def __init__(self, base_layer: nn.Module, frame: Frame, tied: Core | None = None) -> None:
         super().__init__(base_layer)
         self.register_buffer("left_or", torch.from_numpy(frame.left_or), persistent=False)
         self.register_buffer("right_ri", torch.from_numpy(frame.right_ri), persistent=False)
         self.register_buffer("scale_rr", torch.from_numpy(frame.scale_rr), persistent=False)
-        self.core = nn.Parameter(torch.zeros(frame.right_ri.shape[0], frame.right_ri.shape[0]))
+        if tied is None:
+            self.core = nn.Parameter(torch.zeros(len(frame.scale_rr), len(frame.scale_rr)))
+        # In a tuple it is not registered again: one module has one place.
+        self._tied = () if tied is None else (tied,)
 
     def forward(self, x: Float[Tensor, "*batch i"]) -> Float[Tensor, "*batch o"]:
         """Return (W + left (scale * R) right) x."""
         rows = x.flatten(0, -2)
         out = self.base_layer(rows)
-        low = F.linear(F.linear(rows, self.right_ri.to(x.dtype)), self.core * self.scale_rr)
+        low = F.linear(F.linear(rows, self.right_ri.to(x.dtype)), self.scaled_core())
         return out.addmm_(low.to(out.dtype), self.left_or.t().to(out.dtype)).view(*x.shape[:-1], -1)
 
     def sides(self) -> tuple[Float[Tensor, "r i"], Float[Tensor, "o r"]]:
         """Return A = right and B = left (scale * R)."""
-        return self.right_ri, self.left_or @ (self.core * self.scale_rr)
+        return self.right_ri, self.left_or @ self.scaled_core()
+
+    def scaled_core(self) -> Float[Tensor, "r r"]:
+        """Return scale * R."""
+        return (self._tied[0].core if self._tied else self.core) * self.scale_rr
 
 
 class _Latest:
@@ -167,11 +186,18 @@ def _frame(name: str, module: nn.Module, rank: int) -> Frame:
 
 
 def add_spectral(
-    model: nn.Module, *, rank: int, targets: str, base_sha256: str, practised: Mapping[str, Frame] | None = None
+    model: nn.Module,
+    *,
+    rank: int,
+    targets: str,
+    base_sha256: str,
+    practised: Mapping[str, Frame] | None = None,
+    tied: bool = False,
 ) -> nn.Module:
     """Put a core on every target, freeze everything else, and return the model.
 
-    The r x r numbers of every core are what is trained; they are named `<layer>.core`.
+    The r x r numbers of every core are what is trained; they are named `<layer>.core`, and `tied.<kind>.core` where
+    cores are tied, in the order in which kinds first appear.
 
     Args:
         model: the base.
@@ -179,6 +205,7 @@ def add_spectral(
         targets: see `find_targets`.
         base_sha256: hash of the base.
         practised: frames that the base brings with it, by the names of its layers; None: its own singular vectors.
+        tied: layers share one core for every kind of linear layer (`sublora.nn.places.place_of`).
 
     Raises:
         ConfigError: the rank is 0 or above a frame's, a layer is too small for it, or there are no targets.
@@ -190,8 +217,13 @@ def add_spectral(
     else:
         frames = {name: _practised_frame(practised, name, m, rank) for name, m in find_targets(model, targets)}
     model.requires_grad_(False)
+    # The name of a module has no dots.
+    kinds = {name: place_of(name).replace(".", "-") for name in frames}
+    cores = {kind: Core(rank) for kind in kinds.values()} if tied else {}
     for name, frame in frames.items():
-        model.set_submodule(name, SpectralLinear(model.get_submodule(name), frame))
+        model.set_submodule(name, SpectralLinear(model.get_submodule(name), frame, cores.get(kinds[name])))
+    if tied:
+        model.add_module(TIED, nn.ModuleDict(cores))
     return model
 
 

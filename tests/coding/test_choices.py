@@ -30,9 +30,10 @@ def test_whatever_is_offered_has_a_number(name):
 
 
 def test_every_adapter_has_a_number():
-    """Only lora has two: on targets, and later on kinds of layers."""
+    """Two have two: lora on targets, and later on kinds of layers; cores of their own, and later tied ones."""
     numbered = [*choices.ADAPTERS, *choices.LATER_ADAPTERS]
     numbered.remove("lora")
+    numbered.remove("spectral")
     assert sorted(numbered) == sorted(get_args(model.Adapter))
 
 
@@ -44,8 +45,8 @@ def test_the_numbers_are_those_of_the_page(name):
 
 
 def test_later_adapters_have_the_numbers_of_the_page():
-    said = "gamma of 1 (unilora), 2 (vera) or 3 (lora on kinds of layers)"
-    assert said in PAGE and choices.LATER_ADAPTERS == ("unilora", "vera", "lora")
+    said = "gamma of 1 (unilora), 2 (vera), 3 (lora on kinds of layers) or 4 (tied cores)"
+    assert said in PAGE and choices.LATER_ADAPTERS == ("unilora", "vera", "lora", "spectral")
 
 
 @pytest.mark.parametrize("name", FIXED)
@@ -67,6 +68,7 @@ for claim in ("document_level", "sequence_level", "token_level"):
     write_setting(writer, Setting(bound_type=claim))
 for choice in (
     {"adapter": "none"}, {"adapter": "spectral", "targets": "linear"}, {"adapter": "weights"}, {"targets": "linear"},
+    {"adapter": "spectral", "tied": True},
     {"adapter": "unilora", "kinds": 3}, {"adapter": "vera", "kinds": 3}, {"allocation_mode": "fixed", "budget_b": 3},
     {"allocation_mode": "learned"}, {"allocation_mode": "learned", "allocation_scope": "layer"},
 ):

@@ -74,6 +74,7 @@ def specs(intrinsic_dim: int) -> st.SearchStrategy[dict[str, Any]]:
             choices["kinds"] = max(choices["kinds"], 1)
         if adapter in SHARED or choices["kinds"] or not head_rank:
             rank = max(rank, 1)
+        choices["tied"] = adapter == "spectral" and choices["tied"] and rank > 0
         ranks = choices.pop("ranks")
         if adapter == "lora" and len(ranks) == choices["kinds"].bit_count():
             choices["ranks"] = ranks
@@ -90,6 +91,7 @@ def specs(intrinsic_dim: int) -> st.SearchStrategy[dict[str, Any]]:
         intrinsic_mode=st.sampled_from(INTRINSIC_MODES),
         adapter=st.sampled_from([name for name in ADAPTERS if name != "none"]),
         targets=st.sampled_from(TARGETS),
+        tied=st.booleans(),
         rank=st.integers(0, 64),
         head_rank=st.integers(0, 64),
         lora_alpha=st.integers(0, 100),
@@ -232,12 +234,24 @@ def test_lora_on_kinds_is_read_from_no_other_bits_than_are_written(start: int, r
         (ON_KINDS + "1" + "1" + "00100", "equal ranks are written as different"),
         (ON_KINDS + "0101" + "1" + "00100" + "00100", "equal ranks are written as different"),
         (ON_KINDS + "00000" + "100000" + "0" * 31, "kinds 2147483648 is outside"),
-        ("01" + "1" + "1" + "00100", "an adapter that this program does not know"),
+        ("01" + "1" + "1" + "00101", "an adapter that this program does not know"),
     ],
 )
 def test_other_forms_of_lora_on_kinds_are_refused(bits: str, error: str) -> None:
     with pytest.raises(MessageError, match=error):
         read_spec(reader_of(bits + "1" * 100))
+
+
+def test_tied_cores_have_the_bits_of_the_documentation() -> None:
+    spec = replace(UNIFORM, adapter="spectral", targets="linear", rank=8, tied=True)
+    # lora with both ranks 0, gamma of 4, the rank 8 by gamma, the second of two targets.
+    assert bits_of(spec).startswith("01" + "1" + "1" + "00100" + "0001000" + "1")
+    assert read_spec(reader_of(bits_of(spec))) == spec
+    # Cores of every layer's own keep the code that they had, and nothing is tied for other adapters.
+    assert bits_of(replace(spec, tied=False)).startswith("10" + "0001001" + "1")
+    assert replace(spec, adapter="lora") == replace(spec, adapter="lora", tied=False)
+    with pytest.raises(MessageError, match="tied cores of rank 0"):
+        replace(spec, rank=0)
 
 
 @pytest.mark.parametrize("ranks", [(4,), (4, 0), (4, 2**31), (1, 2, 3)])
@@ -565,7 +579,7 @@ def as_json(message: Message) -> dict[str, object]:
     header = message.header
     spec = asdict(header.spec)
     # Newer than most golden messages, which do not have them.
-    newer = {"kinds": spec.pop("kinds"), "ranks": list(spec.pop("ranks"))}
+    newer = {"kinds": spec.pop("kinds"), "ranks": list(spec.pop("ranks")), "tied": spec.pop("tied")}
     spec |= {name: value for name, value in newer.items() if value}
     return {
         "setting": asdict(header.setting) | {"delta": str(header.setting.delta)},
@@ -589,7 +603,7 @@ def test_golden_messages_decode_for_ever(path: Path) -> None:
 
 
 def test_there_are_golden_messages() -> None:
-    assert len(list(GOLDEN.glob("message_*.bin"))) == 12
+    assert len(list(GOLDEN.glob("message_*.bin"))) == 13
 
 
 @pytest.mark.parametrize("bits", [1, 5, 16])

@@ -82,15 +82,17 @@ def test_peft_loads_the_adapter_of_a_random_base(data_dir, certified, tmp_path):
     assert main(["verify", str(out / "certificate"), "--data", str(data_dir)]) == 0
 
 
-@pytest.mark.parametrize("adapter", ["lora", "spectral"])
+@pytest.mark.parametrize("adapter", [["lora"], ["spectral"], ["spectral", "--sublora.spectral_tied=true"]], ids=str)
 def test_peft_loads_the_adapter_of_a_pretrained_base(data_dir, llama, tmp_path, adapter):
-    sizes = [f"--prior.base={llama}", f"--sublora.adapter={adapter}", "--sublora.targets=linear"]
+    sizes = [f"--prior.base={llama}", "--sublora.targets=linear", f"--sublora.adapter={adapter[0]}", *adapter[1:]]
     run = issue(data_dir, tmp_path / "run", "--sublora.spectral_r=4", *_without_sizes(sizes))
     out = export(run, tmp_path / "adapter", base=str(llama))
     adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(llama), out)
     torch.testing.assert_close(logits(adapted), certified_logits(run, str(llama)), atol=1e-5, rtol=0)
     card = (out / "README.md").read_text()
     certificate = read_certificate(run)
+    # Two layers of seven kinds: a core of 4 x 4 for each kind, or for each layer and kind.
+    assert adapter == ["lora"] or certificate.prior.D == (7 if adapter[1:] else 14) * 16
     assert certificate.statement in card and all(limit in card for limit in certificate.limits)
     assert "sublora verify certificate --data CORPUS --base BASE" in card
     # Transformers finds the base through the adapter.

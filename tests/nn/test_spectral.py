@@ -119,6 +119,46 @@ def test_merging_is_the_formula_and_changes_only_the_form(architecture, allocati
         np.testing.assert_allclose(plain.get_parameter(f"{name}.weight").numpy(), weight, atol=1e-5)
 
 
+@pytest.mark.parametrize("architecture", [GPT2, LLAMA], ids=["gpt2", "llama"])
+@pytest.mark.parametrize("allocation", ALLOCATIONS[:2], ids=str)
+def test_tied_cores_are_equal_cores(architecture, allocation):
+    """The model with a core of its own on every layer, where equal kinds have equal cores, computes the same."""
+    model = moved(architecture, tied=True, **allocation)
+    tied = model.parameters_by_name()
+    kinds = ["attn-c_attn", "attn-c_proj", "mlp-c_fc", "mlp-c_proj"]
+    if architecture is LLAMA:
+        kinds = [f"self_attn-{x}_proj" for x in "qkvo"] + [f"mlp-{x}_proj" for x in ("gate", "up", "down")]
+    assert list(tied) == [f"tied.{kind}.core" for kind in kinds] and 9 * len(kinds) == model.D
+    own = moved(architecture, d=0)
+    values = {name: tied[f"tied.{name.split('.', 3)[-1][:-5].replace('.', '-')}.core"] for name in own.names}
+    with torch.no_grad():
+        own.subspace_params.copy_(torch.cat([values[name].flatten() for name in own.names]))
+        there, here = model(input_ids=TOKENS).logits, own(input_ids=TOKENS).logits
+        torch.testing.assert_close(there, here, atol=1e-6, rtol=1e-5)
+        plain = merge(model)
+        torch.testing.assert_close(plain(input_ids=TOKENS).logits, here, atol=1e-5, rtol=1e-4)
+    assert [n for n, _ in plain.named_parameters()] == [n for n, _ in create_base(architecture, 1).named_parameters()]
+
+
+def test_sides_of_tied_cores_are_those_of_their_layers():
+    model = moved(d=18, tied=True, allocation_mode="fixed", budget_b=18)
+    for name, core in model.parameters_by_name().items():
+        assert bool(core.any()) == name.endswith(("o_proj.core", "down_proj.core"))
+
+
+def test_the_gradient_of_a_tied_core_is_the_sum_of_its_layers():
+    gradients = {}
+    for tied in (True, False):
+        model = moved(d=0, tied=tied)
+        with torch.no_grad():
+            model.subspace_params.zero_()
+        model(input_ids=TOKENS, labels=TOKENS).loss.backward()
+        parts = model.subspace_params.grad.split(9)
+        gradients[tied] = dict(zip(model.names, parts, strict=True))
+    both = [gradients[False][f"model.layers.{layer}.mlp.up_proj.core"] for layer in range(2)]
+    torch.testing.assert_close(gradients[True]["tied.mlp-up_proj.core"], sum(both))
+
+
 def test_a_core_is_a_lora():
     model = moved()
     model.materialize()

@@ -114,6 +114,8 @@ class Sublora:
     """unilora and vera: bit i stands for the i-th kind of linear layer, as `sublora import` writes it"""
     spectral_r: int = 8
     """spectral: leading singular vectors of every target; a core has spectral_r x spectral_r numbers"""
+    spectral_tied: bool = False
+    """spectral: one core for every kind of linear layer, which all layers share, as in TinyLoRA"""
     lora_alpha: int = 32
     """LoRA scaling is lora_alpha / r"""
     lora_dropout: float = 0.0
