@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from sublora.coding.bits import BitReader, BitWriter, read_uniform, write_uniform
 from sublora.config import BoundType
-from sublora.config.sections.model import Adapter, AllocationMode, AllocationScope, Targets
+from sublora.config.sections.model import Adapter, AllocationMode, AllocationScope, GatingGranularity, Targets
 
 BOUND_TYPES: tuple[BoundType, ...] = ("document_level", "sequence_level", "token_level")
 ADAPTERS: tuple[Adapter, ...] = ("none", "lora", "spectral", "weights")
@@ -30,6 +30,8 @@ INTRINSIC_MODES = (
 )
 ALLOCATION_MODES: tuple[AllocationMode, ...] = ("uniform", "fixed", "learned")
 ALLOCATION_SCOPES: tuple[AllocationScope, ...] = ("layer", "shared")
+LATER_GATES: tuple[GatingGranularity, ...] = ("module",)
+"""What may have gates since then, besides every layer. A new one goes to the end."""
 
 _T = TypeVar("_T")
 

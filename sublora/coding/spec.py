@@ -22,6 +22,7 @@ from sublora.coding.choices import (
     ALLOCATION_SCOPES,
     INTRINSIC_MODES,
     LATER_ADAPTERS,
+    LATER_GATES,
     TARGETS,
     read_choice,
     write_choice,
@@ -75,6 +76,8 @@ class ModelSpec:
     """coordinates of side B, 0..d; 0 unless the mode is fixed"""
     gating_steepness: int = 0
     """of the mask in scope layer; 0 unless the mode is learned"""
+    gating_granularity: str = "layer"
+    """what has a gate, every layer or every module; "layer" unless the mode is learned, in scope shared"""
     n_gates: int = 0
     """how many gates the message holds; 0 unless the mode is learned"""
 
@@ -105,12 +108,15 @@ class ModelSpec:
             self._set(budget_b=0)
         if self.allocation_mode != "learned":
             self._set(allocation_scope="shared", gating_steepness=0, n_gates=0)
+        if self.allocation_mode != "learned" or self.allocation_scope != "shared":
+            self._set(gating_granularity="layer")
         for name, legal in (
             ("adapter", tuple(dict.fromkeys((*ADAPTERS, *LATER_ADAPTERS)))),
             ("targets", TARGETS),
             ("intrinsic_mode", INTRINSIC_MODES),
             ("allocation_mode", ALLOCATION_MODES),
             ("allocation_scope", ALLOCATION_SCOPES),
+            ("gating_granularity", ("layer", *LATER_GATES)),
         ):
             if getattr(self, name) not in legal:
                 raise MessageError(f"{name} {getattr(self, name)!r} is none of {', '.join(legal)}")
@@ -247,7 +253,29 @@ def write_spec(writer: BitWriter, spec: ModelSpec) -> None:
     if spec.allocation_mode == "learned":
         write_choice(writer, spec.allocation_scope, ALLOCATION_SCOPES)
         write_decimal(writer, spec.gating_steepness)
+        _write_gates(writer, spec)
+
+
+def _write_gates(writer: BitWriter, spec: ModelSpec) -> None:
+    if not spec.n_gates:
+        raise MessageError("learned allocation without a gate divides nothing")
+    if spec.gating_granularity == "layer":
         write_gamma(writer, spec.n_gates + 1)
+        return
+    # It stands where no gates at all would.
+    write_gamma(writer, 1)
+    write_gamma(writer, LATER_GATES.index(spec.gating_granularity) + 1)
+    write_gamma(writer, spec.n_gates)
+
+
+def _read_gates(reader: BitReader) -> tuple[str, int]:
+    """Return what has gates, and how many there are."""
+    if n_gates := read_gamma(reader) - 1:
+        return "layer", n_gates
+    number = read_gamma(reader) - 1
+    if number >= len(LATER_GATES):
+        raise MessageError("gates of something that this program does not know")
+    return LATER_GATES[number], read_gamma(reader)
 
 
 def read_spec(reader: BitReader, book: Callable[[str], None] = lambda name: None) -> ModelSpec:
@@ -272,7 +300,7 @@ def read_spec(reader: BitReader, book: Callable[[str], None] = lambda name: None
     book("intrinsic_dim")
     if adapter["adapter"] == "unilora":
         return ModelSpec(seed=seed, intrinsic_dim=intrinsic_dim, **adapter)
-    mode, allocation, scope = "identity", "uniform", "shared"
+    mode, allocation, scope, granularity = "identity", "uniform", "shared", "layer"
     budget_b = gating_steepness = n_gates = 0
     if intrinsic_dim:
         mode = read_choice(reader, INTRINSIC_MODES)
@@ -283,7 +311,9 @@ def read_spec(reader: BitReader, book: Callable[[str], None] = lambda name: None
     if allocation == "learned":
         scope = read_choice(reader, ALLOCATION_SCOPES)
         gating_steepness = read_decimal(reader)
-        n_gates = read_gamma(reader) - 1
+        granularity, n_gates = _read_gates(reader)
+        if granularity != "layer" and scope == "layer":
+            raise MessageError(f"gates of every {granularity} in scope layer")
     if intrinsic_dim:
         book("allocation")
     return ModelSpec(
@@ -295,5 +325,6 @@ def read_spec(reader: BitReader, book: Callable[[str], None] = lambda name: None
         allocation_scope=scope,
         budget_b=budget_b,
         gating_steepness=gating_steepness,
+        gating_granularity=granularity,
         n_gates=n_gates,
     )

@@ -21,16 +21,26 @@ def region_name(layer: int | None) -> str:
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share a role: side is "A", "B" or "other" (see `side_of`); layer is None outside the layers."""
+    """Parameters that share a role: side is "A", "B" or "other" (see `side_of`); layer is None outside the layers.
+
+    module: the linear layer inside the transformer layer, `self_attn.q_proj`; empty where a group holds all of them.
+    """
 
     side: str
     layer: int | None
     members: tuple[int, ...]
+    module: str = ""
 
     @property
     def name(self) -> str:
         """Name of the group's random stream."""
-        return f"{region_name(self.layer)}.{self.side}"
+        return f"{self.place}.{self.side}"
+
+    @property
+    def place(self) -> str:
+        """Name of its layer, or of its module in it."""
+        region = region_name(self.layer)
+        return f"{region}.{self.module}" if self.module else region
 
 
 # The linear layers that write into the residual stream, by the names that architectures give them; the others read it.
@@ -63,6 +73,17 @@ def layer_of(name: str) -> int | None:
     return int(match.group(2)) if match else None
 
 
+def module_of(name: str) -> str:
+    """Return the linear layer that a parameter belongs to, inside its transformer layer; empty outside the layers.
+
+    Numbers on the way are left out, so the experts of a layer are one module.
+    """
+    if layer_of(name) is None:
+        return ""
+    path = re.split(r"\.(?:lora_|core$)", inside_layer(name))[0]
+    return ".".join(part for part in path.split(".") if not part.isdecimal())
+
+
 def inside_layer(name: str) -> str:
     """Return the name of a module or parameter inside its transformer layer, as it is outside the layers."""
     match = _LAYER.search(name)
@@ -88,15 +109,24 @@ def layers_of(names: Sequence[str]) -> list[int | None]:
     ]
 
 
-def find_groups(names: Sequence[str]) -> list[Group]:
+def find_groups(names: Sequence[str], by_module: bool = False) -> list[Group]:
     """Group parameters by (layer, side): layers first in their order, then what lies outside them.
 
     Logs what was found, with a warning when there are no layers.
+
+    Args:
+        names: of the parameters.
+        by_module: group by (layer, module, side), modules in the order in which they first appear.
     """
-    keys = [(layer, side_of(name)) for layer, name in zip(layers_of(names), names, strict=True)]
-    order = sorted(set(keys), key=lambda k: (k[0] is None, k[0] or 0, k[1]))
-    groups = [Group(side, layer, tuple(i for i, k in enumerate(keys) if k == (layer, side))) for layer, side in order]
-    n_layers = len({layer for layer, _ in order if layer is not None})
+    modules = [module_of(name) if by_module else "" for name in names]
+    first = {module: number for number, module in enumerate(dict.fromkeys(modules))}
+    keys = list(zip(layers_of(names), modules, map(side_of, names), strict=True))
+    order = sorted(set(keys), key=lambda k: (k[0] is None, k[0] or 0, first[k[1]], k[2]))
+    groups = [
+        Group(side, layer, tuple(i for i, key in enumerate(keys) if key == (layer, module, side)), module)
+        for layer, module, side in order
+    ]
+    n_layers = len({layer for layer, *_ in order if layer is not None})
     if n_layers:
         log.info(
             "found %d layers and %d groups of parameters: %s",
@@ -140,7 +170,10 @@ class EnergyTree:
     """
 
     gates: tuple[str, ...]
-    """a layer or "outside": B's share there; OUTSIDE_SHARE: the share of what lies outside the layers"""
+    """`layer3`, `layer3.self_attn.q_proj` or `outside`: B's share there; `layer3.self_attn.q_proj_share`: what that
+    module takes of what it and the modules behind it have; OUTSIDE_SHARE: the share of what lies outside the layers"""
+    starts: tuple[float | None, ...]
+    """where a gate starts; None: B's share, where the user wishes"""
     constants: Float[np.ndarray, " groups"]
     taken: Bool[np.ndarray, "groups gates"]
     left: Bool[np.ndarray, "groups gates"]
@@ -153,26 +186,46 @@ def energy_tree(groups: Sequence[Group], sizes: Sequence[int]) -> EnergyTree:
     """Return the tree of gates over groups of so many parameters.
 
     First the outside is divided from the layers, then the layers get what is left in proportion to their parameters,
-    then B is divided from A and the rest, which share in proportion to their parameters. A division with one side only
-    has no gate.
+    then modules, where groups have them, are divided one by one from those behind them, then B is divided from A and
+    the rest, which share in proportion to their parameters. A division with one side only has no gate. Modules start
+    in proportion to their parameters.
     """
-    sides: dict[int | None, dict[bool, int]] = {}
+    layers: dict[int | None, dict[str, dict[bool, int]]] = {}
     for group, size in zip(groups, sizes, strict=True):
-        region = sides.setdefault(group.layer, {})
-        region[group.side == "B"] = region.get(group.side == "B", 0) + size
-    in_layers = sum(sum(region.values()) for layer, region in sides.items() if layer is not None)
-    gates = [region_name(layer) for layer, region in sides.items() if len(region) == 2]
-    if None in sides and in_layers:
-        gates.append(OUTSIDE_SHARE)
+        sides = layers.setdefault(group.layer, {}).setdefault(group.module, {})
+        sides[group.side == "B"] = sides.get(group.side == "B", 0) + size
+    whole = {layer: sum(sum(sides.values()) for sides in modules.values()) for layer, modules in layers.items()}
+    in_layers = sum(size for layer, size in whole.items() if layer is not None)
+    gates: dict[str, float | None] = {}
+    # By place: the gates that a module takes a part of, and those that others took theirs of before it.
+    path: dict[str, tuple[list[str], list[str]]] = {}
+    for layer, modules in layers.items():
+        behind, passed = whole[layer], list[str]()
+        for number, (module, sides) in enumerate(modules.items()):
+            place = Group("", layer, (), module).place
+            path[place] = [], list(passed)
+            if number < len(modules) - 1:
+                gates[f"{place}_share"] = sum(sides.values()) / behind
+                path[place][0].append(f"{place}_share")
+                passed.append(f"{place}_share")
+            behind -= sum(sides.values())
+            if len(sides) == 2:
+                gates[place] = None
+    if None in layers and in_layers:
+        gates[OUTSIDE_SHARE] = 0.5
+    index = {name: k for k, name in enumerate(gates)}
     constants = np.empty(len(groups))
     taken, left = np.zeros((2, len(groups), len(gates)), dtype=bool)
     for g, (group, size) in enumerate(zip(groups, sizes, strict=True)):
-        region, is_b = sides[group.layer], group.side == "B"
-        constants[g] = size / region[is_b]
-        if len(region) == 2:
-            (taken if is_b else left)[g, gates.index(region_name(group.layer))] = True
+        sides, is_b = layers[group.layer][group.module], group.side == "B"
+        constants[g] = size / sides[is_b]
+        mine, others = path[group.place]
+        taken[g, [index[name] for name in mine]] = True
+        left[g, [index[name] for name in others]] = True
+        if len(sides) == 2:
+            (taken if is_b else left)[g, index[group.place]] = True
         if group.layer is not None:
-            constants[g] *= sum(region.values()) / in_layers
+            constants[g] *= whole[group.layer] / in_layers
         if OUTSIDE_SHARE in gates:
-            (taken if group.layer is None else left)[g, gates.index(OUTSIDE_SHARE)] = True
-    return EnergyTree(tuple(gates), constants, taken, left)
+            (taken if group.layer is None else left)[g, index[OUTSIDE_SHARE]] = True
+    return EnergyTree(tuple(gates), tuple(gates.values()), constants, taken, left)

@@ -121,6 +121,7 @@ def adapt(
         seed=spec.seed,
         allocation_mode=spec.allocation_mode,
         allocation_scope=spec.allocation_scope,
+        gating_granularity=spec.gating_granularity,
         intrinsic_mode=spec.intrinsic_mode,
         gating_init=gating_init,
         gating_steepness=spec.gating_steepness,
@@ -208,6 +209,7 @@ def spec_of(section: Sublora, seed: int, n_gates: int = 0, base: nn.Module | Non
         budget_b=split_budget(s.intrinsic_dim, s.allocation_ratio)[1] if s.allocation_mode == "fixed" else 0,
         # Only masks have a steepness.
         gating_steepness=s.gating_steepness if by_layer else 0,
+        gating_granularity=s.gating_granularity,
         n_gates=n_gates,
     )
 

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from sublora.errors import ConfigError
 from sublora.nn.allocation import (
-    OUTSIDE_SHARE,
     Group,
     energy_tree,
+    find_groups,
     largest_remainder,
     region_name,
     split_budget,
@@ -56,7 +56,8 @@ class SharedIDModule(IDModule):
     theta = theta0 + s (P alpha), with one scale s_g = sqrt(p_g D / D_g) for each group of D_g parameters. The shares
     p_g add up to 1, so that P's columns keep their unit expected norm and learning rates carry over between modes; with
     p_g = D_g / D this is `uniform`. A tree of gates makes the shares (`sublora.nn.allocation.energy_tree`): gamma_l is
-    B's share in layer l, and one more gate is the share of what lies outside the layers (LoRA on the head).
+    B's share in layer l, and one more gate is the share of what lies outside the layers (LoRA on the head). With a gate
+    for each module, energy moves between the linear layers of a transformer layer too.
 
     A random coordinate moves every group at once, and what it does where little can be won is noise to the others: it
     pays to turn the energy to the groups whose gradient is large against their curvature.
@@ -65,7 +66,9 @@ class SharedIDModule(IDModule):
         net: as in SubspaceModule.
         intrinsic_dim: d.
         seed: root seed of P.
-        gating_init: every gamma at the start; the share of the outside starts at 1/2.
+        gating_init: every gamma at the start; the share of the outside starts at 1/2, those of modules at their
+            parts of the parameters.
+        granularity: what has a gamma: every "layer", or every "module" of it.
 
     Raises:
         ConfigError: no LoRA parameters.
@@ -84,12 +87,16 @@ class SharedIDModule(IDModule):
         *,
         seed: int,
         gating_init: float = 0.5,
+        granularity: str = "layer",
         intrinsic_mode: str = "rdkronqr",
     ) -> None:
+        # Before the fingerprint is taken: gates of modules are another map from alpha to theta.
+        self.allocation = "learned, shared" if granularity == "layer" else "learned, by module"
         super().__init__(net, intrinsic_dim, seed=seed, intrinsic_mode=intrinsic_mode)
         _require_sides(self.groups, "learned")
-        rows = np.array([sum(self.sizes[i] for i in group.members) for group in self.groups])
-        tree = energy_tree(self.groups, rows.tolist())
+        gated = self.groups if granularity == "layer" else find_groups(self.names, by_module=True)
+        rows = np.array([sum(self.sizes[i] for i in group.members) for group in gated])
+        tree = energy_tree(gated, rows.tolist())
         device = self.theta0.device
         for name, values in (
             ("log_constants", np.log(tree.constants * self.D / rows)),
@@ -98,9 +105,9 @@ class SharedIDModule(IDModule):
         ):
             self.register_buffer(name, torch.tensor(values, dtype=torch.float32, device=device), persistent=False)
         self.gate_names = tree.gates
-        start = [0.5 if name == OUTSIDE_SHARE else gating_init for name in tree.gates]
+        start = [gating_init if share is None else share for share in tree.starts]
         self.gating_params = nn.Parameter(torch.tensor([_logit(gamma) for gamma in start], device=device))
-        group_of = {member: g for g, group in enumerate(self.groups) for member in group.members}
+        group_of = {member: g for g, group in enumerate(gated) for member in group.members}
         self.group_of = [group_of[i] for i in range(len(self.names))]
 
     def scales(self) -> Float[Tensor, " groups"]:
@@ -293,6 +300,7 @@ def create_intrinsic_model(
     allocation_mode: str = "uniform",
     allocation_ratio: float = 0.5,
     allocation_scope: str = "shared",
+    gating_granularity: str = "layer",
     intrinsic_mode: str = "rdkronqr",
     gating_init: float = 0.5,
     gating_steepness: float = 10,
@@ -308,6 +316,7 @@ def create_intrinsic_model(
         allocation_ratio: fixed mode: d_B / d.
         budget_b: fixed mode: d_B itself, in place of the ratio.
         allocation_scope: learned mode, "shared" (SharedIDModule) or "layer" (StructuredIDModule).
+        gating_granularity: learned mode in scope "shared": what has a gate, every "layer" or every "module".
         gating_init: learned mode: gamma at the start.
         gating_steepness: learned mode in scope "layer": how sharply a gate divides a layer's slice.
         intrinsic_mode: kind of the operator, a key of `sublora.nn.operators.OPERATORS`.
@@ -323,7 +332,14 @@ def create_intrinsic_model(
     if allocation_mode not in ("fixed", "learned"):
         raise ConfigError(f"allocation_mode {allocation_mode!r} not recognized: uniform, fixed or learned")
     if allocation_mode == "learned" and allocation_scope == "shared":
-        return SharedIDModule(net, intrinsic_dim, seed=seed, gating_init=gating_init, intrinsic_mode=intrinsic_mode)
+        return SharedIDModule(
+            net,
+            intrinsic_dim,
+            seed=seed,
+            gating_init=gating_init,
+            granularity=gating_granularity,
+            intrinsic_mode=intrinsic_mode,
+        )
     return StructuredIDModule(
         net,
         intrinsic_dim,

@@ -401,7 +401,7 @@ class Run:
         log.info("step %d: %s (%s)", self.iteration, shown, self.train_batches.unit)
         if trackers is None:
             return
-        gammas = [gamma for name, gamma in gates.items() if name.startswith("layer")]
+        gammas = [gamma for name, gamma in gates.items() if name.startswith("layer") and "." not in name]
         states = {"gamma": gammas or None, "gates": gates, "dead_gates": len(dead)}
         trackers.write({"kind": "eval", "iter": self.iteration, **bpd, **states})
         if self.config.training.eval_only:

@@ -70,7 +70,9 @@ for choice in (
     {"adapter": "none"}, {"adapter": "spectral", "targets": "linear"}, {"adapter": "weights"}, {"targets": "linear"},
     {"adapter": "spectral", "tied": True},
     {"adapter": "unilora", "kinds": 3}, {"adapter": "vera", "kinds": 3}, {"allocation_mode": "fixed", "budget_b": 3},
-    {"allocation_mode": "learned"}, {"allocation_mode": "learned", "allocation_scope": "layer"},
+    {"allocation_mode": "learned", "n_gates": 2},
+    {"allocation_mode": "learned", "gating_granularity": "module", "n_gates": 2},
+    {"allocation_mode": "learned", "allocation_scope": "layer", "n_gates": 2},
 ):
     write_spec(writer, ModelSpec(seed=5, intrinsic_dim=9, **choice))
 print(writer.to_bytes().hex())

@@ -80,6 +80,8 @@ def specs(intrinsic_dim: int) -> st.SearchStrategy[dict[str, Any]]:
             choices["ranks"] = ranks
         if adapter == "unilora":
             choices["intrinsic_dim"] = intrinsic_dim
+        # Learned allocation has gates.
+        choices["n_gates"] = max(choices["n_gates"], int(choices["allocation_mode"] == "learned"))
         return {"rank": rank, "head_rank": head_rank, "adapter": adapter, **choices}
 
     return st.builds(
@@ -99,6 +101,7 @@ def specs(intrinsic_dim: int) -> st.SearchStrategy[dict[str, Any]]:
         allocation_scope=st.sampled_from(ALLOCATION_SCOPES),
         budget_b=st.just(0) if intrinsic_dim == 0 else st.integers(0, 1),
         gating_steepness=st.integers(0, 200),
+        gating_granularity=st.sampled_from(["layer", "module"]),
         n_gates=st.integers(0, 14),
     )
 
@@ -252,6 +255,24 @@ def test_tied_cores_have_the_bits_of_the_documentation() -> None:
     assert replace(spec, adapter="lora") == replace(spec, adapter="lora", tied=False)
     with pytest.raises(MessageError, match="tied cores of rank 0"):
         replace(spec, rank=0)
+
+
+def test_gates_of_modules_have_the_bits_of_the_documentation() -> None:
+    spec = replace(UNIFORM, allocation_mode="learned", n_gates=3)
+    # The third of three modes, the second of two scopes, a steepness of 0; then 3 + 1 by gamma.
+    start = bits_of(spec).removesuffix("00100")
+    assert bits_of(spec) == start + "00100"
+    by_module = replace(spec, gating_granularity="module")
+    assert bits_of(by_module) == start + "1" + "1" + "011" and read_spec(reader_of(bits_of(by_module))) == by_module
+    with pytest.raises(MessageError, match="gates of something that this program does not know"):
+        read_spec(reader_of(start + "1" + "010" + "011"))
+    with pytest.raises(MessageError, match="learned allocation without a gate"):
+        bits_of(replace(spec, n_gates=0))
+    # A message of masks has no gates of modules.
+    masks = replace(by_module, allocation_scope="layer")
+    assert masks.gating_granularity == "layer"
+    with pytest.raises(MessageError, match="gates of every module in scope layer"):
+        read_spec(reader_of(bits_of(masks).removesuffix("00100") + "1" + "1" + "011"))
 
 
 @pytest.mark.parametrize("ranks", [(4,), (4, 0), (4, 2**31), (1, 2, 3)])
@@ -580,6 +601,7 @@ def as_json(message: Message) -> dict[str, object]:
     spec = asdict(header.spec)
     # Newer than most golden messages, which do not have them.
     newer = {"kinds": spec.pop("kinds"), "ranks": list(spec.pop("ranks")), "tied": spec.pop("tied")}
+    newer["gating_granularity"] = spec.pop("gating_granularity").replace("layer", "")
     spec |= {name: value for name, value in newer.items() if value}
     return {
         "setting": asdict(header.setting) | {"delta": str(header.setting.delta)},
@@ -603,7 +625,7 @@ def test_golden_messages_decode_for_ever(path: Path) -> None:
 
 
 def test_there_are_golden_messages() -> None:
-    assert len(list(GOLDEN.glob("message_*.bin"))) == 13
+    assert len(list(GOLDEN.glob("message_*.bin"))) == 14
 
 
 @pytest.mark.parametrize("bits", [1, 5, 16])

@@ -81,8 +81,9 @@ def shares(tree, gates):
 def test_shares_of_energy_add_up_to_one_whatever_the_gates_are(data):
     layers = data.draw(st.lists(st.sampled_from([None, 0, 1, 2, 5]), min_size=1, unique=True))
     groups = [
-        Group(side, layer, ())
+        Group(side, layer, (), module)
         for layer in layers
+        for module in data.draw(st.sampled_from([[""], ["q"], ["q", "mlp.up", "k"]] if layer is not None else [[""]]))
         for side in data.draw(st.lists(st.sampled_from(["A", "B", "other"]), min_size=1, unique=True))
     ]
     sizes = data.draw(st.lists(st.integers(1, 1000), min_size=len(groups), max_size=len(groups)))
@@ -101,6 +102,40 @@ def test_energy_tree_by_hand():
     assert tree.gates == ("layer0", "layer1", OUTSIDE_SHARE)
     expected = [0.75 * 0.5 * 0.4, 0.75 * 0.5 * 0.6, 0.75 * 0.5 * 0.7, 0.75 * 0.5 * 0.3, 0.25]
     np.testing.assert_allclose(shares(tree, [0.6, 0.3, 0.25]), expected)
+
+
+def test_energy_tree_of_modules_by_hand():
+    q, up = [Group(side, 0, (), "self_attn.q_proj") for side in "AB"], [Group("A", 0, (), "mlp.up_proj")]
+    tree = energy_tree([*q, *up, Group("B", None, ())], [1, 3, 6, 10])
+    assert tree.gates == ("layer0.self_attn.q_proj_share", "layer0.self_attn.q_proj", OUTSIDE_SHARE)
+    # What q has of the layer's parameters; B's share, which the user chooses; half.
+    assert tree.starts == (0.4, None, 0.5)
+    np.testing.assert_allclose(shares(tree, [0.7, 0.2, 0.1]), [0.9 * 0.7 * 0.8, 0.9 * 0.7 * 0.2, 0.9 * 0.3, 0.1])
+
+
+def test_energy_starts_in_proportion_to_the_parameters_of_modules():
+    sizes = [3, 1, 4, 1, 5]
+    tree = energy_tree([Group("A", 0, (), name) for name in "abcde"], sizes)
+    assert len(tree.gates) == 4
+    np.testing.assert_allclose(shares(tree, tree.starts), np.array(sizes) / sum(sizes))
+
+
+def test_groups_of_modules():
+    names = [
+        "model.layers.1.self_attn.q_proj.lora_A.default.weight",
+        "model.layers.1.self_attn.q_proj.lora_B.default.weight",
+        "model.layers.0.mlp.up_proj.core",
+        "model.layers.0.mlp.experts.3.w1.core",
+        "model.layers.0.mlp.experts.5.w1.core",
+        "lm_head.lora_A.default.weight",
+    ]
+    groups = find_groups(names, by_module=True)
+    assert [(group.name, group.members) for group in groups] == [
+        ("layer0.mlp.up_proj.A", (2,)), ("layer0.mlp.experts.w1.A", (3, 4)), ("layer1.self_attn.q_proj.A", (0,)),
+        ("layer1.self_attn.q_proj.B", (1,)), ("outside.A", (5,)),
+    ]  # fmt: skip
+    # By layer nothing is named by its module: the names are those of random streams.
+    assert [group.name for group in find_groups(names)] == ["layer0.A", "layer1.A", "layer1.B", "outside.A"]
 
 
 def test_the_layers_of_a_decoder_follow_those_of_its_encoder():

@@ -22,8 +22,9 @@ MODES = [
     {"allocation_mode": "fixed", "budget_b": 30},
     {"allocation_mode": "learned", "allocation_scope": "shared"},
     {"allocation_mode": "learned", "allocation_scope": "layer"},
+    {"allocation_mode": "learned", "gating_granularity": "module"},
 ]
-IDS = ["uniform", "fixed", "learned-shared", "learned-layer"]
+IDS = ["uniform", "fixed", "learned-shared", "learned-layer", "learned-module"]
 
 
 def tiny(d=37, **mode):
@@ -152,6 +153,40 @@ def test_shared_with_the_shares_of_the_parameters_is_uniform():
     fill(model)
     fill(uniform)
     torch.testing.assert_close(flat(model), flat(uniform), atol=1e-6, rtol=1e-5)
+
+
+def test_gates_of_modules_scale_the_uniform_change_of_each():
+    model = tiny(allocation_mode="learned", gating_granularity="module", gating_init=0.3, targets="linear")
+    uniform = tiny(allocation_mode="uniform", targets="linear")
+    with torch.no_grad():
+        # Energy that is not in proportion to the parameters: no scale is 1.
+        model.gating_params += torch.linspace(-1, 1, len(model.gating_params))
+    fill(model)
+    fill(uniform)
+    gates, plain, sizes = model.gates(), changes(uniform), dict(zip(model.names, model.sizes, strict=True))
+    assert len(gates) == 3 * (3 + 4) + 2
+    modules = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"]
+    for name, change in changes(model).items():
+        place, side = name.split(".lora_")[0].removeprefix("base_model.model."), name.split(".lora_")[1][0]
+        if place == "lm_head":
+            share, gate = gates["outside_share"], gates["outside"]
+        else:
+            _, _, layer, module = place.split(".", 3)
+            own = [gates.get(f"layer{layer}.{each}_share", 1) for each in modules[: modules.index(module) + 1]]
+            share = (1 - gates["outside_share"]) / 3 * own[-1] * math.prod(1 - gate for gate in own[:-1])
+            gate = gates[f"layer{layer}.{module}"]
+        share *= gate if side == "B" else 1 - gate
+        torch.testing.assert_close(change, plain[name] * math.sqrt(share * model.D / sizes[name]), atol=1e-6, rtol=1e-3)
+
+
+def test_states_with_other_gates_are_refused():
+    by_layer, by_module = (
+        tiny(allocation_mode="learned", gating_granularity=granularity) for granularity in ("layer", "module")
+    )
+    # On one module a layer both have as many gates, of other names.
+    assert by_layer.gating_params.shape == by_module.gating_params.shape
+    with pytest.raises(SubloraError):
+        by_layer.load_state_dict(by_module.state_dict())
 
 
 @pytest.mark.parametrize("scope", ["shared", "layer"])

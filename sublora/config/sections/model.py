@@ -11,6 +11,8 @@ AllocationMode = Literal["uniform", "fixed", "learned"]
 ALLOCATION_MODES: tuple[AllocationMode, ...] = get_args(AllocationMode)
 AllocationScope = Literal["layer", "shared"]
 ALLOCATION_SCOPES: tuple[AllocationScope, ...] = get_args(AllocationScope)
+GatingGranularity = Literal["layer", "module"]
+GATING_GRANULARITIES: tuple[GatingGranularity, ...] = get_args(GatingGranularity)
 Adapter = Literal["none", "lora", "spectral", "weights", "unilora", "vera"]
 ADAPTERS: tuple[Adapter, ...] = get_args(Adapter)
 Targets = Literal["attention", "linear"]
@@ -136,6 +138,8 @@ class Sublora:
     """fixed mode: d_B / (d_A + d_B); learned mode: where gating_init is not given, gamma at the start"""
     allocation_scope: AllocationScope = "shared"
     """learned mode: shared (all parameters read all of alpha; gates divide energy) or layer (slices and masks)"""
+    gating_granularity: GatingGranularity = "layer"
+    """learned mode, scope shared: what has a gate, every layer or every module of it; all are paid for"""
     intrinsic_mode: str = "rdkronqr"
     """kind of the operator P; docs/operators.md compares them"""
     gating_lr: float = 5e-3
@@ -150,6 +154,7 @@ class Sublora:
     def __post_init__(self) -> None:
         check_choice("allocation_mode", self.allocation_mode, ALLOCATION_MODES)
         check_choice("allocation_scope", self.allocation_scope, ALLOCATION_SCOPES)
+        check_choice("gating_granularity", self.gating_granularity, GATING_GRANULARITIES)
         check_choice("sublora.adapter", self.adapter, ADAPTERS)
         check_choice("sublora.targets", self.targets, TARGETS)
         if not self.use_lora and self.adapter == "lora":
@@ -171,6 +176,8 @@ class Sublora:
         if self.allocation_mode == "learned" and not 0 < self.gamma_init < 1:
             name = "allocation_ratio" if self.gating_init is None else "gating_init"
             raise ConfigError(f"sublora.{name} must lie inside (0, 1) in learned mode: a gate starts there")
+        if self.gating_granularity == "module" and self.allocation_scope == "layer":
+            raise ConfigError("sublora.gating_granularity=module divides energy: set sublora.allocation_scope=shared")
 
     def _check_names(self) -> None:
         for key in ("target_modules", "rank_pattern"):

@@ -189,6 +189,8 @@ def _read_folder(path: Path) -> Run:
             mode = _FIXED.get(ratio, f"fixed-{ratio:g}")
         elif mode == "learned" and sublora["allocation_scope"] != Sublora.allocation_scope:
             mode = f"learned-{sublora['allocation_scope']}"
+        elif mode == "learned" and sublora.get("gating_granularity") == "module":
+            mode = "learned-module"
         named = _OF_A_SWEEP.fullmatch(path.resolve().name)
         if named and (int(named["d"]), int(named["seed"])) == (d, seed):
             mode = named["mode"]
