@@ -286,12 +286,15 @@ class TestVerified:
         with pytest.raises(CertificateError, match="the statement differs"):
             verify_classifier(run.path, None)
 
-    def test_an_earlier_format_is_to_be_issued_again(self, run):
+    def test_an_earlier_format_is_to_be_issued_again(self, run, capsys):
         raw = json.loads(run.classifier_certificate.read_text())
         raw["format"] = "classifier 1"
         run.classifier_certificate.write_text(json.dumps(raw, indent=2) + "\n")
-        with pytest.raises(CertificateError, match="not a certificate of format classifier 2: issue it again"):
+        said = "not a certificate of format classifier 2: issue it again"
+        with pytest.raises(CertificateError, match=said):
             verify_classifier(run.path, None)
+        assert main(["show", str(run.path)]) == 2
+        assert said in capsys.readouterr().err
 
 
 class TestPassedOn:
