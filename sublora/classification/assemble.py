@@ -9,13 +9,12 @@ from jaxtyping import Bool
 
 from sublora.certificate.assemble import decimal, message_part
 from sublora.certificate.model import Beforehand, CorpusPart, How
-from sublora.classification.claims import claimed, error_bound
+from sublora.classification.claims import Terms, claimed, error_bound, make_claims
 from sublora.classification.model import (
     FORMAT,
     ClassifierCertificate,
     ClassPart,
     ErrorBaseline,
-    ErrorClaim,
     ErrorSetting,
 )
 from sublora.classification.predictions import Predictions
@@ -71,14 +70,11 @@ def assemble(
         data: bytes of the message.
         classifier: what they decode to.
         measured: predictions, corpus, what was known beforehand.
-        margin: near ties of so much count as errors.
+        margin: near ties of so much count as errors, and as none of the base that it is compared with.
     """
-    header, predictions = classifier.model.header, measured.predictions
-    errors = label_errors(predictions.logits, predictions.classes, margin)
-    careful = label_errors(predictions.logits, predictions.classes, RANK_MARGIN)
-    bound = _bound(8 * len(data), errors, careful, classifier, measured.corpus.n)
-    claim = ErrorClaim(bound=bound, measured=len(errors), errors=int(errors.sum()))
-    baselines = (*measured.simple, _base(predictions, classifier, measured.corpus.n))
+    header, predictions, n = classifier.model.header, measured.predictions, measured.corpus.n
+    claims = make_claims(predictions, _terms(8 * len(data), classifier, n), margin)
+    baselines = (*measured.simple, _base(predictions, classifier, n))
     setting = ErrorSetting(
         delta=decimal(header.setting.delta),
         samples=header.samples,
@@ -89,11 +85,11 @@ def assemble(
     message = message_part(data, classifier.model).model_copy(update={"ledger": classifier.ledger})
     return ClassifierCertificate(
         format=FORMAT,
-        statement=statement(claim, baselines, setting, measured.corpus, message.bits),
+        statement=statement(claims, baselines, setting, measured.corpus, message.bits),
         limits=limits(setting, measured.corpus, measured.prior),
-        claim=claim,
+        claims=claims,
         baselines=baselines,
-        classes=_classes(classifier, measured, errors),
+        classes=_classes(classifier, measured, label_errors(predictions.logits, predictions.classes, margin)),
         setting=setting,
         message=message,
         prior=measured.prior,
@@ -103,19 +99,9 @@ def assemble(
     )
 
 
-def _bound(
-    bits: int, errors: Bool[np.ndarray, " m"], careful: Bool[np.ndarray, " m"], classifier: Classifier, n: int
-) -> float:
+def _terms(bits: int, classifier: Classifier, n: int) -> Terms:
     header = classifier.model.header
-    value = error_bound(
-        errors,
-        careful,
-        n=n,
-        bits=bits + header.division_bits,
-        delta=float(header.setting.delta),
-        drawn=header.samples > 0,
-    )
-    return claimed(value)
+    return Terms(n, bits + header.division_bits, float(header.setting.delta), drawn=header.samples > 0)
 
 
 def _base(predictions: Predictions, classifier: Classifier, n: int) -> ErrorBaseline:
@@ -123,7 +109,7 @@ def _base(predictions: Predictions, classifier: Classifier, n: int) -> ErrorBase
     own = encode_message(base_of(classifier).model.header, None, np.zeros(0)).data
     bits = 8 * len(encode_classifier(classifier.verbalizer, own))
     errors = label_errors(predictions.base_logits, predictions.classes, 0.0)
-    bound = _bound(bits, errors, errors, classifier, n)
+    bound = claimed(error_bound(errors, errors, _terms(bits, classifier, n)))
     return ErrorBaseline(
         name=BASE_NAME, bits=bits, documents=len(errors), errors=int(errors.sum()), exact=False, bound=bound
     )

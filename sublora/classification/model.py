@@ -11,9 +11,9 @@ from sublora.errors import CertificateError
 from sublora.files import read_bytes
 from sublora.run_folder import Files, RunFolder
 
-FORMAT: Literal["classifier 1"] = "classifier 1"
-METRIC = "error"
-"""of the claim, where it is signed or watched"""
+FORMAT: Literal["classifier 2"] = "classifier 2"
+METRIC, GAIN = "error", "gain"
+"""of the claim, where it is signed or watched, and of the improvement over the base"""
 
 
 class ErrorClaim(Part):
@@ -25,6 +25,48 @@ class ErrorClaim(Part):
     """documents that were measured; repeated ones count as often as they were drawn"""
     errors: int = Field(ge=0)
     """of them, near ties between classes included"""
+
+
+class TopClaim(Part):
+    """At most this share of the population's documents has a label that is not among the k likeliest."""
+
+    k: int = Field(ge=2)
+    """classes that the label may be among"""
+    bound: float = Field(ge=0, le=1)
+    """what is claimed, rounded up"""
+    errors: int = Field(ge=0)
+    """of the documents that were measured, near ties between classes included"""
+
+
+class GainClaim(Part):
+    """The share of errors is lower than the base's, with the same prompt and label tokens, by at least this."""
+
+    bound: float = Field(ge=-1, le=1)
+    """what is claimed, rounded down; below 0 no improvement is claimed"""
+    mended: int = Field(ge=0)
+    """of the documents that were measured, those that the base alone gets wrong: near ties are not its errors"""
+    spoiled: int = Field(ge=0)
+    """those that the classifier alone gets wrong, its near ties included"""
+
+
+class ErrorClaims(Part):
+    """Every claim. Each holds on its own with probability 1 - delta."""
+
+    error: ErrorClaim
+    """the claim that stands for the certificate"""
+    top: tuple[TopClaim, ...]
+    """for k = 2 to 5, as far as there are more than k classes"""
+    gain: GainClaim
+    """the improvement over the base"""
+
+    @property
+    def uppers(self) -> dict[int, Upper]:
+        """The claims of the form "at most", by their k: an error is a loss of 1."""
+        out = {1: Upper(METRIC, "shares of wrong labels", self.error.bound, 1.0)}
+        for top in self.top:
+            name = f"shares of labels that are not among the {top.k} likeliest"
+            out[top.k] = Upper(f"top_{top.k}_error", name, top.bound, 1.0)
+        return out
 
 
 class ErrorBaseline(Part):
@@ -60,10 +102,10 @@ class ClassPart(Part):
 
 
 class ErrorSetting(Part):
-    """What the claim is about; read off the message."""
+    """What the claims are about; read off the message."""
 
     delta: str
-    """probability that the claim may fail: a decimal fraction, exact"""
+    """probability that a claim may fail: a decimal fraction, exact"""
     samples: int = Field(ge=0)
     """documents drawn to measure the error; 0: all n were measured"""
     most_characters: int = Field(ge=1)
@@ -75,22 +117,22 @@ class ErrorSetting(Part):
 
 
 class ClassifierCertificate(Sealed):
-    """A claim about the classifier in a message that anyone with the labelled documents can check from the bytes."""
+    """Claims about the classifier in a message that anyone with the labelled documents can check from the bytes."""
 
-    format: Literal["classifier 1"]
+    format: Literal["classifier 2"]
     """of the certificate"""
     statement: str
-    """the claim in plain sentences"""
+    """the claims in plain sentences"""
     limits: tuple[str, ...]
-    """what the claim does not say"""
-    claim: ErrorClaim
-    """the claim"""
+    """what the claims do not say"""
+    claims: ErrorClaims
+    """every claim"""
     baselines: tuple[ErrorBaseline, ...] = Field(min_length=1)
     """what it has to beat"""
     classes: tuple[ClassPart, ...] = Field(min_length=2)
     """in their order"""
     setting: ErrorSetting
-    """what the claim is about"""
+    """what the claims are about"""
     message: MessagePart
     """the message"""
     prior: Beforehand
@@ -105,13 +147,18 @@ class ClassifierCertificate(Sealed):
     """SHA-256 of the canonical JSON of everything else"""
 
     @property
+    def claim(self) -> ErrorClaim:
+        """The claim that stands for the certificate: on the share of wrong labels."""
+        return self.claims.error
+
+    @property
     def delta(self) -> float:
-        """The probability that the claim may fail."""
+        """The probability that a claim may fail."""
         return float(self.setting.delta)
 
     @property
     def joint(self) -> bool:
-        """Whether the bounds of claim and base hold at once: they do not."""
+        """Whether all claims hold at once: each holds on its own."""
         return False
 
     @property
@@ -121,13 +168,13 @@ class ClassifierCertificate(Sealed):
 
     @property
     def inequality(self) -> str:
-        """The name of the inequality that the claim follows from."""
+        """The name of the inequality that the claims follow from."""
         return "betting_subsampled" if self.setting.samples else "betting"
 
     @property
     def uppers(self) -> tuple[Upper, ...]:
-        """The claim: an error is a loss of 1."""
-        return (Upper(METRIC, "shares of wrong labels", self.claim.bound, 1.0),)
+        """The claims of the form "at most"."""
+        return tuple(self.claims.uppers.values())
 
     def files(self, run: RunFolder) -> Files:
         """Return where certificate and message lie in a run's folder."""

@@ -28,6 +28,7 @@ def watch_classifier(
 
     Arguments and errors are those of `sublora.certificate.watching.watch_corpus`, but the certificate is a
     classifier's, the documents have the labels of the certified ones, and the headline is the share of errors.
+    `top_2_error` is the share of labels that are not among the two likeliest, and so on.
     """
     certified, corpus = open_classifier(path), open_corpus(data_dir)
     labels = require_labels(certified.verbalizer, corpus)
@@ -47,6 +48,7 @@ def _losses(
     from sublora.scoring.processes import Processes
 
     classes = [labels.classes(part) for part in corpus.parts]
+    k = next(k for k, upper in certified.certificate.claims.uppers.items() if upper == watch.claim)
     holder = certified.with_known_documents(known, corpus)
     if holder is None and certified.message.header.prompt.documents:
         raise CertificateError(NEEDS_KNOWN)
@@ -61,5 +63,5 @@ def _losses(
             if chosen.any():
                 few = rows[some][chosen]
                 logits = label_logits(rebuilt, split, few, verbalizer, size, processes, "watching")
-                errors[chosen] = label_errors(logits, classes[part][few], 0.0)
+                errors[chosen] = label_errors(logits, classes[part][few], 0.0, k)
         yield errors

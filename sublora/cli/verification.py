@@ -86,7 +86,7 @@ def _watch_options(parser: Parser) -> None:
     add(
         "--metric",
         default="",
-        help="of the claim to watch (bpb, or bpd without bytes; of a classifier error)",
+        help="of the claim to watch (bpb, or bpd without bytes; of a classifier error, or top_2_error, ...)",
     )
     add("--alpha", type=float, default=0.05, help="probability that there is ever a false alarm")
 

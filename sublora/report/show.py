@@ -23,8 +23,8 @@ from sublora.run_folder import RunFolder
 
 _ENVELOPE = b'{"payload":'
 """how an attestation begins, and no certificate"""
-_CLASSIFIER = f'{{\n  "format": "{FORMAT}",'.encode()
-"""how the certificate of a classifier begins"""
+_CLASSIFIER = b'{\n  "format": "classifier '
+"""how the certificate of a classifier begins, whatever its format"""
 _BITS = {
     "version": "of the format",
     "classes": "the words that stand for the classes of a classifier",

@@ -8,18 +8,19 @@ RANK_MARGIN = 1e-4
 
 
 def label_errors(
-    logits: Float32[np.ndarray, "m classes"], classes: Int64[np.ndarray, " m"], margin: float
+    logits: Float32[np.ndarray, "m classes"], classes: Int64[np.ndarray, " m"], margin: float, k: int = 1
 ) -> Bool[np.ndarray, " m"]:
-    """Return which documents are classified wrongly.
+    """Return which documents have a label that is not among the k likeliest: with k = 1, those classified wrongly.
 
     Args:
         logits: of the classes.
         classes: the labels.
-        margin: another class whose logit is at least the label's minus this is an error: 0 counts exact ties against
-            the model, more counts near ties too.
+        margin: another class is likelier if its logit is at least the label's minus this: 0 counts exact ties against
+            the model, more counts near ties too, and less than 0 counts near ties for it.
+        k: so many other classes that are likelier make an error.
     """
     rows = np.arange(len(classes))
     own = logits[rows, classes].copy()
     others = logits.copy()
     others[rows, classes] = -np.inf
-    return others.max(axis=1) >= own - np.float32(margin)
+    return (others >= (own - np.float32(margin))[:, None]).sum(axis=1) >= k

@@ -8,17 +8,17 @@ import sys
 
 import numpy as np
 import pytest
-from labelled_run import certify_labelled, classifier_flags, prepare_labelled, write_labelled
+from labelled_run import certify_labelled, classifier_flags, prepare_labelled, reseal, write_labelled
 
 from sublora.certificate.reading import write_certificate
 from sublora.classification import issue
 from sublora.classification.bayes import NaiveBayes
-from sublora.classification.claims import claimed, error_bound
+from sublora.classification.claims import Terms, claimed, error_bound
 from sublora.classification.issue import certify_classifier
 from sublora.classification.model import read_classifier_certificate
 from sublora.classification.predictions import Predictions, read_predictions
 from sublora.classification.verify import verify_classifier
-from sublora.classification.wording import limits, percent, statement
+from sublora.classification.wording import percent
 from sublora.cli import main
 from sublora.coding.message import decode_message
 from sublora.coding.verbalizer import Verbalizer, decode_classifier, encode_classifier
@@ -188,7 +188,7 @@ def exact_failures(errors, n, m, bits, delta, bound):
 
 def the_bound(sample, n, bits, delta, drawn):
     # Errors that come last are missed by the pilot: the order in which a gambler bets worst.
-    return error_bound(sample[::-1], sample[::-1], n=n, bits=bits, delta=delta, drawn=drawn)
+    return error_bound(sample[::-1], sample[::-1], Terms(n, bits, delta, drawn))
 
 
 class TestBound:
@@ -212,7 +212,7 @@ class TestBound:
     def test_more_errors_and_more_bits_cost_more(self):
         def at(wrong, bits, drawn=True):
             sample = np.random.default_rng(0).permutation(np.arange(1000) < wrong)
-            return error_bound(sample, sample, n=5000, bits=bits, delta=0.05, drawn=drawn)
+            return error_bound(sample, sample, Terms(5000, bits, 0.05, drawn))
 
         assert 0.1 < at(100, 0) < at(100, 300) < at(150, 300) < 1
         assert at(100, 300, drawn=False) > 0.1
@@ -222,7 +222,7 @@ class TestBound:
         careful = np.random.default_rng(0).permutation(np.arange(1000) < 100)
         errors = careful.copy()
         errors[np.flatnonzero(careful[:100])] = False
-        both = [error_bound(e, careful, n=5000, bits=300, delta=0.05, drawn=True) for e in (careful, errors)]
+        both = [error_bound(e, careful, Terms(5000, 300, 0.05, drawn=True)) for e in (careful, errors)]
         assert both[0] == both[1]
 
     def test_a_claim_is_rounded_up(self):
@@ -330,7 +330,7 @@ class TestCertificate:
     def test_fewer_errors_than_there_were(self, data, run, recorded):
         certificate = read_classifier_certificate(run.path)
         claim = certificate.claim.model_copy(update={"errors": certificate.claim.errors - 1})
-        reseal(run, certificate.model_copy(update={"claim": claim}))
+        reseal(run, certificate, error=claim)
         if not recorded:
             run.predictions.unlink()
         with pytest.raises(CertificateError, match=r"errors differ|the claim differs"):
@@ -340,10 +340,10 @@ class TestCertificate:
     def test_a_lower_bound(self, data, run, recorded):
         certificate = read_classifier_certificate(run.path)
         claim = certificate.claim.model_copy(update={"bound": certificate.claim.bound - 1e-4})
-        reseal(run, certificate.model_copy(update={"claim": claim}))
+        reseal(run, certificate, error=claim)
         if not recorded:
             run.predictions.unlink()
-        with pytest.raises(CertificateError, match=r"the bound on the error differs|the claim differs"):
+        with pytest.raises(CertificateError, match=r"the bound on shares of wrong labels differs|the claim differs"):
             verify_classifier(run.path, None if recorded else data)
 
     def test_a_simple_classifier_that_is_made_worse(self, data, run):
@@ -411,11 +411,3 @@ class TestCertificate:
 
 def test_shares_are_rounded_up():
     assert percent(0.12301) == "12.4 %"
-
-
-def reseal(run, certificate):
-    """Write a changed certificate with the sentences and the digest that belong to it."""
-    c = certificate
-    said = statement(c.claim, c.baselines, c.setting, c.corpus, c.message.bits)
-    sentences = {"statement": said, "limits": limits(c.setting, c.corpus, c.prior)}
-    write_certificate(run, c.model_copy(update=sentences))

@@ -9,12 +9,11 @@ import pytest
 import torch
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-from labelled_run import certify_labelled, prepare_labelled, write_labelled
+from labelled_run import certify_labelled, prepare_labelled, reseal, write_labelled
 from runs import issue_run
 
 import sublora
 from sublora.certificate.attestation import find_subjects, read_attestation, read_reproduction, statement
-from sublora.certificate.reading import write_certificate
 from sublora.certificate.signing import summary
 from sublora.certificate.watch import Watch
 from sublora.certificate.zipped import (
@@ -215,7 +214,7 @@ def promising(run):
     """The certificate claims less than it could prove, so that few errors too many are noticed."""
     certificate = read_classifier_certificate(run.path)
     claim = certificate.claim.model_copy(update={"bound": 0.45})
-    write_certificate(run, certificate.model_copy(update={"claim": claim}))
+    reseal(run, certificate, error=claim)
     return run.path
 
 

@@ -8,7 +8,9 @@ import pytest
 from parsed_page import Page
 
 from sublora.certificate.reading import write_certificate
+from sublora.classification.assemble import BASE_NAME
 from sublora.classification.model import read_classifier_certificate
+from sublora.classification.wording import percent, points
 from sublora.errors import CertificateError
 from sublora.report.pages.classifier import draw_errors
 from sublora.report.pages.dots import LEFT, RIGHT
@@ -36,8 +38,11 @@ def marks(drawing, row):
     return [float(dot or float(tick) + 2) for dot, tick in found]
 
 
-def changed(certificate, **claim):
-    return certificate.model_copy(update={"claim": certificate.claim.model_copy(update=claim)}).sealed()
+def changed(certificate, gain=None, **claim):
+    found = certificate.claims
+    parts = {"error": found.error.model_copy(update=claim), "gain": gain or found.gain}
+    claims = found.model_copy(update=parts)
+    return certificate.model_copy(update={"claims": claims}).sealed()
 
 
 def test_every_number_of_the_certificate_is_on_the_page(html):
@@ -84,9 +89,24 @@ def test_a_long_label_is_cut():
 
 
 def test_a_claim_that_beats_everything_is_not_called_uninteresting(run):
-    write_certificate(run, changed(read_classifier_certificate(run.path), bound=0.15))
+    certificate = read_classifier_certificate(run.path)
+    write_certificate(run, changed(certificate, bound=0.15))
+    # The improvement over the base is still not certified.
+    assert f"certified no better than {BASE_NAME}." in " ".join(Page(write_report(run.path).read_text()).text)
+    gain = certificate.claims.gain.model_copy(update={"bound": 0.001})
+    write_certificate(run, changed(certificate, gain, bound=0.15))
     page = write_report(run.path).read_text()
     assert "at most 15.0 %" in page and "Uninteresting:</b>" not in page
+
+
+def test_the_claims_besides_have_a_table(html):
+    claims = read_classifier_certificate(COMMITTED).claims
+    text = " ".join(Page(html).text)
+    table = text[text.index("Claimed besides") : text.index("Every class")]
+    for top in claims.top:
+        assert f"label not among the {top.k} likeliest" in table and f"at most {percent(top.bound)}" in table
+    assert f"{claims.gain.mended:,} mended, {claims.gain.spoiled:,} spoiled" in table
+    assert f"at least {points(claims.gain.bound)} points" in table and "-" in points(claims.gain.bound)
 
 
 def test_a_changed_certificate_has_no_page(run):

@@ -7,7 +7,7 @@ from markupsafe import Markup
 from sublora.classification.assemble import BASE_NAME
 from sublora.classification.baselines import HALF, KNOWN
 from sublora.classification.model import ClassifierCertificate, ErrorBaseline, read_classifier_certificate
-from sublora.classification.wording import compared, headline, percent, share, sure, uninteresting
+from sublora.classification.wording import besides, compared, headline, percent, share, sure, uninteresting
 from sublora.report.analysis.run_result import RunResult
 from sublora.report.pages import figures
 from sublora.report.pages.dots import Entry, Mark, Row, Tone, draw_dots
@@ -39,10 +39,11 @@ def classifier_page(run_dir: Path, result: RunResult) -> str:
         title=f"SubLoRA certificate: {result.name}",
         certificate=c,
         claim=without_hashes(headline(c.claim, c.setting, c.corpus, c.message.bits)),
-        uninteresting=uninteresting(c.claim, c.baselines),
+        uninteresting=uninteresting(c.claims, c.baselines),
         errors=draw_errors(c),
         cards=_cards(c),
         beside=compared(c),
+        besides=besides(c),
         share=share,
         sure=sure(c),
         known=known_rows(c),
@@ -99,6 +100,6 @@ def _cards(c: ClassifierCertificate) -> list[tuple[str, str]]:
     return [
         (f"{claim.errors:,}", f"errors on {claim.measured:,} documents {drawn}"),
         (f"{bits // 8:,} bytes", f"length of the message, K = {bits:,} bits"),
-        (c.setting.delta, "delta, the probability that the claim may fail"),
+        (c.setting.delta, "delta, the probability that a claim may fail"),
         (f"{n:,}", f"certified documents, n, of a population of {c.corpus.population:,}"),
     ]
