@@ -52,7 +52,7 @@ def inputs_first(module: nn.Module) -> bool:
     return issubclass(getattr(module, "source_cls", type(module)), Conv1D)
 
 
-def _unpacked(module: nn.Module, parameter: Any) -> Tensor:
+def _unpacked(module: Any, parameter: Any) -> Tensor:
     """The weight of a layer of bitsandbytes: of 4 bits (its state says how), or of 8 with a scale for each row."""
     from bitsandbytes import functional
 
@@ -91,8 +91,9 @@ def dequantize(model: PreTrainedModel) -> None:
                 model.set_submodule(path, _plain(module))
     del model.config.quantization_config
     # Without this it would be saved as a quantized one; the names of its weights are those of its architecture.
-    model.hf_quantizer = model._weight_conversions = model.quantization_method = None
-    model.is_quantized = model.is_loaded_in_8bit = model.is_loaded_in_4bit = False
+    marks: dict[str, bool | None] = dict.fromkeys(("hf_quantizer", "_weight_conversions", "quantization_method"))
+    marks |= dict.fromkeys(("is_quantized", "is_loaded_in_8bit", "is_loaded_in_4bit"), False)
+    vars(model).update(marks)
 
 
 def _plain(module: Any) -> nn.Module:
