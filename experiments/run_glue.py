@@ -1,6 +1,7 @@
 """A classifier of a task of GLUE from its rows to a verified certificate.
 
-    python experiments/run_glue.py TASK FOLDER [--tokenizer T] [--base B] [--max-characters N] [--section.key=value ...]
+    python experiments/run_glue.py TASK FOLDER [--tokenizer T] [--base B] [--max-characters N] [--copy C]
+        [--section.key=value ...]
 
 Settings are those of config/classification.yaml but for what is given. A run that was killed goes on.
 """
@@ -26,13 +27,14 @@ def run(words: list[str]) -> int:
     parser.add_argument("--tokenizer", default="bytes", help="as for `sublora prepare`")
     parser.add_argument("--base", default="", help="a pretrained base, older than the task")
     parser.add_argument("--max-characters", type=int, default=100, help="of a text that are read")
+    parser.add_argument("--copy", default="", help="folder with the files of nyu-mll/glue, in the place of the hub")
     given, flags = parser.parse_known_args(words)
     data, out = given.folder / "data", given.folder / "run"
     glue = runpy.run_path(str(ROOT / "data" / "glue" / "prepare.py"))
     try:
         glue["require_task"](given.task)
         if not (data / META).exists():
-            glue["main"](given.task, data, given.tokenizer, given.max_characters)
+            glue["main"](given.task, data, given.tokenizer, given.copy, given.max_characters)
     except SubloraError as error:
         sys.stderr.write(f"run_glue.py: error: {error}\n")
         return 2

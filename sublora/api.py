@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sublora.errors import ConfigError, CorpusError
 
@@ -71,8 +71,9 @@ def prepare(
 
 def compress(
     model: "SubspaceModule",
-    documents: Documents,
+    documents: Documents | None = None,
     *,
+    calibration: "Iterable[Any] | None" = None,
     base: Base = "",
     block_size: int | None = None,
     quantizer: "Quantizer" = "trellis",
@@ -87,6 +88,10 @@ def compress(
     Args:
         model: what `sublora.wrap` made of a plain model of transformers, trained.
         documents: that it will be certified on, as texts or prepared, see `Documents`.
+        calibration: in the place of documents, the batches of a training loop: dictionaries with `input_ids` and
+            perhaps `attention_mask`, or tensors of token ids. The texts in the first 2,000 rows stand for documents,
+            `samples` of them, or as many as there are where that is 0. The message is certified on texts, or on a
+            folder that was prepared as texts are.
         base: what the plain model was loaded from, see `Base`; what it says itself unless given.
         block_size: context in tokens; the smaller of 1,024 and the base's positions unless given.
         quantizer: trellis; feedback (shorter messages, and 512 gradients); uniform or kmeans.
@@ -94,15 +99,19 @@ def compress(
         delta: probability that the certificate may be wrong.
 
     Raises:
-        ConfigError: the model cannot be rebuilt from a message, or the base is another one.
-        CorpusError: the corpus cannot be read, or the texts cannot be prepared.
+        ConfigError: the model cannot be rebuilt from a message, or the base is another one; documents and calibration.
+        CorpusError: the corpus cannot be read, the texts cannot be prepared, or the batches hold none.
     """
     from sublora.certificate.issue import Certifier
     from sublora.config.sections import Bounds, Config, Data, Prior, System
+    from sublora.corpus.calibration import texts_of
     from sublora.corpus.corpus import open_corpus
+    from sublora.corpus.tokenizers import make_tokenizer
     from sublora.nn.pretrained import source_sha256
     from sublora.training.checkpoint import Checkpoint
 
+    if (documents is None) == (calibration is None):
+        raise ConfigError("give documents or the batches of a training loop (calibration=), one of them")
     origin = model.origin
     if origin is None:
         raise ConfigError(
@@ -117,6 +126,9 @@ def compress(
             f"the weights in {source} are not those of the model that was wrapped: give the base it was made from, "
             "loaded with dtype=torch.float32 unless it is stored in less"
         )
+    if calibration is not None:
+        documents = texts_of(calibration, make_tokenizer(source))
+    assert documents is not None
     with _folder(documents, source) as folder:
         corpus = open_corpus(folder)
         positions = getattr(model.config, "max_position_embeddings", None) or 1024
@@ -130,7 +142,7 @@ def compress(
         # Alpha and the gates, copied: training may go on.
         tensors = {name: value.detach().float().cpu().clone() for name, value in model.named_parameters(recurse=False)}
         checkpoint = Checkpoint(tensors, 0, math.inf, corpus.vocab_size, corpus.train.sha256, config)
-        certifier = Certifier(config, checkpoint, corpus)
+        certifier = Certifier(config, checkpoint, corpus, n=0 if calibration is None else samples)
         if not certifier.trained.model().fingerprint.equal(model.fingerprint.cpu()):
             raise ConfigError(
                 "the adapter's initialisation is no longer that of the seed: wrap the base again, and train"

@@ -1,12 +1,23 @@
 """From a list of texts and a loaded base to a certificate, without a folder: exactly what a prepared folder gives."""
 
+import tempfile
+
 import pytest
 import torch
 from families import GPT2, LAYERS, LENGTH, NO_SPECIAL, WIDE, write_tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DataCollatorForLanguageModeling,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 import sublora
 from sublora.coding.message import decode_message
+from sublora.corpus.corpus import open_corpus
 from sublora.corpus.tokenizers import make_tokenizer
 from sublora.errors import CertificateError, ConfigError, CorpusError, MessageError, SubloraError
 from sublora.run_folder import RunFolder
@@ -166,6 +177,74 @@ def test_a_certificate_that_was_changed_in_memory_is_refused(certificate, messag
         sublora.verify(better, message, base=base, documents=TEXTS)
     with pytest.raises(CertificateError, match="differs"):
         sublora.verify(better.sealed(), message, base=base, documents=TEXTS)
+
+
+def batches_of(base, texts, size=8):
+    """What a training loop has: padded rows with masks and labels."""
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.pad_token = "<|endoftext|>"
+    collate = DataCollatorForLanguageModeling(tokenizer, mlm=False)
+    rows = [tokenizer(text, add_special_tokens=False) for text in texts]
+    return [collate(rows[i : i + size]) for i in range(0, len(rows), size)]
+
+
+@pytest.mark.parametrize("quantizer", ["trellis", "uniform"])
+def test_batches_stand_for_the_documents_that_are_in_them(quantizer, base):
+    """Of as many documents, they choose what the documents themselves choose."""
+    model, n = trained(base), open_corpus_size(base)
+    of_batches, of_texts = (
+        sublora.compress(model, **{name: value}, quantizer=quantizer, samples=n)
+        for name, value in (("calibration", batches_of(base, TEXTS)), ("documents", TEXTS))
+    )
+    assert of_batches == of_texts
+
+
+def open_corpus_size(base):
+    with tempfile.TemporaryDirectory() as folder:
+        return len(open_corpus(sublora.prepare(TEXTS, folder, tokenizer=str(base))).train)
+
+
+def test_a_message_from_batches_is_certified_on_other_documents(base):
+    model = trained(base)
+    batches = batches_of(base, [f"Another {i} says hello: {i} and {i}." for i in range(30)])
+    tensors = [batch["input_ids"] for batch in batches]
+    message = sublora.compress(model, calibration=iter(batches), samples=40)
+    assert message == sublora.compress(model, calibration=tensors, samples=40)
+    certificate = sublora.certify(message, base=base, documents=TEXTS)
+    verified = sublora.verify(certificate, message, base=base, documents=TEXTS)
+    assert verified.measured is not None and certificate.setting.samples == 40
+    with pytest.raises(CertificateError, match="differs"):
+        sublora.verify(certificate, message, base=base, documents=TEXTS[1:])
+
+
+def test_a_bit_costs_what_it_costs_with_the_documents_that_will_be_drawn(base, monkeypatch):
+    """And not with as few as the rows that stand for them."""
+    prices = []
+
+    def written(_, price, __):
+        prices.append(price())
+        return 0.0, b""
+
+    monkeypatch.setattr("sublora.certificate.issue.best_message", written)
+    model, batches = trained(base), batches_of(base, TEXTS)
+    for samples in (10**4, 10**6, 0):
+        sublora.compress(model, calibration=batches, samples=samples)
+    sublora.compress(model, TEXTS, samples=0)
+    many, more, rows, documents = prices
+    assert many > 3 * more > 0 and rows == documents != many
+
+
+def test_documents_or_batches(base):
+    model = sublora.wrap(load(base), d=20)
+    for options, words in (
+        ({}, "one of them"),
+        ({"documents": TEXTS, "calibration": batches_of(base, TEXTS)}, "one of them"),
+        ({"calibration": []}, "calibration batches are empty"),
+        ({"calibration": batches_of(base, TEXTS[:1])}, "one document"),
+    ):
+        with pytest.raises((ConfigError, CorpusError), match=words) as error:
+            sublora.compress(model, **options)
+        assert "\n" not in str(error.value)
 
 
 def test_what_is_missing_is_said(certificate, message, base, tmp_path):

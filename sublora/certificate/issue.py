@@ -66,16 +66,17 @@ class Certifier:
         checkpoint: the trained model.
         corpus: that is certified.
         first: with which this one competes; both are measured against the same evidence, on the same units.
+        n: documents that the claim will be about, where the corpus only stands for them; 0: those of the corpus.
 
     Raises:
         ConfigError: this one has another base or another claim than the first.
     """
 
     def __init__(
-        self, config: Config, checkpoint: Checkpoint, corpus: Corpus, first: "Certifier | None" = None
+        self, config: Config, checkpoint: Checkpoint, corpus: Corpus, first: "Certifier | None" = None, n: int = 0
     ) -> None:
         self.config = adopt_checkpoint(config, checkpoint)
-        self.corpus = corpus
+        self.corpus, self._n = corpus, n
         processes = Processes(self.config.system.device)
         self.trained = Trained(self.config, checkpoint, corpus, processes.device)
         b, architecture = self.config.bounds, self.trained.architecture
@@ -156,7 +157,7 @@ class Certifier:
 
     def estimate(self, header: Header, bits: int, scores: Scores) -> float:
         """Return the bound of a message of so many bits if everything lost what the calibration units lose."""
-        n = self.units.sample_size(header.setting.bound_type)
+        n = self._n or self.units.sample_size(header.setting.bound_type)
         terms = make_terms(header, bits, n, self.evidence.known(header, self._few))
         metrics = losses_by_metric(scores, terms)
         return projected_claim(metrics.get("bpb", metrics["bpd"]), terms, header.samples)

@@ -149,7 +149,7 @@ class LabelTokenizer:
 
     def __init__(self, inner: Tokenizer, names: Sequence[str], most_characters: int) -> None:
         self._inner = inner
-        self.eot_token, self.vocab_size = inner.eot_token, inner.vocab_size
+        self.eot_token, self.vocab_size, self.special_tokens = inner.eot_token, inner.vocab_size, inner.special_tokens
         rows = [row.tolist() for row in inner.encode([f"{CUE} {name}" for name in names])]
         common = next(i for i in range(max(map(len, rows)) + 1) if len({tuple(row[: i + 1]) for row in rows}) > 1)
         tokens = [row[common] if len(row) > common else None for row in rows]

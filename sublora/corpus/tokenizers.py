@@ -27,11 +27,13 @@ class Tokenizer(Protocol):
         description: what it is and what it was fitted on; a certificate repeats it.
         eot_token: the end-of-text token, which no document contains.
         vocab_size: number of tokens, end-of-text included.
+        special_tokens: that stand for no text, such as end-of-text.
     """
 
     description: str
     eot_token: int
     vocab_size: int
+    special_tokens: frozenset[int]
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the tokens of each text, without end-of-text."""
@@ -48,6 +50,7 @@ class ByteTokenizer:
     description = BYTES_TOKENIZER
     eot_token = 256
     vocab_size = 257
+    special_tokens = frozenset({256})
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the bytes of each text."""
@@ -76,6 +79,7 @@ class TiktokenTokenizer:
             ) from error
         self.eot_token: int = self._encoding.eot_token
         self.vocab_size: int = self._encoding.n_vocab
+        self.special_tokens = frozenset({self.eot_token})
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the tokens of each text; an end-of-text marker in a text is text."""
@@ -108,6 +112,7 @@ class FolderTokenizer:
             )
         self.eot_token = vocabulary[END_OF_TEXT]
         self.vocab_size = max(vocabulary.values()) + 1
+        self.special_tokens = frozenset({self.eot_token})
         self.description = (
             f"gpt2: byte-level byte-pair encoding with {self.vocab_size} tokens from a local folder "
             f"(SHA-256 {digest}); what it was fitted on is not recorded"

@@ -55,6 +55,8 @@ class TransformersTokenizer:
             raise CorpusError(f"the tokenizer {name} has no end-of-text token")
         self.eot_token: int = eot_token
         self.vocab_size: int = max(vocabulary.values()) + 1
+        added = self._backend.get_added_tokens_decoder()
+        self.special_tokens = frozenset({eot_token, *(token for token, said in added.items() if said.special)})
         if self.vocab_size > MAX_VOCABULARY:
             most = f"and {MAX_VOCABULARY:,} are the most: choose another"
             raise CorpusError(f"the tokenizer {name} has {self.vocab_size:,} tokens, {most}")

@@ -71,6 +71,9 @@ def _load(
         if found.kind == "folder":
             require_memory(source, stored_parameters(Path(found.where)))
         _set_dropout(config, dropout)
+        if hasattr(config, "quantization_config"):
+            # Else one of bitsandbytes goes to a GPU where there is one.
+            options["device_map"] = "cpu"
         try:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 found.where,
@@ -80,6 +83,8 @@ def _load(
                 output_loading_info=True,
                 **options,
             )
+        except ImportError as error:
+            raise ConfigError(f"the base model {source!r} needs another package: {first_line(error)}") from error
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise ConfigError(f"cannot load the base model {source!r}: {first_line(error)}") from error
     model, report = loaded
@@ -91,7 +96,6 @@ def _load(
     if hasattr(model.config, "quantization_config"):
         # What is certified and merged is computed in float32, with the numbers that the quantized weights stand for.
         dequantize(model)
-        del model.config.quantization_config
     return model, hash_weights(model)
 
 

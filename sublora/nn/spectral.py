@@ -24,7 +24,6 @@ Shape suffixes: o outputs, i inputs, r rank, m the smaller of o and i.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
@@ -32,7 +31,6 @@ from jaxtyping import Float, Float32, Float64
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.pytorch_utils import Conv1D
 
 from sublora import seeds
 from sublora.errors import ConfigError
@@ -40,7 +38,7 @@ from sublora.nn.adapted import AdaptedLinear
 from sublora.nn.allocation import TIED
 from sublora.nn.places import place_of
 from sublora.nn.targets import find_targets
-from sublora.nn.weights import numbers
+from sublora.nn.weights import inputs_first, numbers
 
 # Up to this size all eigenvectors are computed, which takes 10 ms; beyond it the leading ones by Lanczos' iteration.
 DENSE = 256
@@ -238,8 +236,8 @@ def _practised_frame(practised: Mapping[str, Frame], name: str, module: nn.Modul
 
 def _matrix(module: nn.Module) -> Float[Tensor, "o i"]:
     """The weight of a linear layer in float32, outputs first."""
-    matrix = numbers(cast(Tensor, module.weight))
-    return matrix.t() if isinstance(module, Conv1D) else matrix
+    matrix = numbers(module)
+    return matrix.t() if inputs_first(module) else matrix
 
 
 def frame_sha256(frames: Mapping[str, Frame]) -> str:

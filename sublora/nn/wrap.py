@@ -15,7 +15,7 @@ from sublora.nn.operators import OPERATORS
 from sublora.nn.origin import Origin
 from sublora.nn.projectors import create_intrinsic_model
 from sublora.nn.subspace import SubspaceModule
-from sublora.nn.weights import hash_weights
+from sublora.nn.weights import hash_weights, keep_numbers
 
 
 def wrap(
@@ -84,6 +84,7 @@ def wrap(
     )
     if d < 1:
         raise ConfigError(f"d is {d}, but must be at least 1")
+    keep_numbers(model)
     if _has_adapter(model):
         if section.names_layers:
             raise ConfigError(

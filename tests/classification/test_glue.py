@@ -63,16 +63,13 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def script(name=None):
-    names = runpy.run_path(str(SCRIPT))
-    if name is not None:
-        names["rows"].__globals__["NAME"] = str(name)
-    return names
+def script():
+    return runpy.run_path(str(SCRIPT))
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_task_has_its_columns_labels_and_parts(task, tmp_path, offline):
-    found = list(script(write_hub(tmp_path / "hub", task))["rows"](task))
+    found = list(script()["rows"](task, str(write_hub(tmp_path / "hub", task))))
     _, second, names = TASKS[task]
     # All that is public: of MNLI, whose validation has two parts, both of them.
     validation = ("validation_matched", "validation_mismatched") if task == "mnli" else ("validation",)
@@ -118,8 +115,28 @@ def test_other_tasks_are_one_line(task, message, tmp_path, capsys):
 )  # fmt: skip
 def test_other_rows_are_one_line(change, message, tmp_path, offline):
     with pytest.raises(CorpusError, match=message):
-        script(write_hub(tmp_path / "hub", "rte", **change))["main"]("rte", tmp_path / "out")
+        script()["main"]("rte", tmp_path / "out", copy=str(write_hub(tmp_path / "hub", "rte", **change)))
     assert not (tmp_path / "out").exists()
+
+
+def test_without_the_network_one_line_says_what_to_do(tmp_path, monkeypatch, capsys, offline):
+    """The real loader, told that there is no network, as HF_HUB_OFFLINE tells it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    run = runpy.run_path(str(ROOT / "experiments" / "run_glue.py"))["run"]
+    assert run(["rte", str(tmp_path / "rte")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("run_glue.py: error: cannot fetch rte of GLUE: ") and error.count("\n") == 1
+    assert "nyu-mll/glue does without the network: run_glue.py --copy FOLDER" in error
+    assert not (tmp_path / "rte").exists()
+    # What it says to do is read; other folders are one line too.
+    hub = write_hub(tmp_path / "hub", "rte")
+    assert len(list(script()["rows"]("rte", str(hub)))) == 50
+    capsys.readouterr()
+    for copy, words in ((hub, "no copy of nyu-mll/glue with the task cola"), (tmp_path / "none", "is no folder")):
+        assert run(["cola", str(tmp_path / "cola"), "--copy", str(copy)]) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
 
 
 def test_what_cannot_be_fetched_is_one_line(tmp_path, monkeypatch):
@@ -134,18 +151,24 @@ def test_what_cannot_be_fetched_is_one_line(tmp_path, monkeypatch):
 
 def test_a_script_without_arguments_says_its_usage():
     done = subprocess.run([sys.executable, str(SCRIPT), "rte"], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr == "usage: prepare.py TASK FOLDER [TOKENIZER]\n"
+    assert done.returncode == 1 and done.stderr == "usage: prepare.py TASK FOLDER [TOKENIZER [COPY]]\n"
 
 
-def test_a_task_is_prepared_trained_certified_and_verified(tmp_path, capsys, monkeypatch, offline):
+def test_a_task_is_prepared_trained_certified_and_verified(tmp_path, capsys, offline):
     hub = write_hub(tmp_path / "hub", "rte", count=200)
-    load = datasets.load_dataset
-    monkeypatch.setattr(datasets, "load_dataset", lambda name, *rest, **more: load(str(hub), *rest, **more))
     run = runpy.run_path(str(ROOT / "experiments" / "run_glue.py"))["run"]
     sizes = ["--model.n_layer=1", "--model.n_head=2", "--model.n_embd=32", "--data.block_size=64"]
     flags = [*sizes, "--sublora.adapter=weights", "--training.max_iters=4", "--bounds.quantizer=trellis"]
-    words = ["rte", str(tmp_path / "rte"), "--max-characters=40", "--bounds.bound_samples=50", *flags]
-    assert run([*words, "--system.device=cpu"]) == 0
+    words = [
+        "rte",
+        str(tmp_path / "rte"),
+        "--copy",
+        str(hub),
+        "--max-characters=40",
+        "--bounds.bound_samples=50",
+        *flags,
+    ]
+    assert run([*words, "--bounds.bound_samples=50", "--system.device=cpu"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("verified (full replay): With probability at least 95 %")
     corpus = open_corpus(tmp_path / "rte" / "data")
     assert labels_of(corpus).names == ("entailment", "not_entailment") and corpus.population == 250
