@@ -54,7 +54,7 @@ def write_grid(folder, data_dir, **changes):
         "tuning_iters": 5,
     } | changes
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "grid.yaml").write_text(yaml.safe_dump(grid))
+    (folder / "grid.yaml").write_text(yaml.safe_dump(grid, sort_keys=False))
     return folder / "grid.yaml"
 
 
@@ -363,11 +363,24 @@ def test_slurm_takes_its_values_as_yaml():
         ({"settings": {"system.seed": 3}}, "system.seed is set by the sweep itself"),
         ({"configurations": {"a": {"sublora.alocation_mode": "fixed"}}}, "a: unknown key 'alocation_mode'"),
         ({"base": "missing.yaml"}, "cannot read the config file"),
+        ({"budgets": {"forty": {}}}, "budgets must be a list of numbers"),
+        ({"budgets": {40: [1]}}, "budget 40: must hold section.key: value"),
+        ({"budgets": {40: {"system.seed": 3}}}, "budget 40: system.seed is set by the sweep itself"),
     ],
 )
 def test_a_wrong_grid_is_named(change, message, tmp_path):
     with pytest.raises(ConfigError, match=message):
         read_grid(write_grid(tmp_path, tmp_path, **change))
+
+
+def test_a_budget_has_settings_that_those_of_a_configuration_go_before(tmp_path):
+    budgets = {40: {"bounds.bound_samples": 7}, 20: None}
+    own = {"sublora.allocation_mode": "learned", "bounds.bound_samples": 9, "budgets": [40, 30]}
+    grid = read_grid(write_grid(tmp_path, tmp_path, budgets=budgets, configurations={"uniform": {}, "learned": own}))
+    found = {(v.d, v.configuration): grid.config(v, 1, tmp_path).bounds.bound_samples for v in grid.variants}
+    everywhere = TINY["bounds.bound_samples"]
+    expected = {(40, "uniform"): 7, (40, "learned"): 9, (20, "uniform"): everywhere, (30, "learned"): 9}
+    assert found == expected and list(found) == list(expected)
 
 
 def test_the_grid_of_the_proposal():
