@@ -163,7 +163,7 @@ class TestImprovement:
         own, base = (np.array(rows, np.float32) for rows in zip(*cases, strict=True))
         p = Predictions(np.arange(7), np.zeros(7, np.int64), own, base)
         assert errors_over_base(p, RANK_MARGIN).tolist() == [-1, 0, 0, 0, 1, 0, 1]
-        # A replay takes near ties as they are, so it finds as many mended documents or more, and as few spoiled or fewer.
+        # A replay takes near ties as they are: it finds as many mended documents or more, as many spoiled or fewer.
         assert errors_over_base(p, 0.0).tolist() == [-1, 0, 0, -1, 0, 0, 0]
 
     @pytest.mark.parametrize("margin", [0.0, RANK_MARGIN, 2 * RANK_MARGIN])
