@@ -319,6 +319,15 @@ class TestVerified:
         with pytest.raises(CertificateError, match="the statement differs"):
             verify_classifier(run.path, None)
 
+    @pytest.mark.parametrize("delta", ["abc", "1/0", "nan", "2", "0", "0.050"])
+    def test_a_delta_that_is_none_is_one_line(self, run, capsys, delta):
+        certificate = read_classifier_certificate(run.path)
+        setting = certificate.setting.model_copy(update={"delta": delta})
+        write_certificate(run, certificate.model_copy(update={"setting": setting}))
+        assert main(["show", str(run.path)]) == 2
+        error = capsys.readouterr().err
+        assert "is no certificate: setting.delta" in error and error.count("\n") == 1
+
     def test_an_earlier_format_is_to_be_issued_again(self, run, capsys):
         raw = json.loads(run.classifier_certificate.read_text())
         raw["format"] = "classifier 1"
