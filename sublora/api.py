@@ -99,7 +99,8 @@ def compress(
         delta: probability that the certificate may be wrong.
 
     Raises:
-        ConfigError: the model cannot be rebuilt from a message, or the base is another one; documents and calibration.
+        ConfigError: the model cannot be rebuilt from a message, or the base is another one; documents and calibration
+            both, or neither.
         CorpusError: the corpus cannot be read, the texts cannot be prepared, or the batches hold none.
     """
     from sublora.certificate.issue import Certifier

@@ -69,9 +69,7 @@ def rows(task: str, copy: str = "") -> Iterator[dict[str, str]]:
             why = " ".join(str(error).split())
             if copy:
                 raise CorpusError(f"{copy} is no copy of {NAME} with the task {task}: {why}") from error
-            raise CorpusError(
-                f"cannot fetch {task} of GLUE: {why}; a folder with the files of {NAME} {GIVE}"
-            ) from error
+            raise CorpusError(f"cannot fetch {task} of GLUE: {why}; {GIVE}") from error
         if missing := {"label", *COLUMNS[task]} - set(data.features):
             raise CorpusError(f"{part} of {task} has no column {min(missing)!r}, but {', '.join(data.features)}")
         names = data.features["label"].names

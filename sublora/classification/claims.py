@@ -12,7 +12,7 @@ from sublora.classification.model import ErrorClaim, ErrorClaims, GainClaim, Top
 from sublora.classification.predictions import Predictions
 from sublora.inequalities import betting, betting_subsampled, nats, projected_betting, projected_subsampled
 from sublora.inequalities.betting_drawn import pilot_size
-from sublora.scoring.decisions import RANK_MARGIN, label_errors
+from sublora.scoring.decisions import RANK_MARGIN, clear_errors, label_errors
 
 # The label is claimed to be among so many of the likeliest, and among fewer.
 MOST_K = 5
@@ -73,11 +73,11 @@ def errors_over_base(predictions: Predictions, margin: float) -> Int8[np.ndarray
 
     Args:
         predictions: of both.
-        margin: near ties of so much are errors of the classifier and none of the base.
+        margin: near ties of so much, and exact ones, are errors of the classifier and none of the base.
     """
     p = predictions
     own = label_errors(p.logits, p.classes, margin)
-    return own.astype(np.int8) - label_errors(p.base_logits, p.classes, -margin)
+    return own.astype(np.int8) - clear_errors(p.base_logits, p.classes, margin)
 
 
 def error_bound(errors: Losses, careful: Losses, terms: Terms) -> float:

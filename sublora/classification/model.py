@@ -104,7 +104,7 @@ class ClassPart(Part):
 class ErrorSetting(Part):
     """What the claims are about; read off the message."""
 
-    delta: str
+    delta: str = Field(pattern=r"^0\.[0-9]{0,62}[1-9]$")
     """probability that a claim may fail: a decimal fraction, exact"""
     samples: int = Field(ge=0)
     """documents drawn to measure the error; 0: all n were measured"""

@@ -257,6 +257,10 @@ def write_spec(writer: BitWriter, spec: ModelSpec) -> None:
 
 
 def _write_gates(writer: BitWriter, spec: ModelSpec) -> None:
+    if spec.allocation_scope == "layer":
+        # Where no parameter is inside the layers there is none.
+        write_gamma(writer, spec.n_gates + 1)
+        return
     if not spec.n_gates:
         raise MessageError("learned allocation without a gate divides nothing")
     if spec.gating_granularity == "layer":
@@ -268,9 +272,10 @@ def _write_gates(writer: BitWriter, spec: ModelSpec) -> None:
     write_gamma(writer, spec.n_gates)
 
 
-def _read_gates(reader: BitReader) -> tuple[str, int]:
+def _read_gates(reader: BitReader, scope: str) -> tuple[str, int]:
     """Return what has gates, and how many there are."""
-    if n_gates := read_gamma(reader) - 1:
+    n_gates = read_gamma(reader) - 1
+    if n_gates or scope == "layer":
         return "layer", n_gates
     number = read_gamma(reader) - 1
     if number >= len(LATER_GATES):
@@ -311,9 +316,7 @@ def read_spec(reader: BitReader, book: Callable[[str], None] = lambda name: None
     if allocation == "learned":
         scope = read_choice(reader, ALLOCATION_SCOPES)
         gating_steepness = read_decimal(reader)
-        granularity, n_gates = _read_gates(reader)
-        if granularity != "layer" and scope == "layer":
-            raise MessageError(f"gates of every {granularity} in scope layer")
+        granularity, n_gates = _read_gates(reader, scope)
     if intrinsic_dim:
         book("allocation")
     return ModelSpec(

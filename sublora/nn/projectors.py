@@ -71,7 +71,7 @@ class SharedIDModule(IDModule):
         granularity: what has a gamma: every "layer", or every "module" of it.
 
     Raises:
-        ConfigError: no LoRA parameters.
+        ConfigError: no LoRA parameters; gates of modules where nothing is trained inside the layers.
     """
 
     allocation = "learned, shared"
@@ -94,7 +94,7 @@ class SharedIDModule(IDModule):
         self.allocation = "learned, shared" if granularity == "layer" else "learned, by module"
         super().__init__(net, intrinsic_dim, seed=seed, intrinsic_mode=intrinsic_mode)
         _require_sides(self.groups, "learned")
-        gated = self.groups if granularity == "layer" else find_groups(self.names, by_module=True)
+        gated = self.groups if granularity == "layer" else _by_module(self.names)
         rows = np.array([sum(self.sizes[i] for i in group.members) for group in gated])
         tree = energy_tree(gated, rows.tolist())
         device = self.theta0.device
@@ -278,6 +278,16 @@ class StructuredIDModule(SubspaceModule):
                 kept = [p if m in group.members else torch.zeros_like(p) for m, p in zip(members, parts, strict=True)]
                 total += float((operator.adjoint(torch.cat(kept)) * self._mask(reading)).norm())
         return total
+
+
+def _by_module(names: list[str]) -> list[Group]:
+    groups = find_groups(names, by_module=True)
+    if not any(group.module for group in groups):
+        raise ConfigError(
+            "sublora.gating_granularity=module divides energy between the linear layers of a layer, and what is "
+            "trained stands in none (tied cores do not): leave it out"
+        )
+    return groups
 
 
 def _logit(gamma: float) -> float:

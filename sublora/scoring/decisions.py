@@ -16,11 +16,33 @@ def label_errors(
         logits: of the classes.
         classes: the labels.
         margin: another class is likelier if its logit is at least the label's minus this: 0 counts exact ties against
-            the model, more counts near ties too, and less than 0 counts near ties for it.
+            the model, more counts near ties too.
         k: so many other classes that are likelier make an error.
     """
+    own, others = _split(logits, classes)
+    return (others >= (own - np.float32(margin))[:, None]).sum(axis=1) >= k
+
+
+def clear_errors(
+    logits: Float32[np.ndarray, "m classes"], classes: Int64[np.ndarray, " m"], margin: float
+) -> Bool[np.ndarray, " m"]:
+    """Return which documents are classified wrongly where ties count for the model: the base of a comparison.
+
+    Args:
+        logits: of the classes.
+        classes: the labels.
+        margin: another class is likelier if its logit is above the label's plus this: 0 counts exact ties for the
+            model, more counts near ties too.
+    """
+    own, others = _split(logits, classes)
+    return (others > (own + np.float32(margin))[:, None]).sum(axis=1) > 0
+
+
+def _split(
+    logits: Float32[np.ndarray, "m classes"], classes: Int64[np.ndarray, " m"]
+) -> tuple[Float32[np.ndarray, " m"], Float32[np.ndarray, "m classes"]]:
+    """The logits of the labels, and those of the other classes."""
     rows = np.arange(len(classes))
-    own = logits[rows, classes].copy()
     others = logits.copy()
     others[rows, classes] = -np.inf
-    return (others >= (own - np.float32(margin))[:, None]).sum(axis=1) >= k
+    return logits[rows, classes], others

@@ -14,7 +14,8 @@ from sublora.certificate.reading import write_certificate
 from sublora.certificate.signing import summary
 from sublora.certificate.watch import Watch
 from sublora.classification.claims import Terms, claimed_gain, error_bound, errors_over_base, make_claims
-from sublora.classification.model import TopClaim, read_classifier_certificate
+from sublora.classification.evidence import LabelEvidence
+from sublora.classification.model import GainClaim, TopClaim, read_classifier_certificate
 from sublora.classification.predictions import Predictions, read_predictions
 from sublora.classification.verify import verify_classifier
 from sublora.classification.watching import watch_classifier
@@ -26,7 +27,7 @@ from sublora.errors import CertificateError
 from sublora.files import sha256
 from sublora.inequalities import betting, betting_subsampled, nats
 from sublora.run_folder import RunFolder
-from sublora.scoring.decisions import RANK_MARGIN, label_errors
+from sublora.scoring.decisions import RANK_MARGIN, clear_errors, label_errors
 
 RESULTS = Path(__file__).parents[2] / "results"
 COMMITTED = ("classification", "classification_smollm2", "classification_unicode")
@@ -60,9 +61,10 @@ class TestLikeliestLabels:
         zeros = np.zeros(4, np.int64)
         assert label_errors(logits, zeros, 0.0, 2).tolist() == [True, True, False, False]
         assert label_errors(logits, zeros, RANK_MARGIN, 2).tolist() == [True, True, True, False]
-        # For the model: what is likelier by less than the margin is not likelier.
+        # For the model: what is likelier by less than the margin is not likelier, and a tie is no error at all.
         assert label_errors(logits, zeros, 0.0).tolist() == [True] * 4
-        assert label_errors(logits, zeros, -RANK_MARGIN).tolist() == [False, True, True, False]
+        assert clear_errors(logits, zeros, RANK_MARGIN).tolist() == [False, True, True, False]
+        assert clear_errors(logits, zeros, 0.0).tolist() == [False, True, True, True]
 
     @pytest.mark.parametrize(("classes", "claimed"), [(2, []), (3, [2]), (5, [2, 3, 4]), (9, [2, 3, 4, 5])])
     def test_a_claim_for_each_k_below_the_number_of_classes(self, classes, claimed):
@@ -161,8 +163,16 @@ class TestImprovement:
         own, base = (np.array(rows, np.float32) for rows in zip(*cases, strict=True))
         p = Predictions(np.arange(7), np.zeros(7, np.int64), own, base)
         assert errors_over_base(p, RANK_MARGIN).tolist() == [-1, 0, 0, 0, 1, 0, 1]
-        # A replay takes ties as they are, so it finds as many mended documents or more, and as few spoiled or fewer.
-        assert errors_over_base(p, 0.0).tolist() == [-1, 0, -1, -1, 0, 0, -1]
+        # A replay takes near ties as they are: it finds as many mended documents or more, as many spoiled or fewer.
+        assert errors_over_base(p, 0.0).tolist() == [-1, 0, 0, -1, 0, 0, 0]
+
+    @pytest.mark.parametrize("margin", [0.0, RANK_MARGIN, 2 * RANK_MARGIN])
+    def test_over_a_base_that_says_nothing_there_is_no_improvement(self, margin):
+        """All its classes tie: it gives no wrong label, and is worse than nobody."""
+        p = predictions(400, 3)
+        silent = Predictions(p.documents, p.classes, p.logits, np.zeros_like(p.base_logits))
+        gain = make_claims(silent, Terms(400, 10, 0.05, drawn=False), margin).gain
+        assert gain.mended == 0 < gain.spoiled and gain.bound < 0
 
     def test_near_ties_change_no_bets(self):
         rng = np.random.default_rng(0)
@@ -278,6 +288,29 @@ class TestVerified:
         with pytest.raises(CertificateError, match=r"classes differs|the improvement over the base differs"):
             verify_classifier(run.path, None)
 
+    def test_ties_of_the_base_are_no_errors_of_it_where_predictions_are_measured_again(self, data, run, monkeypatch):
+        """A base that gives all classes one logit: what was mended of it is claimed by hand, without predictions."""
+        logits = LabelEvidence.logits
+
+        def with_a_silent_base(self, rebuilt, rows, batch_size, description):
+            out = logits(self, rebuilt, rows, batch_size, description)
+            return np.zeros_like(out) if "base" in description else out
+
+        monkeypatch.setattr(LabelEvidence, "logits", with_a_silent_base)
+        certificate = read_classifier_certificate(run.path)
+        p, n = read_predictions(run.predictions, 3), certificate.corpus.n
+        own = label_errors(p.logits, p.classes, 0.0).astype(np.int8)
+        terms = Terms(n, certificate.message.bits + 24, 0.05, drawn=False)
+        true, more = claim(own, terms), claim(own - np.int8(1), terms)
+        assert more > true + 0.1
+        # That the base errs on all of them is a bound from above, in which ties are errors.
+        base = certificate.baselines[-1].model_copy(update={"errors": n, "bound": 1.0})
+        certificate = certificate.model_copy(update={"baselines": (*certificate.baselines[:-1], base)})
+        reseal(run, certificate, gain=GainClaim(bound=more, mended=int((own == 0).sum()), spoiled=0))
+        run.predictions.unlink()
+        with pytest.raises(CertificateError, match="the mended documents differ"):
+            verify_classifier(run.path, data)
+
     def test_a_sentence_that_was_changed(self, run):
         certificate = read_classifier_certificate(run.path)
         without = certificate.statement.replace(among(certificate.claims.top[0]) + " ", "")
@@ -285,6 +318,15 @@ class TestVerified:
         write_certificate(run, certificate.model_copy(update={"statement": without}))
         with pytest.raises(CertificateError, match="the statement differs"):
             verify_classifier(run.path, None)
+
+    @pytest.mark.parametrize("delta", ["abc", "1/0", "nan", "2", "0", "0.050"])
+    def test_a_delta_that_is_none_is_one_line(self, run, capsys, delta):
+        certificate = read_classifier_certificate(run.path)
+        setting = certificate.setting.model_copy(update={"delta": delta})
+        write_certificate(run, certificate.model_copy(update={"setting": setting}))
+        assert main(["show", str(run.path)]) == 2
+        error = capsys.readouterr().err
+        assert "is no certificate: setting.delta" in error and error.count("\n") == 1
 
     def test_an_earlier_format_is_to_be_issued_again(self, run, capsys):
         raw = json.loads(run.classifier_certificate.read_text())

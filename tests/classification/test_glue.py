@@ -127,7 +127,7 @@ def test_without_the_network_one_line_says_what_to_do(tmp_path, monkeypatch, cap
     assert run(["rte", str(tmp_path / "rte")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("run_glue.py: error: cannot fetch rte of GLUE: ") and error.count("\n") == 1
-    assert "nyu-mll/glue does without the network: run_glue.py --copy FOLDER" in error
+    assert "; a folder with the files of nyu-mll/glue does without the network: run_glue.py --copy FOLDER" in error
     assert not (tmp_path / "rte").exists()
     # What it says to do is read; other folders are one line too.
     hub = write_hub(tmp_path / "hub", "rte")

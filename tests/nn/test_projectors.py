@@ -179,6 +179,17 @@ def test_gates_of_modules_scale_the_uniform_change_of_each():
         torch.testing.assert_close(change, plain[name] * math.sqrt(share * model.D / sizes[name]), atol=1e-6, rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "nowhere", [{"rank": 0}, {"adapter": "spectral", "rank": 2, "tied": True}], ids=["head alone", "tied cores"]
+)
+def test_gates_of_modules_need_modules(nowhere):
+    """Else they would be the gates of layers under another name, and another message would mean the same model."""
+    mode = {"allocation_mode": "learned", "targets": "linear", **nowhere}
+    assert tiny(d=9, **mode).gate_names
+    with pytest.raises(ConfigError, match="stands in none"):
+        tiny(d=9, **mode, gating_granularity="module")
+
+
 def test_states_with_other_gates_are_refused():
     by_layer, by_module = (
         tiny(allocation_mode="learned", gating_granularity=granularity) for granularity in ("layer", "module")
