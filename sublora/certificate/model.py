@@ -17,6 +17,7 @@ from sublora.run_folder import Files, RunFolder
 FORMAT: Literal[3] = 3
 
 Sha256 = Field(pattern="^[0-9a-f]{64}$")
+Delta = Field(pattern=r"^0\.[0-9]{0,62}[1-9]$")
 Why = Literal[
     "assumed", "documents absent from an older copy", "known documents", "known documents, from an assumed start"
 ]
@@ -139,7 +140,7 @@ class Setting(Part):
     """what a unit is: documents, blocks, or the tokens of blocks"""
     about: Literal["population", "source"]
     """population: the average over the documents that the seed divided; source: new documents"""
-    delta: str
+    delta: str = Delta
     """probability that a claim may fail: a decimal fraction, exact"""
     joint: bool
     """all claims hold at once, with delta divided between them"""

@@ -5,7 +5,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from sublora.certificate.model import Beforehand, Certificate, CorpusPart, How, MessagePart, Part, Sealed, Sha256, Upper
+from sublora.certificate.model import (
+    Beforehand,
+    Certificate,
+    CorpusPart,
+    Delta,
+    How,
+    MessagePart,
+    Part,
+    Sealed,
+    Sha256,
+    Upper,
+)
 from sublora.certificate.reading import MOST_BYTES, read_certificate, sealed_certificate
 from sublora.errors import CertificateError
 from sublora.files import read_bytes
@@ -104,7 +115,7 @@ class ClassPart(Part):
 class ErrorSetting(Part):
     """What the claims are about; read off the message."""
 
-    delta: str = Field(pattern=r"^0\.[0-9]{0,62}[1-9]$")
+    delta: str = Delta
     """probability that a claim may fail: a decimal fraction, exact"""
     samples: int = Field(ge=0)
     """documents drawn to measure the error; 0: all n were measured"""

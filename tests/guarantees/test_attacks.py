@@ -288,6 +288,14 @@ def test_numbers_are_finite(run, number):
         parse_certificate(edited(run, f'"bound": {bound}', f'"bound": {number}'), "the certificate")
 
 
+@pytest.mark.parametrize("delta", ["abc", "1/0", "nan", "2", "0", "0.050"])
+def test_a_delta_that_is_none_is_refused_when_it_is_read(run, delta):
+    """What reads it later, as a signature's summary does, would end in an exception."""
+    with pytest.raises(CertificateError, match="is no certificate: setting.delta"):
+        parse_certificate(edited(run, '"delta": "0.05"', f'"delta": "{delta}"'), "the certificate")
+
+
+
 def test_the_ledger_is_read_off_the_message(run):
     ledger = read_certificate(run.certificate).message.ledger
     forge(run, message__ledger=ledger | {"seed": ledger["seed"] - 1e6, "payload": ledger["payload"] + 1e6})
