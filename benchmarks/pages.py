@@ -24,7 +24,7 @@ from page_tables.measurements import (
     token_gaps,
     training,
 )
-from page_tables.suites import behind, differences, gains, learning_rates, suite
+from page_tables.suites import against_lora, behind, differences, gains, learning_rates, suite
 
 from sublora.classification.model import read_classifier_certificate
 from sublora.classification.wording import table as classifier_table
@@ -32,10 +32,11 @@ from sublora.classification.wording import table as classifier_table
 SMOLLM2 = ("demo", "smollm2_prompt", "smollm2_docs", "smollm2_share")
 PRETRAINED = ROOT / "results" / "adaptive_pretrained"
 FRAMES = ROOT / "results" / "frames_smollm2"
+PRACTISED = {"API documentation, SmolLM2-135M": FRAMES, "addresses from 1930, 2.8 million weights": PRETRAINED}
 SUITE, SMALL_BUDGET = ROOT / "results" / "adaptive", ROOT / "results" / "adaptive_d200"
 
 PAGES = {
-    "README.md": {"demo": lambda: headline("demo")},
+    "README.md": {"demo": lambda: headline("demo"), "frames": lambda: against_lora(PRACTISED)},
     "docs/tutorial.md": {"demo": lambda: certificate("demo")},
     "docs/bounds.md": {
         "demo": lambda: codes("demo"),
@@ -58,7 +59,10 @@ PAGES = {
         "training: SmolLM2": lambda: training("smollm2"),
     },
     "docs/watch.md": {"watch": delays},
-    "docs/import.md": {"peers": peers},
+    "docs/import.md": {
+        "peers: SmolLM2": lambda: peers("peers_smollm2"),
+        "peers: addresses": lambda: peers("peers"),
+    },
     "docs/prior.md": {"bases": bases},
     "docs/smollm2.md": {"runs": lambda: runs(SMOLLM2), "frames": frames},
     "docs/classification.md": {

@@ -183,9 +183,9 @@ def delays() -> str:
     return f"{table(['documents before', 'gap', *(f'drift {d}' for d in drifts)], rows)}\n\n{said}"
 
 
-def peers() -> str:
+def peers(name: str) -> str:
     """Return adapters of a few hundred values, PEFT's and ours, in bits per byte."""
-    result = read("peers")
+    result = read(name)
     base = min(row["base_with_fallback"] for row in result["rows"])
     rows = [
         [

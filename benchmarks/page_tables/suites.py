@@ -3,8 +3,11 @@
 import csv
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from scipy.stats import ttest_1samp
 
 from page_tables.markdown import spread, table
 from sublora.report.analysis.runs import Run, configurations, load_runs
@@ -95,6 +98,44 @@ def _held_out(run: Run) -> float:
     return found[0] if found else math.nan
 
 
+def against_lora(suites: Mapping[str, Path]) -> str:
+    """Return what the practised frame wins over LoRA's, in pairs of runs with the same budget and seed.
+
+    Args:
+        suites: folders of results by what they are about.
+    """
+    rows = []
+    for text, folder in suites.items():
+        groups = configurations(load_runs(folder))
+        for (mode, d), runs in groups.items():
+            if not mode.startswith("practised"):
+                continue
+            lora = {run.seed: run for run in groups["uniform", d]}
+            pairs = [(run, lora[run.seed]) for run in runs if run.seed in lora]
+            lower = [other.claim("bpb", "bound") - run.claim("bpb", "bound") for run, other in pairs]
+            rows.append(
+                [
+                    text,
+                    f"{d:,}",
+                    str(len(pairs)),
+                    spread(other.claim("bpb_gain_alone", "model_alone") for _, other in pairs),
+                    spread(run.claim("bpb_gain_alone", "model_alone") for run, _ in pairs),
+                    spread(run.claim("bpb", "bound") for run, _ in pairs),
+                    f"{spread(lower)} (p = {ttest_1samp(lower, 0).pvalue:.1g})",
+                ]
+            )
+    header = [
+        "certified text",
+        "d",
+        "pairs",
+        "gain, LoRA's",
+        "gain, practised",
+        "certified, practised",
+        "below LoRA's by",
+    ]
+    return table(header, rows)
+
+
 def behind(folder: Path, best: str) -> str:
     """Return by how much other modes lie above one, and gain less over the base alone, in pairs with the same seed.
 
@@ -120,7 +161,14 @@ def learning_rates(folder: Path) -> str:
     losses = {(row["variant"], row["learning_rate"]): row["held_out_bpd"] for row in record["measured"]}
     rates = sorted({rate for _, rate in losses})
     rows = [
-        [name, *(f"{losses[name, rate]:.3f}" if losses[name, rate] else "diverged" for rate in rates), f"{chosen:g}"]
+        [name, *(_trial(losses, name, rate) for rate in rates), f"{chosen:g}"]
         for name, chosen in record["chosen"].items()
     ]
     return table(["configuration", *(f"{rate:g}" for rate in rates), "chosen"], rows)
+
+
+def _trial(losses: Mapping[tuple[str, float], float | None], name: str, rate: float) -> str:
+    if (name, rate) not in losses:
+        return ""
+    loss = losses[name, rate]
+    return "diverged" if loss is None else f"{loss:.3f}"

@@ -131,7 +131,7 @@ SMOLLM2 = Suite(
             r=1, target_modules=["q_proj", "v_proj"]), "stand-in"),
     ),
     imported=(),
-    rates=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0),
+    rates=(0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
     steps=(0.5, 1.0, 2.0, 4.0),
     effort=Effort(steps=30, trial_steps=8, rows=8, batches=6, gradients=64, documents=300, held_out=120),
 )  # fmt: skip

@@ -8,7 +8,7 @@
 # %% [markdown]
 # # Reading a suite
 #
-# `results/adaptive_pretrained` holds 22 certified runs: ways to divide coordinates, two budgets, several seeds.
+# `results/adaptive_pretrained` holds certified runs: ways to place and to divide coordinates, three budgets, several seeds.
 # `sublora report results/adaptive_pretrained --out DIR` makes its page from them. It runs in a checkout.
 
 # %%

@@ -11,6 +11,8 @@ import peft
 import pytest
 import torch
 from page_tables import suites
+from peer_adapters.bench import registered_once
+from peer_adapters.suites import SUITES, Effort, Method, Suite
 from runs import issue_run
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -19,6 +21,7 @@ from sublora.certificate.reading import read_certificate
 from sublora.certificate.terms import make_terms
 from sublora.coding.message import decode_message
 from sublora.coding.quantizers import quantize
+from sublora.config.sections import Sublora
 from sublora.nn.projectors import create_intrinsic_model
 from sublora.run_folder import RunFolder
 from sublora.scoring.scores import read_scores
@@ -124,6 +127,37 @@ def test_frames_are_compared_and_finished_runs_are_read(certified, tmp_path, mon
     assert written[0] == written[1] and not (tmp_path / "few" / "last.safetensors").exists()
     few, every = written[0]["rows"]
     assert few["before"] == every["before"] and few["after"] != every["after"]
+
+
+def test_peers_are_trained_coded_and_measured_alike(data_dir, tmp_path, monkeypatch):
+    """On a base of two layers; a killed run goes on from its messages, and makes the same result."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sizes = {"vocab_size": 257, "n_positions": 64, "n_embd": 16, "n_layer": 2, "n_head": 2}
+        GPT2LMHeadModel(GPT2Config(**sizes)).save_pretrained(tmp_path / "base")
+    lora = peft.LoraConfig(r=1, target_modules=["h.1.attn.c_proj"], fan_in_fan_out=True)
+    ours = Sublora(targets="linear", linear_head_enable_lora=False, intrinsic_dim=20)
+    suite = Suite(
+        settings=("--data.block_size=64",), base=str(tmp_path / "base"), framed="", data=str(data_dir), result="tiny",
+        methods=(Method("ours", lambda: ours, "sublora"), Method("theirs", lambda: lora, "stand-in")),
+        imported=("theirs",), rates=(0.01, 0.1), steps=(1.0, 4.0),
+        effort=Effort(steps=4, trial_steps=2, rows=4, batches=1, gradients=8, documents=20, held_out=5),
+    )  # fmt: skip
+    results = []
+    for name in ("first", "second"):
+        arguments = ["tiny", "--work", tmp_path / "work", "--out", tmp_path / name]
+        run("peers", monkeypatch, *arguments, SUITES={"addresses": suite, "tiny": suite})
+        results.append(json.loads((tmp_path / name).read_bytes()))
+    assert results[0] == results[1] and sorted(p.name for p in (tmp_path / "work").iterdir()) == ["0.json", "1.json"]
+    rows = {(row["method"], row["message"]): row for row in results[0]["rows"]}
+    assert rows.keys() == {("ours", "sublora"), ("theirs", "import"), ("theirs", "stand-in")}
+    for row in rows.values():
+        assert row["bound"] > row["measured"] and row["gain"] < 1
+        assert row["rate"] == min((0.01, 0.1), key=lambda rate, trials=row["trials"]: trials[str(rate)])
+    # One trained adapter: an import moves no logit, and codes every layer's values.
+    theirs, taken = rows["theirs", "stand-in"], rows["theirs", "import"]
+    assert taken["held_out_trained"] == pytest.approx(theirs["held_out_trained"], abs=1e-3)
+    assert theirs["trained"] == theirs["coded"] == 32 < taken["coded"]
 
 
 def test_the_quantizers_run_on_a_trained_model(data_dir, certified, tmp_path, monkeypatch):
@@ -320,7 +354,7 @@ def test_values_that_layers_of_peft_share_reach_all_of_them():
     """As UniLoRA's do: without the script's detour, torch puts back a tensor of the first call for good."""
     plain = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_positions=8, n_embd=8, n_layer=2, n_head=2))
     config = peft.UniLoraConfig(r=2, theta_d_length=20, target_modules=["c_attn"], fan_in_fan_out=True)
-    adapted = load("peers")["registered_once"](peft.get_peft_model(plain, config))
+    adapted = registered_once(peft.get_peft_model(plain, config))
     model = create_intrinsic_model(adapted, intrinsic_dim=0, seed=0).eval()
     tokens = torch.arange(8)[None]
 
@@ -336,13 +370,13 @@ def test_values_that_layers_of_peft_share_reach_all_of_them():
         assert torch.equal(model.materialize()(tokens).logits, moved)
 
 
-def test_every_peer_has_the_same_effort():
-    result = json.loads((BENCHMARKS[0].parent / "results" / "peers.json").read_bytes())
-    script = load("peers")
-    assert {row["method"] for row in result["rows"]} == {method.name for method in script["METHODS"]}
+@pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)
+def test_every_peer_has_the_same_effort(suite):
+    result = json.loads((BENCHMARKS[0].parent / "results" / f"{suite.result}.json").read_bytes())
+    assert {row["method"] for row in result["rows"]} == {method.name for method in suite.methods}
     for row in result["rows"]:
-        assert sorted(map(float, row["trials"])) == list(script["RATES"])
-        assert row["trials"][str(row["rate"])] == min(row["trials"].values()) and row["step"] in script["STEPS"]
+        assert sorted(map(float, row["trials"])) == list(suite.rates)
+        assert row["trials"][str(row["rate"])] == min(row["trials"].values()) and row["step"] in suite.steps
 
 
 def test_the_committed_delays_of_a_watch_are_those_of_the_script():

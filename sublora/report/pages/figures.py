@@ -102,10 +102,12 @@ def ledger(certificate: Certificate | ClassifierCertificate) -> Figure:
 
 
 def log_axis(axes: Axes, axis: str) -> None:
-    """Make an axis, "x" or "y", logarithmic with its ticks written as plain numbers."""
+    """Make an axis, "x" or "y", logarithmic with its ticks written as plain numbers; call it when all is drawn."""
     axes.set(**{f"{axis}scale": "log"})
     ticks = getattr(axes, f"{axis}axis")
-    ticks.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = ticks.get_view_interval()
+    # Of more than a decade and a half, powers of ten are enough, and more would not fit.
+    ticks.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
     ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ticks.set_minor_formatter(NullFormatter())
 

@@ -37,7 +37,7 @@ from sublora.report.pages.figures import (
 )
 from sublora.report.pages.panel import panel
 
-COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#808080")
+COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, "#808080", "#8c5a2b", "#9a9a00")
 MARKERS = "osD^vPX"
 # An axis is logarithmic when its values span more than this factor.
 WIDE = 5.0
@@ -66,7 +66,10 @@ class _Key:
                 Line2D([], [], color="#808080", marker=self.marker(d), linestyle="", label=f"d = {d:,}")
                 for d in self.budgets
             ]
-        figure.legend(handles=[*handles, *more], loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=1.4)
+        handles += more
+        # The axes stay as high as below a short key.
+        figure.set_figheight(figure.get_figheight() + 0.2 * max(0, math.ceil(len(handles) / 3) - 2))
+        figure.legend(handles=handles, loc="outside upper left", ncols=3, columnspacing=1.2, handlelength=1.4)
 
 
 def _panels(count: int, height: float = 2.1, *, x: str, y: str, sharey: bool = True) -> tuple[Figure, list[Axes]]:
