@@ -291,9 +291,8 @@ def test_numbers_are_finite(run, number):
 @pytest.mark.parametrize("delta", ["abc", "1/0", "nan", "2", "0", "0.050"])
 def test_a_delta_that_is_none_is_refused_when_it_is_read(run, delta):
     """What reads it later, as a signature's summary does, would end in an exception."""
-    with pytest.raises(CertificateError, match="is no certificate: setting.delta"):
+    with pytest.raises(CertificateError, match=r"is no certificate: setting\.delta"):
         parse_certificate(edited(run, '"delta": "0.05"', f'"delta": "{delta}"'), "the certificate")
-
 
 
 def test_the_ledger_is_read_off_the_message(run):
