@@ -10,7 +10,7 @@ from pathlib import Path
 from scipy.stats import ttest_1samp
 
 from page_tables.markdown import spread, table
-from sublora.report.analysis.runs import Run, configurations, load_runs
+from sublora.report.analysis.runs import Configuration, Run, configurations, load_runs
 from sublora.report.analysis.tables import held_out_loss
 
 
@@ -110,7 +110,7 @@ def against_lora(suites: Mapping[str, Path]) -> str:
         for (mode, d), runs in groups.items():
             if not mode.startswith("practised"):
                 continue
-            lora = {run.seed: run for run in groups["uniform", d]}
+            lora = {run.seed: run for run in groups[Configuration("uniform", d)]}
             pairs = [(run, lora[run.seed]) for run in runs if run.seed in lora]
             lower = [other.claim("bpb", "bound") - run.claim("bpb", "bound") for run, other in pairs]
             rows.append(

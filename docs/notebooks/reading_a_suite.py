@@ -8,8 +8,8 @@
 # %% [markdown]
 # # Reading a suite
 #
-# `results/adaptive_pretrained` holds certified runs: ways to place and to divide coordinates, three budgets, several seeds.
-# `sublora report results/adaptive_pretrained --out DIR` makes its page from them. It runs in a checkout.
+# `results/adaptive_pretrained` holds certified runs: ways to place and to divide coordinates, three budgets, several
+# seeds. `sublora report results/adaptive_pretrained --out DIR` makes its page from them. It runs in a checkout.
 
 # %%
 from pathlib import Path
