@@ -1,11 +1,13 @@
 """Tables of suites: mean and standard error over seeds, differences in pairs, and learning rates."""
 
 import csv
+import itertools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from scipy.stats import ttest_1samp
 
@@ -26,6 +28,9 @@ class Row:
     certified: float
 
 
+R = TypeVar("R", Row, Run)
+
+
 def read_suite(folder: Path) -> dict[tuple[str, int], list[Row]]:
     """Return the runs of a suite by mode and d, in the order of its table.
 
@@ -39,6 +44,12 @@ def read_suite(folder: Path) -> dict[tuple[str, int], list[Row]]:
         numbers = (float(line[name]) for name in ("bits", "held_out_bpd", "certified_bpb"))
         groups.setdefault((mode, d), []).append(Row(mode, d, seed, *numbers))
     return groups
+
+
+def paired(runs: Iterable[R], others: Iterable[R]) -> list[tuple[R, R]]:
+    """Return runs with those of others that have the same seed."""
+    by_seed = {run.seed: run for run in others}
+    return [(run, by_seed[run.seed]) for run in runs if run.seed in by_seed]
 
 
 def suite(folder: Path) -> str:
@@ -60,10 +71,9 @@ def suite(folder: Path) -> str:
 def differences(folder: Path) -> str:
     """Return by how much `learned` lies below each other mode, in pairs of runs with the same budget and seed."""
     groups = read_suite(folder)
-    learned = {(run.d, run.seed): run for (mode, _), runs in groups.items() if mode == "learned" for run in runs}
     rows = []
     for (mode, d), runs in groups.items():
-        pairs = [(run, learned[d, run.seed]) for run in runs if (d, run.seed) in learned]
+        pairs = paired(runs, groups.get(("learned", d), []))
         if mode == "learned" or not pairs:
             continue
         certified = spread((other.certified - run.certified for other, run in pairs), sign="+")
@@ -110,8 +120,7 @@ def against_lora(suites: Mapping[str, Path]) -> str:
         for (mode, d), runs in groups.items():
             if not mode.startswith("practised"):
                 continue
-            lora = {run.seed: run for run in groups[Configuration("uniform", d)]}
-            pairs = [(run, lora[run.seed]) for run in runs if run.seed in lora]
+            pairs = paired(runs, groups[Configuration("uniform", d)])
             lower = [other.claim("bpb", "bound") - run.claim("bpb", "bound") for run, other in pairs]
             rows.append(
                 [
@@ -146,8 +155,7 @@ def behind(folder: Path, best: str) -> str:
     rows = []
     for (mode, d), runs in groups.items():
         same_d = (some for (name, size), some in groups.items() if name.startswith(best) and size == d)
-        others = {run.seed: run for some in same_d for run in some}
-        pairs = [(run, others[run.seed]) for run in runs if run.seed in others]
+        pairs = paired(runs, itertools.chain.from_iterable(same_d))
         if mode.startswith(best) or not pairs:
             continue
         cells = [spread((one.claim(*m) - other.claim(*m) for one, other in pairs), sign="+") for m in measures]

@@ -5,7 +5,6 @@ import logging
 import math
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import peft
@@ -154,7 +153,7 @@ class Bench:
         return round(float((scores.bits / scores.byte_lengths).mean()), 4)
 
 
-def at(model: SubspaceModule, alpha: np.ndarray | torch.Tensor) -> Any:
+def at(model: SubspaceModule, alpha: np.ndarray | torch.Tensor) -> SubspaceModule:
     """Return a model with other coordinates."""
     with torch.no_grad():
         model.subspace_params.copy_(torch.as_tensor(alpha))

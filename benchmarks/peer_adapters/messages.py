@@ -44,9 +44,9 @@ class Coded:
         return decode_message(self.data, max_symbols=MAX_SYMBOLS)
 
 
-def code(bench: Bench, model: SubspaceModule, spec: ModelSpec, row: dict[str, Any], framed: bool) -> Coded:
+def code(bench: Bench, model: SubspaceModule, spec: ModelSpec, row: dict[str, Any]) -> Coded:
     """Quantize and code a trained model: of all steps, the message whose estimated bound is lowest."""
-    certifier = bench.certifier(framed)
+    certifier = bench.certifier(bench.suite.method(row["method"]).framed)
     certifier.header = dataclasses.replace(certifier.header, spec=spec)
     alpha = model.subspace_params.detach().double().numpy().copy()
     rms = float(np.sqrt(np.mean(alpha**2))) or 1.0
@@ -94,9 +94,8 @@ def codings(bench: Bench, method: Method) -> Iterator[Coded]:
     row = {"method": method.name, "trained": model.d, "trials": trials, "rate": rate}
     trained = model.subspace_params.detach().clone()
     if method.name in bench.suite.imported:
-        yield code(bench, *imported(bench, model), row | {"message": "import"}, framed=False)
-    row |= {"message": method.coded}
-    yield code(bench, at(model, trained), bench.spec(method), row, method.framed)
+        yield code(bench, *imported(bench, model), row | {"message": "import"})
+    yield code(bench, at(model, trained), bench.spec(method), row | {"message": method.coded})
 
 
 def kept(bench: Bench, method: Method, work: Path) -> list[Coded]:

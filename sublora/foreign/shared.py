@@ -16,7 +16,8 @@ from sublora.config.sections.model import Adapter
 from sublora.errors import AdapterError
 from sublora.foreign.layers import PREFIX, Expressed, Place
 from sublora.foreign.reading import ForeignAdapter, shown
-from sublora.nn.places import kinds_of, layers_of_kinds, place_of
+from sublora.nn.allocation import place_of
+from sublora.nn.places import kinds_of, layers_of_kinds
 from sublora.nn.unilora import VECTOR, assigned
 from sublora.nn.vera import shared_matrices
 

@@ -23,7 +23,7 @@ def region_name(layer: int | None) -> str:
 class Group:
     """Parameters that share a role: side is "A", "B" or "other" (see `side_of`); layer is None outside the layers.
 
-    module: the linear layer inside the transformer layer, `self_attn.q_proj`; empty where a group holds all of them.
+    module: the place of a linear layer (see `place_of`); empty where a group holds all of a layer.
     """
 
     side: str
@@ -34,13 +34,13 @@ class Group:
     @property
     def name(self) -> str:
         """Name of the group's random stream."""
-        return f"{self.place}.{self.side}"
+        return f"{self.region}.{self.side}"
 
     @property
-    def place(self) -> str:
+    def region(self) -> str:
         """Name of its layer, or of its module in it."""
-        region = region_name(self.layer)
-        return f"{region}.{self.module}" if self.module else region
+        layer = region_name(self.layer)
+        return f"{layer}.{self.module}" if self.module else layer
 
 
 # The linear layers that write into the residual stream, by the names that architectures give them; the others read it.
@@ -74,14 +74,16 @@ def layer_of(name: str) -> int | None:
 
 
 def module_of(name: str) -> str:
-    """Return the linear layer that a parameter belongs to, inside its transformer layer; empty outside the layers.
+    """Return the place of the linear layer that an adapter's parameter belongs to; empty outside the layers."""
+    return "" if layer_of(name) is None else place_of(re.split(r"\.(?:lora_|core$)", name)[0])
 
-    Numbers on the way are left out, so the experts of a layer are one module.
+
+def place_of(name: str) -> str:
+    """Return the place of a linear layer inside the transformer layers, `self_attn.q_proj`, by the name of its module.
+
+    Numbers on the way are left out, so the experts of a layer share their places.
     """
-    if layer_of(name) is None:
-        return ""
-    path = re.split(r"\.(?:lora_|core$)", inside_layer(name))[0]
-    return ".".join(part for part in path.split(".") if not part.isdecimal())
+    return ".".join(part for part in inside_layer(name).split(".") if not part.isdecimal())
 
 
 def inside_layer(name: str) -> str:
@@ -197,20 +199,21 @@ def energy_tree(groups: Sequence[Group], sizes: Sequence[int]) -> EnergyTree:
     whole = {layer: sum(sum(sides.values()) for sides in modules.values()) for layer, modules in layers.items()}
     in_layers = sum(size for layer, size in whole.items() if layer is not None)
     gates: dict[str, float | None] = {}
-    # By place: the gates that a module takes a part of, and those that others took theirs of before it.
+    # By region: the gates that a module takes a part of, and those that others took theirs of before it.
     path: dict[str, tuple[list[str], list[str]]] = {}
     for layer, modules in layers.items():
         behind, passed = whole[layer], list[str]()
         for number, (module, sides) in enumerate(modules.items()):
-            place = Group("", layer, (), module).place
-            path[place] = [], list(passed)
+            region, size = Group("", layer, (), module).region, sum(sides.values())
+            path[region] = [], list(passed)
             if number < len(modules) - 1:
-                gates[f"{place}_share"] = sum(sides.values()) / behind
-                path[place][0].append(f"{place}_share")
-                passed.append(f"{place}_share")
-            behind -= sum(sides.values())
+                share = f"{region}_share"
+                gates[share] = size / behind
+                path[region][0].append(share)
+                passed.append(share)
+            behind -= size
             if len(sides) == 2:
-                gates[place] = None
+                gates[region] = None
     if None in layers and in_layers:
         gates[OUTSIDE_SHARE] = 0.5
     index = {name: k for k, name in enumerate(gates)}
@@ -219,11 +222,11 @@ def energy_tree(groups: Sequence[Group], sizes: Sequence[int]) -> EnergyTree:
     for g, (group, size) in enumerate(zip(groups, sizes, strict=True)):
         sides, is_b = layers[group.layer][group.module], group.side == "B"
         constants[g] = size / sides[is_b]
-        mine, others = path[group.place]
+        mine, others = path[group.region]
         taken[g, [index[name] for name in mine]] = True
         left[g, [index[name] for name in others]] = True
         if len(sides) == 2:
-            (taken if is_b else left)[g, index[group.place]] = True
+            (taken if is_b else left)[g, index[group.region]] = True
         if group.layer is not None:
             constants[g] *= whole[group.layer] / in_layers
         if OUTSIDE_SHARE in gates:

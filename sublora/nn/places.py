@@ -12,13 +12,8 @@ from torch import nn
 from sublora.coding.choices import TARGETS
 from sublora.config import Sublora
 from sublora.errors import ConfigError, MessageError
-from sublora.nn.allocation import inside_layer
+from sublora.nn.allocation import place_of
 from sublora.nn.targets import find_targets
-
-
-def place_of(name: str) -> str:
-    """Return the place of a linear layer inside the transformer layers, by the name of its module."""
-    return ".".join(part for part in inside_layer(name).split(".") if not part.isdecimal())
 
 
 def linear_places(model: nn.Module) -> tuple[str, ...]:

@@ -35,8 +35,7 @@ from torch.nn import functional as F
 from sublora import seeds
 from sublora.errors import ConfigError
 from sublora.nn.adapted import AdaptedLinear
-from sublora.nn.allocation import TIED
-from sublora.nn.places import place_of
+from sublora.nn.allocation import TIED, place_of
 from sublora.nn.targets import find_targets
 from sublora.nn.weights import inputs_first, numbers
 
@@ -203,7 +202,7 @@ def add_spectral(
         targets: see `find_targets`.
         base_sha256: hash of the base.
         practised: frames that the base brings with it, by the names of its layers; None: its own singular vectors.
-        tied: layers share one core for every kind of linear layer (`sublora.nn.places.place_of`).
+        tied: layers share one core for every kind of linear layer (`sublora.nn.allocation.place_of`).
 
     Raises:
         ConfigError: the rank is 0 or above a frame's, a layer is too small for it, or there are no targets.

@@ -117,14 +117,11 @@ def read_grid(path: Path) -> Grid:
     if missing := [key for key in ("configurations", "budgets", "seeds", "work", "results") if not written.get(key)]:
         raise ConfigError(f"{path} lacks {missing[0]!r}")
     base = values_from_yaml(path.parent / written["base"]) if "base" in written else {}
-    budgets = written["budgets"]
-    if not isinstance(budgets, dict):
-        budgets = dict.fromkeys(_numbers(written, "budgets", int))
     grid = Grid(
         base=base | _settings(written.get("settings") or {}, f"{path}, settings"),
         work=Path(written["work"]),
         results=Path(written["results"]),
-        variants=_variants(written["configurations"], budgets, path),
+        variants=_variants(written["configurations"], _budgets(written["budgets"], path), path),
         seeds=_numbers(written, "seeds", int),
         source=str(written.get("source", "")),
         learning_rates=_numbers(written, "learning_rates", float),
@@ -152,18 +149,24 @@ def _settings(written: Any, where: str) -> dict[str, Any]:
     return written
 
 
-def _variants(configurations: Any, budgets: dict[Any, Any], path: Path) -> list[Variant]:
-    """Return every configuration at its budgets; a budget may have settings, which a configuration's own go before."""
+def _budgets(written: Any, path: Path) -> dict[int, dict[str, Any]]:
+    """Return the settings of every budget, in the order of the file: of a list, none."""
+    settings = written if isinstance(written, dict) else {}
+    numbers = _numbers({"budgets": list(settings) or written}, "budgets", int)
+    return {d: _settings(settings.get(d) or {}, f"{path}, budget {d}") for d in numbers}
+
+
+def _variants(configurations: Any, budgets: dict[int, dict[str, Any]], path: Path) -> list[Variant]:
+    """Return every configuration at its budgets; a configuration's own settings go before those of a budget."""
     if not isinstance(configurations, dict):
         raise ConfigError(f"{path}: configurations must hold a name for every configuration")
-    order = _numbers({"budgets": list(budgets)}, "budgets", int)
-    of_budget = {d: _settings(written or {}, f"{path}, budget {d}") for d, written in budgets.items()}
+    order = list(budgets)
     variants = []
     for name, written in configurations.items():
         settings = dict(_settings(written or {}, f"{path}, {name}"))
         own = settings.pop("budgets", None)
         chosen = order if own is None else _numbers({"budgets": own}, "budgets", int)
-        variants += [Variant(str(name), d, of_budget.get(d, {}) | settings) for d in chosen]
+        variants += [Variant(str(name), d, budgets.get(d, {}) | settings) for d in chosen]
     # The budgets in the order of the file, and within each the configurations: a grid is worked off budget by budget.
     return sorted(variants, key=lambda v: order.index(v.d) if v.d in order else len(order))
 
